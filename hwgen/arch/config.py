@@ -1,0 +1,200 @@
+"""The architecture description: every size, format and latency that hardware, golden model and scheduler share."""
+
+import json
+from functools import cached_property
+from math import ceil, log2
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from hwgen.arch.errors import ArchError
+
+_STRICT = ConfigDict(extra="forbid", strict=True)
+INDEX_BITS = 4
+"""Bits of one stored N:M index; groups have at most 2**INDEX_BITS values."""
+INSTRUCTION_BYTES = 32
+
+
+def _power_of_two(value: int) -> bool:
+    return value & (value - 1) == 0
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Array:
+    """The tensor engine: `rows` x `cols` processing elements of `lanes` multipliers each."""
+
+    rows: Annotated[int, Field(ge=2, le=128)]
+    cols: Annotated[int, Field(ge=4, le=64)]
+    lanes: Literal[1, 2, 4] = 1
+    group_max: Literal[4, 8, 16] = 16
+    """Largest N:M group (M) that a processing element holds."""
+    act_width: Literal[1, 2, 4] = 4
+    """Values a row feeder hands to its row in one cycle."""
+    act_buffer: Literal[32, 64, 128] = 64
+    """Activation ring buffer of one processing element, in values."""
+    weight_buffer: Literal[8, 16, 32, 64] = 32
+    """Weight-stationary slots of one processing element, per page (there are two pages)."""
+    interleave_max: Literal[4, 8, 16] = 16
+    """Accumulators of one processing element."""
+    operand: Literal["fp16", "bf16"] = "fp16"
+    accumulate: Literal["fp32"] = "fp32"
+    mul_latency: Annotated[int, Field(ge=1, le=4)] = 2
+    add_latency: Annotated[int, Field(ge=1, le=8)] = 4
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("rows", "cols"):
+            if not _power_of_two(getattr(self, name)):
+                raise ValueError(f"{name} must be a power of two, not {getattr(self, name)}")
+        if self.act_buffer < 2 * self.group_max:
+            raise ValueError(
+                f"act_buffer ({self.act_buffer}) must hold two groups of group_max ({self.group_max}) values"
+            )
+        if self.act_width < self.lanes:
+            raise ValueError(f"act_width ({self.act_width}) must be at least lanes ({self.lanes})")
+        return self
+
+    @property
+    def chain_latency(self) -> int:
+        """Cycles from an addend entering the adder chain to the sum that may take the next one."""
+        return self.lanes * self.add_latency
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Scratchpads:
+    """On-chip memories, in words. An act or wgt word is `cols` operands, an acc word `cols` FP32 values."""
+
+    act_depth: Annotated[int, Field(ge=16, le=65536)]
+    """Words of one activation bank; there is a bank for every array row."""
+    wgt_depth: Annotated[int, Field(ge=64, le=1 << 20)]
+    """Weight words (each with an index word); a word is `lanes` x `cols` operands."""
+    acc_depth: Annotated[int, Field(ge=64, le=1 << 20)]
+    """Accumulator words over all banks."""
+    acc_banks: Literal[2, 4, 8] = 4
+    """Single-read single-write banks of the accumulator scratchpad; the top address bits choose one."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("act_depth", "wgt_depth", "acc_depth"):
+            if not _power_of_two(getattr(self, name)):
+                raise ValueError(f"{name} must be a power of two, not {getattr(self, name)}")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Memory:
+    """The AXI4 port to external memory."""
+
+    data_bits: Literal[64, 128, 256, 512, 1024]
+    address_bits: Annotated[int, Field(ge=24, le=48)] = 40
+    burst_beats: Literal[1, 2, 4, 8, 16, 32, 64] = 16
+    """Longest burst; bursts also never cross a 4 KiB boundary."""
+    outstanding: Literal[1, 2, 4, 8, 16, 32] = 16
+    """Read bursts (and write bursts) in flight."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Control:
+    """Command queues and dependency tokens."""
+
+    queue_depth: Literal[2, 4, 8, 16, 32] = 8
+    """Commands waiting in front of each engine."""
+    token_bits: Annotated[int, Field(ge=2, le=8)] = 4
+    """Width of a token counter; more than 2**token_bits - 1 pending tokens is an error."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Arch:
+    """One accelerator. Hardware, golden machine, scheduler and cycle model all take this object.
+
+    Raises `ArchError` (through `load`) when a value is unknown, of the wrong type, out of range or in conflict.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=32)]
+    clock_mhz: Annotated[int, Field(ge=1, le=1000)] = 200
+    array: Array
+    scratchpads: Scratchpads
+    memory: Memory
+    control: Control = Field(default_factory=Control)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.memory.data_bits != 16 * self.array.cols:
+            raise ValueError(
+                f"memory.data_bits ({self.memory.data_bits}) must be 16 x array.cols "
+                f"({16 * self.array.cols}): one beat is one operand for every column"
+            )
+        return self
+
+    @property
+    def beat_bytes(self) -> int:
+        """Bytes of one memory beat; equal to the bytes of `cols` operands."""
+        return self.memory.data_bits // 8
+
+    @property
+    def macs(self) -> int:
+        """Multipliers in the array."""
+        return self.array.rows * self.array.cols * self.array.lanes
+
+    @cached_property
+    def row_bits(self) -> int:
+        """Bits that number an array row."""
+        return max(1, ceil(log2(self.array.rows)))
+
+
+def arch_from_dict(data: Any, *, where: str = "architecture") -> Arch:
+    """Validate plain data as an `Arch`; `where` names the source in the error."""
+    if not isinstance(data, dict):
+        raise ArchError(f"{where}: expected a mapping of settings, not {type(data).__name__}")
+    try:
+        # Through JSON, because pydantic's strict mode takes mappings for dataclasses only from there.
+        return TypeAdapter(Arch).validate_json(json.dumps(data))
+    except (TypeError, ValueError) as error:
+        if not isinstance(error, ValidationError):
+            raise ArchError(f"{where}: only plain numbers, text and mappings are allowed") from None
+        raise ArchError(f"{where}: {_sentence(error)}") from None
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"]) or "settings"
+    text = first["msg"].removeprefix("Value error, ")
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"{path} is not a known setting"
+    if first["type"] in ("missing", "missing_argument"):
+        return f"{path} is missing"
+    if first["type"] == "value_error":
+        return f"{path}: {text}"
+    return f"{path}: {text[0].lower()}{text[1:]}, not {first['input']!r}"
+
+
+PRESET_FOLDER = Path(__file__).parent / "presets"
+
+
+def preset_names() -> list[str]:
+    """Names that `load` accepts without a file."""
+    return sorted(path.stem for path in PRESET_FOLDER.glob("*.yaml"))
+
+
+def load(source: str | Path) -> Arch:
+    """Read an architecture: the name of a preset, or the path of a YAML file (`*.yaml`, `*.yml`)."""
+    path = Path(source)
+    if path.suffix not in (".yaml", ".yml"):
+        if str(source) not in preset_names():
+            raise ArchError(f"unknown architecture {str(source)!r}: give a .yaml file or one of {', '.join(preset_names())}")
+        path = PRESET_FOLDER / f"{source}.yaml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ArchError(f"cannot read architecture {path}: {reason}") from None
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        raise ArchError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    return arch_from_dict(data, where=str(path.name))

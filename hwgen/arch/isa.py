@@ -1,0 +1,273 @@
+"""The instruction set as one table; encoder, decoder, listing, hardware layout and ISA.md all come from it.
+
+An instruction is 256 bits, little-endian. Bits 0-31 are the header, the operands follow from bit 32 in table order.
+"""
+
+import enum
+from dataclasses import dataclass, field
+
+from hwgen.arch.config import INSTRUCTION_BYTES
+from hwgen.arch.errors import ProgramError
+
+
+class Engine(enum.IntEnum):
+    """Who executes an instruction; also its bit in the `wait` and `signal` masks."""
+
+    LOAD = 0
+    TENSOR = 1
+    VECTOR = 2
+    STORE = 3
+
+
+class Opcode(enum.IntEnum):
+    """First byte of an instruction. Zero is illegal, so that running off into empty memory stops."""
+
+    LOAD = 1
+    TENSOR = 2
+    VECTOR = 3
+    STORE = 4
+
+
+class Target(enum.IntEnum):
+    """Where LOAD puts its beats."""
+
+    ACT_ROWS = 0
+    ACT_CHUNKS = 1
+    WGT = 2
+    IDX = 3
+    ACC32 = 4
+    ACC16 = 5
+
+
+class Dataflow(enum.IntEnum):
+    """What stays in the processing elements during a TENSOR instruction."""
+
+    OUTPUT_STATIONARY = 0
+    WEIGHT_STATIONARY = 1
+
+
+class Format(enum.IntEnum):
+    """What STORE writes."""
+
+    FP32 = 0
+    OPERAND = 1
+
+
+class Cause(enum.IntEnum):
+    """Why a run stopped early; the STATUS register holds it."""
+
+    NONE = 0
+    BAD_OPCODE = 1
+    BAD_FIELD = 2
+    SCRATCHPAD_RANGE = 3
+    MEMORY_ALIGNMENT = 4
+    READ_RESPONSE = 5
+    WRITE_RESPONSE = 6
+    WATCHDOG = 7
+    TOKEN_OVERFLOW = 8
+
+
+@dataclass(frozen=True)
+class Field:
+    """One operand of an instruction: `width` bits holding `low`..`high`."""
+
+    name: str
+    width: int
+    doc: str
+    low: int = 0
+    high: int | None = None
+    choices: type[enum.IntEnum] | None = None
+
+    @property
+    def limit(self) -> int:
+        """Largest value that is allowed."""
+        if self.choices is not None:
+            return max(self.choices)
+        return (1 << self.width) - 1 if self.high is None else self.high
+
+
+_HEADER = (
+    Field("opcode", 8, "operation", choices=Opcode),
+    Field("wait", 8, "bit e: take one token from engine e before starting"),
+    Field("signal", 8, "bit e: give one token to engine e when done"),
+    Field("reserved", 8, "must be zero", high=0),
+)
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One row of the instruction table."""
+
+    opcode: Opcode
+    engine: Engine
+    purpose: str
+    operands: tuple[Field, ...]
+    offsets: dict[str, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        offset, offsets = 0, {}
+        for item in self.fields:
+            offsets[item.name] = offset
+            offset += item.width
+        if offset > 8 * INSTRUCTION_BYTES:
+            raise ValueError(f"{self.opcode.name} takes {offset} bits")
+        object.__setattr__(self, "offsets", offsets)
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """Header and operands, least significant first."""
+        return _HEADER + self.operands
+
+
+_ACC = "accumulator word"
+TABLE: dict[Opcode, Instruction] = {
+    row.opcode: row
+    for row in (
+        Instruction(
+            Opcode.LOAD,
+            Engine.LOAD,
+            "Read a strided block of external memory into a scratchpad.",
+            (
+                Field("target", 4, "destination", choices=Target),
+                Field("chunk_log2", 4, "ACT_CHUNKS: log2 of the values that one bank takes of a row", high=6),
+                Field("addr", 20, "first scratchpad word"),
+                Field("stride", 20, "scratchpad words between rows (ACT_ROWS: between groups of `array.rows` rows; ACT_CHUNKS: unused)"),
+                Field("rows", 16, "rows of the block", low=1),
+                Field("beats", 16, "memory beats read for each row"),
+                Field("pad", 16, "zero beats appended to each row"),
+                Field("dram_addr", 48, "byte address of the first beat, a multiple of the beat size"),
+                Field("row_stride", 32, "bytes between rows, a multiple of the beat size"),
+            ),
+        ),
+        Instruction(
+            Opcode.TENSOR,
+            Engine.TENSOR,
+            "Multiply a tile of activations by a tile of weights on the array.",
+            (
+                Field("dataflow", 1, "what stays in the processing elements", choices=Dataflow),
+                Field("sparse", 1, "1: weights are N:M with stored indices; 0: dense, a group is `array.lanes` values"),
+                Field("first", 1, "1: sums start at +0; 0: they continue (OS: those held in the array, WS: those at acc_addr)"),
+                Field("last", 1, "OS: 1 writes the sums to acc_addr, 0 keeps them in the array; WS: must be 1"),
+                Field("n", 5, "sparse: weights kept of each group", high=16),
+                Field("m", 5, "sparse: values of a group", high=16),
+                Field("tile_cols", 5, "interleave over columns: column blocks of `array.cols`", low=1, high=16),
+                Field("tile_rows", 5, "OS: interleave over rows: row blocks of `array.rows`; WS: must be 1", low=1, high=16),
+                Field("groups", 16, "OS: groups along the reduction; WS: array rows that hold weights", low=1),
+                Field("rows", 16, "OS: output rows written, at most tile_rows x array.rows; WS: activation rows streamed", low=1),
+                Field("act_addr", 20, "first activation word in every bank"),
+                Field("act_stride", 20, "OS: words between row blocks"),
+                Field("wgt_addr", 20, "first weight (and index) word"),
+                Field("acc_addr", 20, f"first {_ACC} of the result"),
+                Field("acc_stride", 20, f"{_ACC}s between output rows"),
+            ),
+        ),
+        Instruction(
+            Opcode.VECTOR,
+            Engine.VECTOR,
+            "Elementwise FP32 work on accumulator words: d = relu?(x [+ y]).",
+            (
+                Field("add", 1, "1: add y"),
+                Field("relu", 1, "1: negative results become +0, NaN stays"),
+                Field("rows", 16, "rows of the block", low=1),
+                Field("words", 16, f"{_ACC}s in a row", low=1),
+                Field("x_addr", 20, f"first {_ACC} of x"),
+                Field("x_stride", 20, f"{_ACC}s between rows of x"),
+                Field("y_addr", 20, f"first {_ACC} of y"),
+                Field("y_stride", 20, f"{_ACC}s between rows of y; 0 repeats one row, as a bias does"),
+                Field("d_addr", 20, f"first {_ACC} of d"),
+                Field("d_stride", 20, f"{_ACC}s between rows of d"),
+            ),
+        ),
+        Instruction(
+            Opcode.STORE,
+            Engine.STORE,
+            "Write a strided block of accumulator words to external memory.",
+            (
+                Field("format", 4, "FP32 (two beats a word) or the operand format (one beat, rounded to nearest even)", choices=Format),
+                Field("lanes", 8, "valid values in the last word of each row; the rest is written as +0", low=1, high=64),
+                Field("addr", 20, f"first {_ACC}"),
+                Field("stride", 20, f"{_ACC}s between rows"),
+                Field("rows", 16, "rows of the block", low=1),
+                Field("words", 16, f"{_ACC}s in a row", low=1),
+                Field("dram_addr", 48, "byte address of the first beat, a multiple of the beat size"),
+                Field("row_stride", 32, "bytes between rows, a multiple of the beat size"),
+            ),
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A decoded instruction: its opcode, masks and operand values by name."""
+
+    opcode: Opcode
+    operands: dict[str, int]
+    wait: int = 0
+    signal: int = 0
+
+    @property
+    def engine(self) -> Engine:
+        """Engine that executes this command."""
+        return TABLE[self.opcode].engine
+
+    def __getattr__(self, name: str) -> int:
+        try:
+            return self.__dict__["operands"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+def command(opcode: Opcode, *, wait: int = 0, signal: int = 0, **operands: int) -> Command:
+    """Build a command; operands not given are 0 (or the least value allowed). Raises `ProgramError` on a bad value."""
+    row = TABLE[opcode]
+    values = {item.name: int(operands.pop(item.name, item.low)) for item in row.operands}
+    if operands:
+        raise ProgramError(f"{opcode.name} has no field {', '.join(sorted(operands))}")
+    made = Command(opcode, values, wait, signal)
+    encode(made)
+    return made
+
+
+def encode(item: Command) -> bytes:
+    """Encode to 32 bytes. Raises `ProgramError` naming the field and its range."""
+    row = TABLE[item.opcode]
+    values = {"opcode": item.opcode, "wait": item.wait, "signal": item.signal, "reserved": 0, **item.operands}
+    word = 0
+    for spec in row.fields:
+        value = int(values[spec.name])
+        if not spec.low <= value <= spec.limit:
+            raise ProgramError(f"{row.opcode.name}.{spec.name} must be in {spec.low}..{spec.limit}, not {value}")
+        word |= value << row.offsets[spec.name]
+    return word.to_bytes(INSTRUCTION_BYTES, "little")
+
+
+def decode(data: bytes) -> Command:
+    """Decode 32 bytes. Raises `ProgramError` on an unknown opcode or a value out of its range."""
+    word = int.from_bytes(data, "little")
+    if len(data) != INSTRUCTION_BYTES or (word & 0xFF) not in TABLE:
+        raise ProgramError(f"no instruction has opcode {word & 0xFF} in {len(data)} bytes")
+    row = TABLE[Opcode(word & 0xFF)]
+    values = {f.name: (word >> row.offsets[f.name]) & ((1 << f.width) - 1) for f in row.fields}
+    for spec in row.fields:
+        if not spec.low <= values[spec.name] <= spec.limit:
+            raise ProgramError(
+                f"{row.opcode.name}.{spec.name} must be in {spec.low}..{spec.limit}, not {values[spec.name]}"
+            )
+    return Command(row.opcode, {f.name: values[f.name] for f in row.operands}, values["wait"], values["signal"])
+
+
+def listing(item: Command) -> str:
+    """One line of text: opcode, operands that are not zero, then what it waits for and signals."""
+    row = TABLE[item.opcode]
+    parts = [row.opcode.name.ljust(6)]
+    for spec in row.operands:
+        value = item.operands[spec.name]
+        if spec.choices is not None:
+            parts.append(f"{spec.name}={spec.choices(value).name.lower()}")
+        elif value:
+            parts.append(f"{spec.name}={value:#x}" if "addr" in spec.name else f"{spec.name}={value}")
+    for word, mask in (("after", item.wait), ("then", item.signal)):
+        if mask:
+            parts.append(f"{word} {'+'.join(e.name.lower() for e in Engine if mask >> e & 1)}")
+    return " ".join(parts)
