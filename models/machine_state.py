@@ -1,0 +1,82 @@
+"""What the golden machine remembers between instructions, the errors it meets, and checks that its engines share."""
+
+import numpy as np
+
+from hwgen.arch import Arch, ProgramError, UserError
+from hwgen.arch.isa import Cause, Command, Engine
+from models.memory import Memory
+
+
+class Fault(Exception):
+    """An instruction broke a rule of ISA.md; the machine adds engine and instruction index."""
+
+    def __init__(self, cause: Cause, text: str) -> None:
+        super().__init__(text)
+        self.cause = cause
+
+
+class MachineError(UserError):
+    """A run that stopped: `cause` and `engine` as the STATUS register shows them, `pc` as ERROR_PC does.
+
+    `engine` is None if the opcode is unknown, so that no engine got the instruction.
+    """
+
+    def __init__(self, cause: Cause, engine: Engine | None, pc: int, text: str) -> None:
+        where = "an unknown engine" if engine is None else f"the {engine.name.lower()} engine"
+        super().__init__(f"instruction {pc} stopped {where} with {cause.name}: {text}")
+        self.cause, self.engine, self.pc = cause, engine, pc
+
+
+class UndefinedResultError(ProgramError):
+    """A program whose result ISA.md leaves undefined; the golden machine refuses to choose one."""
+
+
+class State:
+    """Scratchpads and external memory.
+
+    act : uint16 [R, act_depth*C], operand bit patterns
+    wgt : uint16 [wgt_depth, lanes, C]
+    idx : uint8 [wgt_depth, lanes, C]
+    acc : uint32 [acc_depth, C], FP32 bit patterns
+    held : uint32 [interleave_max, C, R], sums that an output-stationary instruction left in the array, slot by slot
+    held_slots : how many slots of `held` are valid
+    """
+
+    def __init__(self, arch: Arch, memory: Memory) -> None:
+        array, pads = arch.array, arch.scratchpads
+        self.arch, self.memory = arch, memory
+        self.act = np.zeros((array.rows, pads.act_depth * array.cols), dtype=np.uint16)
+        self.wgt = np.zeros((pads.wgt_depth, array.lanes, array.cols), dtype=np.uint16)
+        self.idx = np.zeros((pads.wgt_depth, array.lanes, array.cols), dtype=np.uint8)
+        self.acc = np.zeros((pads.acc_depth, array.cols), dtype=np.uint32)
+        self.held = np.zeros((array.interleave_max, array.cols, array.rows), dtype=np.uint32)
+        self.held_slots = 0
+
+
+def require(condition: bool, text: str) -> None:
+    """BAD_FIELD unless `condition` holds; `text` says what must hold."""
+    if not condition:
+        raise Fault(Cause.BAD_FIELD, text)
+
+
+def require_words(memory: str, depth: int, last: int) -> None:
+    """SCRATCHPAD_RANGE unless word `last`, the highest that is touched, lies within `depth` words."""
+    if last >= depth:
+        raise Fault(Cause.SCRATCHPAD_RANGE, f"word {last} of {memory}, which has {depth}")
+
+
+def require_aligned(item: Command, arch: Arch, beats: int) -> None:
+    """MEMORY_ALIGNMENT unless address and stride are whole beats and all `beats` of every row are in the address space."""
+    for name in ("dram_addr", "row_stride"):
+        if item.operands[name] % arch.beat_bytes:
+            raise Fault(
+                Cause.MEMORY_ALIGNMENT, f"{name} {item.operands[name]:#x} is not a multiple of {arch.beat_bytes} bytes"
+            )
+    end = item.dram_addr + (item.rows - 1) * item.row_stride + beats * arch.beat_bytes
+    if beats and end > 1 << arch.memory.address_bits:
+        raise Fault(Cause.MEMORY_ALIGNMENT, f"address {end - 1:#x} is beyond {arch.memory.address_bits} address bits")
+
+
+def block_words(addr: int, stride: int, rows: int, words: int) -> np.ndarray:
+    """Word numbers of a strided block, `[rows, words]`."""
+    return addr + stride * np.arange(rows)[:, None] + np.arange(words)
