@@ -1,0 +1,58 @@
+"""Pipeline registers at chosen cuts of a data path, and the two bit tricks that floating point units share."""
+
+from collections.abc import Sequence
+
+from amaranth.hdl import C, Cat, Module, Mux, Shape, Signal, Value
+
+
+class Pipeline:
+    """Places `latency` registers on the cuts of a data path.
+
+    `priority` names the cuts, the most useful first; the first `latency` of them get a register.
+    Registers beyond the number of cuts go to the cut named `output`. Data registers have no enable and no reset.
+    """
+
+    def __init__(self, m: Module, *, latency: int, priority: Sequence[str]) -> None:
+        if latency < 0:
+            raise ValueError(f"latency must be at least 0, not {latency!r}")
+        self._m = m
+        self._registers = {cut: int(index < latency) for index, cut in enumerate(priority)}
+        self._registers["output"] += max(0, latency - len(priority))
+
+    def cut(self, name: str, **values: Value) -> list[Signal]:
+        """Named copies of `values` behind the registers of cut `name`."""
+        return [self._delay(f"{name}_{key}" if key else name, Value.cast(value), name) for key, value in values.items()]
+
+    def _delay(self, name: str, value: Value, cut: str) -> Signal:
+        shape = Shape(len(value), value.shape().signed)
+        for stage in range(self._registers[cut]):
+            register = Signal(shape, name=f"{name}_{stage}", reset_less=True)
+            self._m.d.sync += register.eq(value)
+            value = register
+        if self._registers[cut]:
+            return value
+        wire = Signal(shape, name=name)
+        self._m.d.comb += wire.eq(value)
+        return wire
+
+
+def leading_zeros(m: Module, value: Value, name: str) -> Signal:
+    """Leading zeros of `value`, or `2**n - 1` for zero where `n` is the width of the result.
+
+    Halves the value in each step: few operations in simulation, about 1.5 LUT a bit.
+    """
+    width = len(value)
+    steps = (width - 1).bit_length()
+    bits = []
+    for step in reversed(range(steps)):
+        half = 1 << step
+        rest = max(0, len(value) - half)
+        upper, lower = value[rest:], value[:rest]
+        empty = Signal(name=f"{name}_empty{half}")
+        value = Signal(half, name=f"{name}_half{half}")
+        padded = Cat(C(0, half - rest), lower) if rest < half else lower
+        m.d.comb += [empty.eq(upper == 0), value.eq(Mux(empty, padded, upper))]
+        bits.insert(0, empty)
+    count = Signal(steps, name=name)
+    m.d.comb += count.eq(Cat(bits))
+    return count
