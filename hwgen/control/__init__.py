@@ -1,0 +1,1 @@
+"""Registers, instruction fetch, queues, tokens and arbitration: everything that decides what runs when."""
