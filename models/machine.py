@@ -1,4 +1,4 @@
-"""The golden machine: executes an encoded program in program order, as hwgen/arch/ISA.md defines it; it knows no time."""
+"""The golden machine: executes an encoded program in program order, as hwgen/arch/ISA.md defines it, without time."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from hwgen.arch import INSTRUCTION_BYTES, Arch, ProgramError, UserError
 from hwgen.arch.isa import TABLE, Cause, Command, Engine, Opcode, decode
 from models.machine_load import execute_load
 from models.machine_output import execute_store, execute_vector
-from models.machine_state import Fault, MachineError, State
+from models.machine_state import Fault, MachineError, State, Undefined, UndefinedResultError
 from models.machine_tensor import TensorWork, execute_tensor
 from models.memory import Memory
 
@@ -26,7 +26,7 @@ class MachineResult:
 
     @property
     def beats(self) -> int:
-        """Cycles that the array needs at least; the denominator of nothing, the numerator of utilisation."""
+        """Cycles that the array needs at least for all instructions; utilisation is this over the cycles taken."""
         return sum(work.beats for work in self.tensor)
 
     @property
@@ -73,13 +73,16 @@ class Machine:
                         execute_store(self.state, item)
             except Fault as fault:
                 raise MachineError(fault.cause, item.engine, pc, str(fault)) from None
+            except Undefined as error:
+                raise UndefinedResultError(pc, str(error)) from None
         return MachineResult(count, tuple(work))
 
 
 def commands(program: bytes) -> Iterator[Command]:
     """Decode a program one instruction at a time, so that those before a bad one can be executed.
 
-    Raises `UserError` if the length is not a multiple of 32, `MachineError` (BAD_OPCODE, BAD_FIELD) at a bad instruction.
+    Raises `UserError` if the length is not a multiple of 32, `MachineError` at an instruction that is BAD_OPCODE or
+    BAD_FIELD on its own.
     """
     if len(program) % INSTRUCTION_BYTES:
         raise UserError(f"a program must be a multiple of {INSTRUCTION_BYTES} bytes, not {len(program)}")

@@ -5,12 +5,12 @@ from numpy.typing import NDArray
 
 from hwgen.arch.isa import Cause, Command, Format
 from models.formats import fp32_bits, fp32_values, is_nan_fp32, narrow
-from models.machine_state import Fault, State, UndefinedResultError, block_words, require_aligned, require_words
+from models.machine_state import Fault, State, Undefined, block_words, require_aligned, require_words
 from models.memory import BusError
 
 
 def execute_vector(state: State, item: Command) -> None:
-    """Execute one VECTOR. Raises `Fault`, or `UndefinedResultError` if `d` overlaps a source shifted."""
+    """Execute one VECTOR. Raises `Fault`, or `Undefined` if `d` overlaps a source shifted."""
     depth = state.arch.scratchpads.acc_depth
     operands = ("x", "y", "d") if item.add else ("x", "d")
     for name in operands:
@@ -41,7 +41,7 @@ def _check_overlap(item: Command, name: str, depth: int) -> None:
     written = np.zeros(depth, dtype=np.bool_)
     written[_block(item, "d")] = True
     if written[_block(item, name)].any():
-        raise UndefinedResultError(f"VECTOR writes d over words of {name} that another element still reads")
+        raise Undefined(f"VECTOR writes d over words of {name} that another element still reads")
 
 
 def execute_store(state: State, item: Command) -> None:

@@ -15,6 +15,10 @@ class Fault(Exception):
         self.cause = cause
 
 
+class Undefined(Exception):
+    """An instruction whose result ISA.md leaves open; the machine adds the instruction index."""
+
+
 class MachineError(UserError):
     """A run that stopped: `cause` and `engine` as the STATUS register shows them, `pc` as ERROR_PC does.
 
@@ -28,7 +32,11 @@ class MachineError(UserError):
 
 
 class UndefinedResultError(ProgramError):
-    """A program whose result ISA.md leaves undefined; the golden machine refuses to choose one."""
+    """A program whose result ISA.md leaves undefined at instruction `pc`; the golden machine refuses to choose one."""
+
+    def __init__(self, pc: int, text: str) -> None:
+        super().__init__(f"instruction {pc} has no defined result: {text}")
+        self.pc = pc
 
 
 class State:
@@ -66,7 +74,7 @@ def require_words(memory: str, depth: int, last: int) -> None:
 
 
 def require_aligned(item: Command, arch: Arch, beats: int) -> None:
-    """MEMORY_ALIGNMENT unless address and stride are whole beats and all `beats` of every row are in the address space."""
+    """MEMORY_ALIGNMENT unless address and stride are whole beats and the `beats` of every row are in reach."""
     for name in ("dram_addr", "row_stride"):
         if item.operands[name] % arch.beat_bytes:
             raise Fault(

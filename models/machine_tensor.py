@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from hwgen.arch.isa import Command, Dataflow
 from models.formats import decode, fp32_bits, fp32_values
-from models.machine_state import State, UndefinedResultError, block_words, require, require_words
+from models.machine_state import State, Undefined, block_words, require, require_words
 from models.matmul import accumulate_dense, accumulate_gathered
 
 
@@ -34,7 +34,7 @@ def group_shape(item: Command, lanes: int) -> tuple[int, int]:
 def execute_tensor(state: State, item: Command, pc: int) -> TensorWork:
     """Execute one TENSOR.
 
-    Raises `Fault` with the cause that ISA.md gives, `UndefinedResultError` where it leaves the result open.
+    Raises `Fault` with the cause that ISA.md gives, `Undefined` where it leaves the result open.
     """
     array = state.arch.array
     if item.sparse:
@@ -67,7 +67,7 @@ def _check_output_stationary(state: State, item: Command, group: int) -> None:
     if item.last:
         _check_result(state, item)
     if not item.first and slots > state.held_slots:
-        raise UndefinedResultError(f"sums of {slots} slots are continued, the array holds those of {state.held_slots}")
+        raise Undefined(f"sums of {slots} slots are continued, the array holds those of {state.held_slots}")
 
 
 def _check_weight_stationary(state: State, item: Command, group: int, words: int) -> None:
@@ -85,9 +85,7 @@ def _check_result(state: State, item: Command) -> None:
     last = item.acc_addr + (item.rows - 1) * item.acc_stride + item.tile_cols - 1
     require_words("acc", state.arch.scratchpads.acc_depth, last)
     if item.rows > 1 and item.acc_stride < item.tile_cols:
-        raise UndefinedResultError(
-            f"output rows of {item.tile_cols} words overlap, because acc_stride is {item.acc_stride}"
-        )
+        raise Undefined(f"output rows of {item.tile_cols} words overlap, because acc_stride is {item.acc_stride}")
 
 
 def _output_stationary(state: State, item: Command, group: int) -> None:
@@ -143,7 +141,7 @@ def _write_result(state: State, item: Command, sums: NDArray[np.float32]) -> Non
 def _accumulate(
     state: State, item: Command, values: NDArray[np.uint16], sums: NDArray[np.float32], group: int, groups: int
 ) -> None:
-    """Add all products of `values` `[value, output row]` to `sums` `[column, output row]`; `groups` counts absent ones."""
+    """Add all products of `values` `[value, output row]` to `sums` `[column, output row]`; absent groups are +0."""
     array = state.arch.array
     _, words = group_shape(item, array.lanes)
     block = slice(item.wgt_addr, item.wgt_addr + item.groups * words * item.tile_cols)
@@ -155,7 +153,7 @@ def _accumulate(
         return
     indices = _reduction_major(state.idx[block], item, words)
     if indices.max() >= item.m:
-        raise UndefinedResultError(f"a stored index is {indices.max()}, which must be below m={item.m}")
+        raise Undefined(f"a stored index is {indices.max()}, which must be below m={item.m}")
     base = np.repeat(np.arange(groups, dtype=np.uint32) * group, words * array.lanes)
     places = base[:, None] + np.pad(indices, [(0, absent), (0, 0)]).astype(np.uint32)
     accumulate_gathered(activations, weights, places, sums)

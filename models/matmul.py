@@ -63,9 +63,9 @@ def accumulate_gathered(
     places: NDArray[np.uint32],
     sums: NDArray[np.float32],
 ) -> None:
-    """Add to `sums` `[S, P]` the products of weights `[T, S]` with rows of activations `[K, P]`, which `places` `[T, S]` names.
+    """Add to `sums` `[S, P]` the products of weights `[T, S]` and activations `[K, P]`, in place, t ascending.
 
-    In place, t ascending. C-contiguous; every place must be below K (not checked).
+    `places` `[T, S]` names the activation row of each weight. C-contiguous; every place must be below K (not checked).
     """
     depth, columns = weights.shape
     rows = activations.shape[1]

@@ -59,9 +59,9 @@ def pack_weights(
 ) -> PackedTile:
     """Pack one column tile of a weight matrix.
 
-    `bits` is `[K, S]` (reduction x outputs), operand bit patterns; `S <= tile_cols * array.cols`, missing columns are +0.
+    `bits` is `[K, S]` (reduction x outputs), operand bit patterns; `S <= tile_cols * array.cols`, the rest is +0.
     Dense (`n` and `m` None): groups of `lanes` values. N:M: groups of `m` values, of which those in `mask` (`[K, S]`)
-    are stored in ascending index; free slots hold +0 with index 0. `mask` None keeps every weight whose bits are not +0.
+    are stored in ascending index; free slots hold +0 with index 0. `mask` None keeps every weight that is not +0.
 
     Raises `UserError` on shapes that do not fit and when a group keeps more than `n` weights.
     """
