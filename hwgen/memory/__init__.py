@@ -1,0 +1,1 @@
+"""Engines between external memory and the scratchpads, and the accumulator scratchpad."""

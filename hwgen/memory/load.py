@@ -1,0 +1,210 @@
+"""Load engine: reads strided blocks of external memory and sends them, beat by beat, to the scratchpads."""
+
+from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hwgen.arch import Arch
+from hwgen.arch.isa import Cause, Opcode, Target
+from hwgen.lib.axi import ReadSignature
+from hwgen.lib.shapes import CommandLayout, EngineSignature, LoadBeat
+from hwgen.lib.streams import Queue
+from hwgen.memory.bursts import Block, BurstGenerator, beat_log2, describe_block
+from hwgen.memory.faults import FaultReporter, first_cause, operands_of, out_of_table
+from hwgen.memory.place import PLACE_FIELDS, BeatPlacer, PlaceJob
+
+READ_ID = 1
+"""AXI identifier of the load engine; instruction fetch has 0."""
+
+
+class LoadJob(data.StructLayout):
+    """A checked LOAD: what is wrong with it (`cause`), whether it reads memory at all, what to read, where to put it."""
+
+    def __init__(self) -> None:
+        super().__init__({"cause": 4, "memory": 1, "block": Block(), "place": PlaceJob()})
+
+
+class LoadSetup(wiring.Component):
+    """Checks a LOAD and works out what both sides of the engine need.
+
+    Timing
+    ------
+    Latency 1 cycle, one instruction a cycle.
+
+    Parameters
+    ----------
+    arch : Arch
+
+    Members
+    -------
+    i : In(stream of CommandLayout)
+    o : Out(stream of LoadJob)
+    clear : In(1)   Forget the job that waits.
+    """
+
+    LATENCY = 1
+
+    def __init__(self, arch: Arch) -> None:
+        self._arch = arch
+        super().__init__(
+            {"i": In(stream.Signature(CommandLayout())), "o": Out(stream.Signature(LoadJob())), "clear": In(1)}
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """One register stage behind checks and the product that merges rows."""
+        m = Module()
+        pc, load = self.i.payload.pc, operands_of(Opcode.LOAD, self.i.payload.operands)
+        job = Signal(LoadJob(), reset_less=True)
+        block = describe_block(
+            self._arch, pc=pc, address=load.dram_addr, stride=load.row_stride, rows=load.rows, beats=load.beats
+        )
+        m.d.comb += [self.i.ready.eq(~self.o.valid | self.o.ready), self.o.payload.eq(job)]
+        with m.If(self.i.ready):
+            m.d.sync += self.o.valid.eq(self.i.valid)
+        with m.If(self.i.ready & self.i.valid):
+            m.d.sync += [job.cause.eq(self._cause(load)), job.memory.eq(load.beats != 0), job.place.pc.eq(pc)]
+            m.d.sync += [job.block[name].eq(value) for name, value in block.items()]
+            m.d.sync += [job.place[name].eq(load[name]) for name in PlaceJob().members if name != "pc"]
+        with m.If(self.clear):
+            m.d.sync += self.o.valid.eq(0)
+        return m
+
+    def _cause(self, load: data.View) -> Value:
+        """What is wrong with the fields of a LOAD."""
+        index_words = 4 // self._arch.array.lanes
+        low = (1 << beat_log2(self._arch)) - 1
+        empty = (load.beats | load.pad) == 0
+        odd = (load.target == Target.ACC32) & (load.beats[0] ^ load.pad[0])
+        split = (load.target == Target.IDX) & (((load.addr | load.stride) & (index_words - 1)) != 0)
+        return first_cause(
+            (Cause.BAD_FIELD, out_of_table(Opcode.LOAD, load) | empty | odd | split),
+            (Cause.MEMORY_ALIGNMENT, ((load.dram_addr | load.row_stride) & low) != 0),
+        )
+
+
+class LoadEngine(wiring.Component):
+    """Executes LOAD: bursts on the AXI read channels, pads, and the place of each beat.
+
+    The request side runs ahead of the receive side by up to `queue_depth` instructions and `outstanding` bursts, so that
+    instructions that follow one another keep the bus busy. Errors are reported in program order, for the first beat that
+    meets one; that beat and all later ones are not written. After an error, and while `stop`, what memory still sends is
+    dropped and `busy` falls when nothing is under way.
+
+    Timing
+    ------
+    First `read.ar` 3 cycles after the command; a beat is offered on `beats` 1 cycle after it arrived; one beat a cycle, pads
+    too. `done` pulses in the cycle in which the last beat is accepted.
+
+    Parameters
+    ----------
+    arch : Arch
+
+    Members
+    -------
+    control : Out(EngineSignature) as seen from the engine
+    read : Out(ReadSignature)           AXI master, identifier 1.
+    beats : Out(stream of LoadBeat)
+    """
+
+    def __init__(self, arch: Arch) -> None:
+        self._arch = arch
+        super().__init__(
+            {
+                "control": Out(EngineSignature()),
+                "read": Out(ReadSignature(arch)),
+                "beats": Out(stream.Signature(LoadBeat(arch))),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Wire set-up, request side, receive side and error reports together."""
+        m = Module()
+        arch, control = self._arch, self.control
+        m.submodules.setup = setup = LoadSetup(arch)
+        m.submodules.bursts = bursts = BurstGenerator(arch)
+        m.submodules.queue = queue = Queue(shape=PlaceJob(), depth=arch.control.queue_depth)
+        m.submodules.placer = placer = BeatPlacer(arch)
+        m.submodules.faults = faults = FaultReporter()
+        wiring.connect(m, queue.o, placer.i)
+        outstanding = Signal(range(arch.memory.outstanding + 1))
+
+        # Command -> both sides.
+        job = setup.o.payload
+        good = setup.o.valid & (job.cause == Cause.NONE)
+        m.d.comb += [
+            setup.i.payload.eq(control.command.payload),
+            setup.i.valid.eq(control.command.valid & ~faults.halt),
+            control.command.ready.eq(setup.i.ready & ~faults.halt),
+            bursts.i.payload.eq(job.block),
+            bursts.i.valid.eq(good & job.memory & queue.i.ready),
+            queue.i.payload.eq(job.place),
+            queue.i.valid.eq(good & (bursts.i.ready | ~job.memory)),
+            setup.o.ready.eq(good & queue.i.ready & (bursts.i.ready | ~job.memory)),
+        ]
+        m.d.comb += [part.clear.eq(faults.halt) for part in (setup, bursts, queue, placer)]
+
+        self._request(m, bursts, outstanding, faults.halt)
+        pending = self._receive(m, placer, outstanding, faults)
+
+        # Faults that no beat carries wait until all before them is done.
+        starved = placer.o.valid & placer.o.payload.memory & (outstanding == 0) & bursts.outside
+        empty = ~placer.o.valid & (queue.level == 0) & ~pending & ~self.beats.valid
+        with m.If(starved):
+            m.d.comb += [faults.fault.eq(1), faults.cause.eq(Cause.MEMORY_ALIGNMENT), faults.pc.eq(placer.o.payload.pc)]
+        with m.If(empty & setup.o.valid & ~good):
+            m.d.comb += [faults.fault.eq(1), faults.cause.eq(job.cause), faults.pc.eq(job.place.pc)]
+        drained = (outstanding == 0) & ~self.beats.valid
+        m.d.comb += [
+            faults.stop.eq(control.stop),
+            faults.drained.eq(drained),
+            control.error.eq(faults.error),
+            control.error_valid.eq(faults.error_valid),
+            control.busy.eq(setup.o.valid | ~empty | ~drained),
+        ]
+        return m
+
+    def _request(self, m: Module, bursts: BurstGenerator, outstanding: Value, halt: Value) -> None:
+        """Address register and the count of bursts from there to their last beat."""
+        ar, r = self.read.ar, self.read.r
+        do_request = Signal()
+        do_last = r.valid & r.ready & r.payload.last
+        m.d.comb += [
+            bursts.o.ready.eq((~ar.valid | ar.ready) & (outstanding != self._arch.memory.outstanding) & ~halt),
+            do_request.eq(bursts.o.valid & bursts.o.ready),
+            ar.payload.id.eq(READ_ID),
+        ]
+        with m.If(ar.ready):
+            m.d.sync += ar.valid.eq(0)
+        with m.If(do_request):
+            m.d.sync += [
+                ar.valid.eq(1),
+                ar.payload.addr.eq(bursts.o.payload.address),
+                ar.payload.len.eq(bursts.o.payload.len),
+            ]
+        m.d.sync += outstanding.eq(outstanding + do_request - do_last)
+
+    def _receive(self, m: Module, placer: BeatPlacer, outstanding: Value, faults: FaultReporter) -> Value:
+        """Join places with beats and padding in the output register; gives whether the end of an instruction is in there."""
+        r, beats, place = self.read.r, self.beats, placer.o.payload
+        pending = Signal()
+        free = ~beats.valid | beats.ready
+        do_place = placer.o.valid & (r.valid | ~place.memory) & free & ~faults.halt
+        failed = place.memory & r.payload.resp[1]
+        bad = failed | place.outside
+        m.d.comb += [
+            placer.o.ready.eq(do_place),
+            r.ready.eq(faults.halt | (placer.o.valid & place.memory & free)),
+            self.control.done.eq(pending & free),
+            faults.fault.eq(do_place & bad),
+            faults.cause.eq(Mux(failed, Cause.READ_RESPONSE, Cause.SCRATCHPAD_RANGE)),
+            faults.pc.eq(place.pc),
+        ]
+        with m.If(free):
+            m.d.sync += [
+                beats.valid.eq(do_place & ~bad & ~place.drop),
+                pending.eq(do_place & ~bad & place.last),
+            ]
+        with m.If(do_place):
+            m.d.sync += beats.payload.data.eq(Mux(place.memory, r.payload.data, 0))
+            m.d.sync += [beats.payload[name].eq(place[name]) for name in PLACE_FIELDS]
+        return pending

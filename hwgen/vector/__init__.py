@@ -1,0 +1,1 @@
+"""Vector engine: elementwise work on accumulator words."""
