@@ -1,6 +1,9 @@
 """The architecture description: every size, format and latency that hardware, golden model and scheduler share."""
 
+import dataclasses
 import json
+import reprlib
+from collections.abc import Sequence
 from functools import cached_property
 from math import ceil, log2
 from pathlib import Path
@@ -148,27 +151,52 @@ class Arch:
 def arch_from_dict(data: Any, *, where: str = "architecture") -> Arch:
     """Validate plain data as an `Arch`; `where` names the source in the error."""
     if not isinstance(data, dict):
-        raise ArchError(f"{where}: expected a mapping of settings, not {type(data).__name__}")
+        raise ArchError(f"{where}: an architecture must be a mapping of settings, not {reprlib.repr(data)}")
     try:
         # Through JSON, because pydantic's strict mode takes mappings for dataclasses only from there.
         return TypeAdapter(Arch).validate_json(json.dumps(data))
-    except (TypeError, ValueError) as error:
-        if not isinstance(error, ValidationError):
-            raise ArchError(f"{where}: only plain numbers, text and mappings are allowed") from None
+    except ValidationError as error:
         raise ArchError(f"{where}: {_sentence(error)}") from None
+    except (TypeError, ValueError, RecursionError):
+        raise ArchError(f"{where}: only plain numbers, text and mappings are allowed") from None
+
+
+_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+_RULES = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "string_type": "text",
+    "dataclass_type": "a mapping of settings",
+    "dataclass_exact_type": "a mapping of settings",
+    "literal_error": "{expected}",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+    "string_too_long": "at most {max_length} characters long",
+    "string_pattern_mismatch": "lower-case letters, digits and underscores, with a letter first",
+}
+"""What a setting must be, for each kind of error that pydantic finds in an `Arch`."""
 
 
 def _sentence(error: ValidationError) -> str:
-    first = error.errors()[0]
-    path = ".".join(str(part) for part in first["loc"]) or "settings"
-    text = first["msg"].removeprefix("Value error, ")
-    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"{path} is not a known setting"
+    """Say which setting is wrong and what is allowed; a misspelt name goes before the setting that it leaves out."""
+    first = min(error.errors(), key=lambda item: item["type"] not in _UNKNOWN)
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] in _UNKNOWN:
+        return f"{path} is not a known setting; allowed are {', '.join(_names(first['loc'][:-1]))}"
     if first["type"] in ("missing", "missing_argument"):
-        return f"{path} is missing"
+        return f"{path} is missing and has no default"
     if first["type"] == "value_error":
-        return f"{path}: {text}"
-    return f"{path}: {text[0].lower()}{text[1:]}, not {first['input']!r}"
+        return ".".join(filter(None, (path, first["msg"].removeprefix("Value error, "))))
+    rule = _RULES.get(first["type"], first["msg"]).format_map(first.get("ctx", {}))
+    return f"{path} must be {rule}, not {reprlib.repr(first['input'])}"
+
+
+def _names(path: Sequence[int | str]) -> list[str]:
+    """Settings of the part of an architecture at `path`."""
+    part: type = Arch
+    for name in path:
+        part = next(item.type for item in dataclasses.fields(part) if item.name == name)
+    return [item.name for item in dataclasses.fields(part)]
 
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
@@ -184,17 +212,25 @@ def load(source: str | Path) -> Arch:
     path = Path(source)
     if path.suffix not in (".yaml", ".yml"):
         if str(source) not in preset_names():
-            raise ArchError(f"unknown architecture {str(source)!r}: give a .yaml file or one of {', '.join(preset_names())}")
+            raise ArchError(
+                f"unknown architecture {str(source)!r}: give a .yaml file or one of {', '.join(preset_names())}"
+            )
         path = PRESET_FOLDER / f"{source}.yaml"
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ArchError(f"cannot read architecture {path}: {reason}") from None
+    except UnicodeDecodeError:
+        raise ArchError(f"cannot read architecture {path}: it is not UTF-8 text") from None
+    except (OSError, ValueError) as error:
+        raise ArchError(f"cannot read architecture {str(path)!r}: {getattr(error, 'strerror', error)}") from None
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
-        raise ArchError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        problem = getattr(error, "problem", None) or getattr(error, "reason", "it cannot be read")
+        raise ArchError(f"{path}{line}: not valid YAML: {problem}") from None
+    except RecursionError:
+        raise ArchError(f"{path}: not valid YAML: it is nested too deeply") from None
+    except ValueError as error:
+        raise ArchError(f"{path}: not valid YAML: {error}") from None
     return arch_from_dict(data, where=str(path.name))

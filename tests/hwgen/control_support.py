@@ -25,7 +25,7 @@ class ProgramMemory:
         self.in_flight = 0
 
     def place(self, address: int, image: bytes) -> None:
-        """Put `image` at `address`, padded to whole beats with bytes of ones: a wrong index would not be a legal opcode."""
+        """Put `image` at `address`, padded to whole beats with ones, which are no instruction."""
         size = self.arch.beat_bytes
         image += b"\xff" * (-len(image) % size)
         for offset in range(0, len(image), size):
