@@ -17,6 +17,8 @@ import re
 from amaranth.back.verilog import _convert_rtlil_text as rtlil_to_verilog
 from amaranth.lib import wiring
 
+from hwgen.lib.memory_text import add_zero_init, drop_zero_init
+from hwgen.lib.ram import VERILOG
 from hwgen.lib.shared import EmitPlatform
 
 
@@ -24,9 +26,10 @@ def emit_verilog(component: wiring.Component, name: str) -> str:
     """Convert `component` to Verilog-2005 with top module `name`; the text depends on the design only."""
     platform = EmitPlatform(reserved=name)
     top = platform.convert(component, name)
-    merged = merge_modules("\n".join([top, *platform.texts]), keep=name)
+    merged = merge_modules(drop_zero_init("\n".join([top, *platform.texts])), keep=name)
     text = rtlil_to_verilog(merged, strip_internal_attrs=True)
-    return re.sub(r"\A/\*.*?\*/\s*", "", text)
+    text = add_zero_init(re.sub(r"\A/\*.*?\*/\s*", "", text))
+    return text + VERILOG.read_text(encoding="utf-8") if " ram_1r1w " in text else text
 
 
 _MODULE = re.compile(r"^((?:attribute [^\n]*\n)*)module (\S+)\n(.*?)^end\n", re.M | re.S)
