@@ -1,0 +1,105 @@
+"""The command `sparseloom`: a thin face over `sim.generate` and `sim.simulate`.
+
+Results go to standard output, progress and errors to standard error. Exit codes: 0 all went well; 1 the hardware's run
+failed or differs from the golden machine; 2 something that the user gave is wrong (one sentence says what).
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from hwgen.arch import Arch, UserError, load, preset_names
+from sim.console import print_error, print_json, progress, standard_output
+from sim.device import SimulationError
+from sim.verilate import BuildError
+
+app = typer.Typer(
+    name="sparseloom",
+    help="PyTorch model + architecture -> Verilog of a sparse accelerator, its program, and a checked run.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+ArchOption = Annotated[str, typer.Option("--arch", metavar="NAME|FILE", help="Preset, or path of a .yaml file.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+
+
+def main() -> None:
+    """Entry point: turns errors that users can cause into one sentence and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print_error(str(error))
+        sys.exit(2)
+    except BuildError as error:
+        print_error(str(error))
+        sys.exit(2)
+    except SimulationError as error:
+        print_error(str(error))
+        sys.exit(1)
+
+
+@app.command()
+def generate(
+    arch: ArchOption,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for the files.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Write the Verilog of an accelerator, its register map and a resource report."""
+    # Commands import what they need: the architecture list must not wait for Amaranth or PyTorch.
+    from sim.generate import FILES
+    from sim.generate import generate as run
+    from sim.resources import print_resources
+
+    description = load(arch)
+    with progress() as report:
+        resources = run(description, output, progress=report)
+    if as_json:
+        print_json({"arch": description.name, "folder": str(output), "files": list(FILES), "resources": resources})
+        return
+    with standard_output() as console:
+        print_resources(resources, console)
+        for name, meaning in FILES.items():
+            console.print(f"{escape(str(output / name))}: {meaning}")
+
+
+@app.command()
+def arch(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME|FILE]", help="Preset or .yaml file to show.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the preset architectures, or show one with every setting."""
+    from sim.generate import arch_data, arch_yaml
+
+    if name is None:
+        presets = [load(preset) for preset in preset_names()]
+        if as_json:
+            print_json([arch_data(preset) for preset in presets])
+            return
+        with standard_output() as console:
+            console.print(_arch_table(presets))
+        return
+    description = load(name)
+    if as_json:
+        print_json(arch_data(description))
+        return
+    with standard_output() as console:
+        console.print(arch_yaml(description), markup=False, highlight=False, end="")
+
+
+def _arch_table(presets: list[Arch]) -> Table:
+    from sim.resources import scratchpad_bits
+
+    table = Table("name", "array", "lanes", "operand", "multipliers", "scratchpads (KiB)", "memory port", "clock")
+    for item in presets:
+        array, kibibytes = item.array, sum(scratchpad_bits(item).values()) // 8192
+        table.add_row(
+            *(item.name, f"{array.rows} x {array.cols}", str(array.lanes), array.operand, f"{item.macs:,}"),
+            *(f"{kibibytes:,}", f"{item.memory.data_bits} bits", f"{item.clock_mhz} MHz"),
+        )
+    return table
