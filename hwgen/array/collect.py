@@ -42,7 +42,7 @@ class DrainSequencer(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Wait for the first sum, then column blocks within array rows within row blocks."""
         m = Module()
-        wait = self.shape.write_stage
+        wait = self.shape.write_stage + 1
         waited = Signal(range(wait + 1))
         rows_left, cols, column = Signal(16), Signal(5), Signal(5)
         first_sum = Signal(index_width(self.shape.sums))

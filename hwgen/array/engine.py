@@ -126,13 +126,12 @@ class TensorEngine(wiring.Component):
         sequencer, control, arch = self._sequencer, self.control, self.arch
         longest = arch.array.rows * hop_limit(arch) + arch.array.cols + 64
         emptying, failed = Signal(range(longest + 1)), Signal()
-        with m.If(failed | control.stop):
-            m.d.comb += clear.eq(1)
-        with m.If(sequencer.error_valid | control.stop):
+        m.d.comb += clear.eq(failed | control.stop)
+        with m.If((sequencer.error_valid | control.stop) & ~failed):
             m.d.sync += [failed.eq(1), emptying.eq(longest)]
         with m.Elif(emptying != 0):
             m.d.sync += emptying.eq(emptying - 1)
-        with m.Else():
+        with m.Elif(~control.stop):
             m.d.sync += failed.eq(0)
         m.d.comb += [
             sequencer.clear.eq(clear),
@@ -140,7 +139,7 @@ class TensorEngine(wiring.Component):
             sequencer.command.valid.eq(control.command.valid & ~clear),
             control.command.ready.eq(sequencer.command.ready & ~clear),
             control.done.eq(sequencer.done),
-            control.busy.eq(sequencer.active | failed),
+            control.busy.eq(sequencer.active | (emptying != 0)),
             control.error.eq(sequencer.error),
             control.error_valid.eq(sequencer.error_valid & ~failed),
             self.state.eq(sequencer.state),

@@ -137,7 +137,7 @@ class WeightPreloader(wiring.Component):
         m.d.comb += [
             slots.eq(tile.words * tile.tile_cols),
             address.eq(tile.wgt_addr + offset),
-            self.zero.eq(row >= tile.groups),
+            self.zero.eq(self.tiles.valid & (row >= tile.groups)),
             self.error.eq(self.tiles.valid & ~self.zero & (address >= self.arch.scratchpads.wgt_depth)),
             step.eq(self.tiles.valid & ((self.loaded - self.ended)[:2] <= 1) & ~self.error),
             self.read.eq(step & ~self.zero),

@@ -1,0 +1,218 @@
+"""The accelerator: command processor, engines and scratchpads behind an AXI4 and an AXI4-Lite port."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hwgen.arch import Arch
+from hwgen.arch.digest import hash32
+from hwgen.arch.isa import Engine, Target
+from hwgen.arch.registers import ADDRESS_BITS
+from hwgen.array.engine import TensorEngine
+from hwgen.control.arbiter import ReadArbiter
+from hwgen.control.control import Controller
+from hwgen.control.registers import RegisterFile
+from hwgen.lib.axi import LiteSignature, ReadSignature, WriteSignature
+from hwgen.memory.acc import AccLoader, AccScratchpad
+from hwgen.memory.load import LoadEngine
+from hwgen.memory.store import StoreEngine
+from hwgen.vector.engine import VectorEngine
+
+_IDLE, _BUSY, _WAITING, _STALLED = range(4)
+"""States of the engines other than the tensor engine on `activity`."""
+
+
+class Accelerator(wiring.Component):
+    """Top level with the port names that Vitis expects of a kernel with a 512-bit memory port.
+
+    Members
+    -------
+    s_axi_control_* : AXI4-Lite slave, registers of hwgen/arch/REGISTERS.md
+    m_axi_gmem_* : AXI4 master, INCR bursts of whole beats
+    interrupt : Out(1)
+    activity : Out(32)   For timelines and logic analysers: 4 bits of state for each engine (load 0, tensor 4, vector 8, store 12;
+                         the tensor engine's is TensorState, the others': 0 idle, 1 busy, 2 waiting for tokens, 3 stalled),
+                         then a bit for each engine that takes an instruction (16), and that ends one (20).
+    """
+
+    def __init__(self, arch: Arch) -> None:
+        self.arch = arch
+        beat, address = arch.memory.data_bits, arch.memory.address_bits
+        lite = {"awaddr": In(ADDRESS_BITS), "awvalid": In(1), "awready": Out(1)}
+        lite |= {"wdata": In(32), "wstrb": In(4), "wvalid": In(1), "wready": Out(1)}
+        lite |= {"bresp": Out(2), "bvalid": Out(1), "bready": In(1)}
+        lite |= {"araddr": In(ADDRESS_BITS), "arvalid": In(1), "arready": Out(1)}
+        lite |= {"rdata": Out(32), "rresp": Out(2), "rvalid": Out(1), "rready": In(1)}
+        full = {"araddr": Out(address), "arlen": Out(8), "arsize": Out(3), "arburst": Out(2), "arid": Out(1)}
+        full |= {"arvalid": Out(1), "arready": In(1)}
+        full |= {"rdata": In(beat), "rresp": In(2), "rlast": In(1), "rid": In(1), "rvalid": In(1), "rready": Out(1)}
+        full |= {"awaddr": Out(address), "awlen": Out(8), "awsize": Out(3), "awburst": Out(2)}
+        full |= {"awvalid": Out(1), "awready": In(1)}
+        full |= {"wdata": Out(beat), "wstrb": Out(beat // 8), "wlast": Out(1), "wvalid": Out(1), "wready": In(1)}
+        full |= {"bresp": In(2), "bvalid": In(1), "bready": Out(1)}
+        super().__init__(
+            {f"s_axi_control_{name}": member for name, member in lite.items()}
+            | {f"m_axi_gmem_{name}": member for name, member in full.items()}
+            | {"interrupt": Out(1), "activity": Out(32)}
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Blocks, engine control, data paths, ports."""
+        m = Module()
+        arch = self.arch
+        m.submodules.registers = self._registers = RegisterFile(arch_hash=hash32(arch))
+        m.submodules.controller = self._controller = Controller(arch=arch)
+        m.submodules.arbiter = self._arbiter = ReadArbiter(arch=arch)
+        m.submodules.load = self._load = LoadEngine(arch)
+        m.submodules.tensor = self._tensor = TensorEngine(arch=arch)
+        m.submodules.vector = self._vector = VectorEngine(arch)
+        m.submodules.store = self._store = StoreEngine(arch)
+        m.submodules.acc = self._acc = AccScratchpad(arch)
+        m.submodules.acc_loader = self._acc_loader = AccLoader(arch)
+        engines = {
+            Engine.LOAD: self._load,
+            Engine.TENSOR: self._tensor,
+            Engine.VECTOR: self._vector,
+            Engine.STORE: self._store,
+        }
+        wiring.connect(m, self._registers.run, self._controller.run)
+        for engine, block in engines.items():
+            wiring.connect(m, self._controller.engines[engine], block.control)
+        self._data(m)
+        self._lite_port(m)
+        self._read_port(m)
+        self._write_port(m)
+        self._activity(m, engines)
+        return m
+
+    def _data(self, m: Module) -> None:
+        """Beats to the scratchpads, and everyone's way to the accumulators."""
+        load, tensor, acc, loader = self._load, self._tensor, self._acc, self._acc_loader
+        beats = load.beats
+        for_acc = (beats.payload.target == Target.ACC32) | (beats.payload.target == Target.ACC16)
+        m.d.comb += [
+            tensor.beats.payload.eq(beats.payload),
+            tensor.beats.valid.eq(beats.valid & ~for_acc),
+            loader.i.payload.eq(beats.payload),
+            loader.i.valid.eq(beats.valid & for_acc),
+            beats.ready.eq(Mux(for_acc, loader.i.ready, 1)),
+            tensor.waiting.eq(self._controller.waiting[Engine.TENSOR]),
+            self._controller.tensor_state.eq(tensor.state),
+        ]
+        for user, port in (
+            (tensor.acc_read, acc.read_tensor),
+            (self._vector.x, acc.read_vector_x),
+            (self._vector.y, acc.read_vector_y),
+            (self._store.acc, acc.read_store),
+            (tensor.acc_write, acc.write_tensor),
+            (self._vector.d, acc.write_vector),
+            (loader.write, acc.write_load),
+        ):
+            wiring.connect(m, user, port)
+
+    def _lite_port(self, m: Module) -> None:
+        """AXI4-Lite: flat names to the register file."""
+        bus: LiteSignature = self._registers.bus
+        port = _Flat(self, "s_axi_control_")
+        m.d.comb += [
+            bus.aw.payload.eq(port.awaddr),
+            bus.w.payload.data.eq(port.wdata),
+            bus.w.payload.strb.eq(port.wstrb),
+            bus.ar.payload.eq(port.araddr),
+            port.bresp.eq(bus.b.payload.resp),
+            port.rdata.eq(bus.r.payload.data),
+            port.rresp.eq(bus.r.payload.resp),
+            self.interrupt.eq(self._registers.interrupt),
+        ]
+        for channel in ("aw", "w", "ar"):
+            m.d.comb += [getattr(bus, channel).valid.eq(port[f"{channel}valid"])]
+            m.d.comb += [port[f"{channel}ready"].eq(getattr(bus, channel).ready)]
+        for channel in ("b", "r"):
+            m.d.comb += [port[f"{channel}valid"].eq(getattr(bus, channel).valid)]
+            m.d.comb += [getattr(bus, channel).ready.eq(port[f"{channel}ready"])]
+
+    def _read_port(self, m: Module) -> None:
+        """Read channels, shared by program fetch and load engine."""
+        wiring.connect(m, self._controller.program, self._arbiter.fetch)
+        wiring.connect(m, self._load.read, self._arbiter.load)
+        bus: ReadSignature = self._arbiter.bus
+        port = _Flat(self, "m_axi_gmem_")
+        m.d.comb += [
+            port.araddr.eq(bus.ar.payload.addr),
+            port.arlen.eq(bus.ar.payload.len),
+            port.arid.eq(bus.ar.payload.id),
+            port.arsize.eq(self.arch.beat_bytes.bit_length() - 1),
+            port.arburst.eq(0b01),
+            port.arvalid.eq(bus.ar.valid),
+            bus.ar.ready.eq(port.arready),
+            bus.r.payload.data.eq(port.rdata),
+            bus.r.payload.resp.eq(port.rresp),
+            bus.r.payload.last.eq(port.rlast),
+            bus.r.payload.id.eq(port.rid),
+            bus.r.valid.eq(port.rvalid),
+            port.rready.eq(bus.r.ready),
+        ]
+
+    def _write_port(self, m: Module) -> None:
+        """Write channels of the store engine."""
+        bus: WriteSignature = self._store.write
+        port = _Flat(self, "m_axi_gmem_")
+        m.d.comb += [
+            port.awaddr.eq(bus.aw.payload.addr),
+            port.awlen.eq(bus.aw.payload.len),
+            port.awsize.eq(self.arch.beat_bytes.bit_length() - 1),
+            port.awburst.eq(0b01),
+            port.awvalid.eq(bus.aw.valid),
+            bus.aw.ready.eq(port.awready),
+            port.wdata.eq(bus.w.payload.data),
+            port.wstrb.eq(~0),
+            port.wlast.eq(bus.w.payload.last),
+            port.wvalid.eq(bus.w.valid),
+            bus.w.ready.eq(port.wready),
+            bus.b.payload.resp.eq(port.bresp),
+            bus.b.valid.eq(port.bvalid),
+            port.bready.eq(bus.b.ready),
+        ]
+
+    def _activity(self, m: Module, engines: dict) -> None:
+        """What every engine does, and whether anything moves at all."""
+        controller, load, store, vector = self._controller, self._load, self._store, self._vector
+        port = _Flat(self, "m_axi_gmem_")
+        read_beat, write_beat = port.rvalid & port.rready, port.wvalid & port.wready
+        stalls = {
+            Engine.LOAD: ~(load.beats.valid & load.beats.ready),
+            Engine.VECTOR: ~(vector.d.valid & vector.d.ready),
+            Engine.STORE: ~write_beat,
+        }
+        states, issues, ends = [], [], []
+        for engine, block in engines.items():
+            control, waiting = block.control, controller.waiting[engine].any()
+            state = Signal(4, name=f"{engine.name.lower()}_state")
+            if engine in stalls:
+                busy = Mux(stalls[engine], _STALLED, _BUSY)
+                m.d.comb += state.eq(Mux(control.busy, busy, Mux(waiting, _WAITING, _IDLE)))
+            else:
+                m.d.comb += state.eq(self._tensor.state)
+            states.append(state)
+            issues.append(control.command.valid & control.command.ready)
+            ends.append(control.done)
+        m.d.comb += [
+            self.activity.eq(Cat(*states, *issues, *ends)),
+            controller.read_beat.eq(read_beat),
+            controller.write_beat.eq(write_beat),
+            # The tensor engine never waits for the outside once it has started, so that working is progress.
+            controller.progress.eq(read_beat | write_beat | self._tensor.control.busy | vector.d.valid & vector.d.ready),
+        ]
+
+
+class _Flat:
+    """Ports of a component that share a prefix, by the rest of their name."""
+
+    def __init__(self, component: wiring.Component, prefix: str) -> None:
+        self._component, self._prefix = component, prefix
+
+    def __getattr__(self, name: str) -> Signal:
+        return getattr(self._component, self._prefix + name)
+
+    def __getitem__(self, name: str) -> Signal:
+        return getattr(self, name)
