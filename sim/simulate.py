@@ -1,0 +1,153 @@
+"""The job `simulate`: a model becomes a program, runs on the Verilated accelerator, and is compared with golden."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from hwgen.arch import Arch
+from scheduler.capture import capture
+from scheduler.ir import Graph
+from scheduler.lower import compile_graph
+from scheduler.options import DataflowChoice, Options, Pattern, SparsityPolicy
+from scheduler.program import Program
+from sim.check import check_run, run_golden
+from sim.device import SimulationError
+from sim.files import output_folder
+from sim.memory import MemoryModel
+from sim.report import Report
+from sim.runner import Simulator, Waveform, build
+from sim.timeline import write_timeline
+from sim.verilate import Progress
+
+PAGE = 4096
+"""The memory image ends at a multiple of this, as real memory does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How to run and check a program."""
+
+    memory: MemoryModel = field(default_factory=MemoryModel)
+    check: bool = True
+    """Compare every word of memory with the golden machine."""
+    timeout_cycles: int = 100_000_000
+    waveform: tuple[int, int] | None = None
+    """Cycles (first, last) to record; needs `folder`, and a build that runs slower."""
+    folder: Path | None = None
+    """Where to write report, listing, timeline and waveform."""
+    progress: Progress | None = None
+
+
+def simulate(
+    model: torch.nn.Module | Graph,
+    inputs: tuple[torch.Tensor, ...] | Mapping[str, ArrayLike],
+    arch: Arch,
+    *,
+    sparsity: str = "dense",
+    dataflow: DataflowChoice = "auto",
+    name: str = "",
+    options: RunOptions | None = None,
+) -> Report:
+    """Capture, schedule, generate, build, run on RTL, and compare with the golden machine.
+
+    model : PyTorch module, or a graph from `scheduler`.
+    inputs : tensors in the order of the model's inputs, or arrays by name; their shapes are the program's.
+    sparsity : "dense", or a pattern N:M such as "2:8" for the weights of every linear layer.
+
+    Raises `UserError` when model, inputs and architecture do not fit together, `SimulationError` when the hardware
+    misbehaves. A difference from golden is in `Report.comparison`.
+    """
+    options = options or RunOptions()
+    report = options.progress or (lambda text: None)
+    report("scheduling")
+    graph = model if isinstance(model, Graph) else capture(model, tuple(inputs))
+    choice = Options(sparsity=SparsityPolicy(Pattern.parse(sparsity)), dataflow=dataflow)
+    program = compile_graph(graph, arch, choice)
+    simulator = build(arch, trace=options.waveform is not None, progress=options.progress)
+    about = {"model": name or type(model).__name__, "sparsity": sparsity, "dataflow": dataflow}
+    return run_program(simulator, program, by_name(graph, inputs), about=about, options=options)
+
+
+def by_name(graph: Graph, inputs: tuple[torch.Tensor, ...] | Mapping[str, ArrayLike]) -> dict[str, ArrayLike]:
+    """Inputs of a graph as arrays by name, from tensors in order or from a mapping."""
+    if isinstance(inputs, Mapping):
+        return dict(inputs)
+    return {name: value.detach().to(torch.float32).numpy() for name, value in zip(graph.inputs, inputs)}
+
+
+def run_program(
+    simulator: Simulator,
+    program: Program,
+    inputs: Mapping[str, ArrayLike],
+    *,
+    about: Mapping[str, str],
+    options: RunOptions | None = None,
+) -> Report:
+    """Run a program on a simulator that is built, compare, and write the files that `options` ask for.
+
+    `about` has "model", "sparsity" and "dataflow", for titles. Errors as in `simulate`.
+    """
+    options = options or RunOptions()
+    if options.folder is None:
+        return _run(simulator, program, inputs, about, options, None)
+    with output_folder(options.folder) as partial:
+        report = _run(simulator, program, inputs, about, options, partial)
+        _write(report, program, partial)
+        files = {kind: options.folder / path.name for kind, path in report.files.items()}
+        report = replace(report, files=files)
+        (partial / "report.json").write_text(json.dumps(report.to_json(), indent=2) + "\n")
+    return report
+
+
+def _run(
+    simulator: Simulator,
+    program: Program,
+    inputs: Mapping[str, ArrayLike],
+    about: Mapping[str, str],
+    options: RunOptions,
+    folder: Path | None,
+) -> Report:
+    say = options.progress or (lambda text: None)
+    image = _padded(program.image(inputs))
+    waveform = None
+    if options.waveform is not None and folder is not None:
+        waveform = Waveform(folder / "wave.fst", *options.waveform)
+    say("running on RTL")
+    run = simulator.run(
+        image,
+        program=program.program_address,
+        count=len(program.commands),
+        memory=options.memory,
+        timeout_cycles=options.timeout_cycles,
+        waveform=waveform,
+        progress=lambda text: say(f"running on RTL: {text}"),
+    )
+    if not run.status.ok:
+        raise SimulationError(f"the hardware stopped: {run.status}")
+    golden = comparison = None
+    if options.check:
+        say("running on the golden machine")
+        result = run_golden(simulator.arch, image, 0, program.encode())
+        golden, comparison = result.result, check_run(run, result, 0)
+    outputs = program.read_outputs(run.memory)
+    return Report(arch=simulator.arch, run=run, golden=golden, comparison=comparison, outputs=outputs, **about)
+
+
+def _padded(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.pad(image, (0, -image.size % PAGE))
+
+
+def _write(report: Report, program: Program, folder: Path) -> None:
+    """Write listing, timeline and outputs; note them in `report.files` under their final names."""
+    (folder / "program.lst").write_text(program.listing())
+    write_timeline(folder / "timeline.json", report.run.events, program.commands, title=report.arch.name)
+    np.savez(folder / "outputs.npz", **report.outputs)
+    names = {"listing": "program.lst", "timeline": "timeline.json", "outputs": "outputs.npz", "report": "report.json"}
+    if (folder / "wave.fst").exists():
+        names["waveform"] = "wave.fst"
+    report.files.update({kind: folder / name for kind, name in names.items()})

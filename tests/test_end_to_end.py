@@ -1,0 +1,217 @@
+"""Random programs on the Verilated accelerator, with a memory that stalls at random: every word equals golden."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from hwgen.arch import INSTRUCTION_BYTES, load
+from hwgen.arch.isa import TABLE, Cause, Engine, Opcode, Target, command, encode
+from hwgen.arch.registers import TensorState
+from sim.check import check_run, run_golden
+from sim.memory import MemoryModel
+from sim.random_programs import random_program
+from sim.runner import build, run_on
+
+pytestmark = pytest.mark.verilator
+TIMEOUT = 400_000
+PROGRAMS = {"tiny": 30, "tiny2": 20, "sat16": 4}
+"""Random programs for each architecture; more than 50 in all."""
+
+
+@pytest.fixture(scope="module", params=list(PROGRAMS))
+def simulator(request):
+    return build(load(request.param))
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return build(load("tiny"))
+
+
+def random_memory(rng):
+    """A memory with random latencies and disturbances."""
+    return MemoryModel(
+        read_latency=int(rng.integers(1, 60)),
+        write_latency=int(rng.integers(1, 40)),
+        outstanding=int(rng.integers(1, 20)),
+        bandwidth=[None, None, Fraction(7, 2), Fraction(40)][rng.integers(4)],
+        stalls=tuple(float(chance) for chance in rng.choice([0.0, 0.0, 0.2, 0.6], 5)),
+        stall_every=int(rng.choice([0, 0, 2, 7])),
+        seed=int(rng.integers(1 << 30)),
+    )
+
+
+def run_both(simulator, program, memory):
+    golden = run_golden(simulator.arch, program.image, program.base, program.encoded)
+    run = simulator.run(
+        program.image,
+        base=program.base,
+        program=program.program,
+        count=len(program.commands),
+        memory=memory,
+        timeout_cycles=TIMEOUT,
+    )
+    return run, golden
+
+
+def test_random_programs_equal_golden(simulator, seed):
+    for number in range(PROGRAMS[simulator.arch.name]):
+        program = random_program(simulator.arch, seed + number)
+        memory = random_memory(np.random.default_rng(seed + number))
+        run, golden = run_both(simulator, program, memory)
+        comparison = check_run(run, golden, program.base)
+        assert comparison.equal, f"program {seed + number}, {memory}: {comparison.first}"
+        assert sum(run.counters[f"TENSOR_{s.name}"] for s in TensorState) == run.cycles
+        assert run.counters["TENSOR_BUSY"] == golden.result.beats
+
+
+def test_disturbed_and_undisturbed_runs_leave_the_same_memory(tiny, seed):
+    program = random_program(tiny.arch, seed)
+    images = [run_both(tiny, program, memory)[0].memory for memory in (MemoryModel(), MemoryModel(stalls=0.5))]
+    assert (images[0] == images[1]).all()
+
+
+def test_scratchpads_keep_their_contents_from_run_to_run(tiny):
+    load_word = command(Opcode.LOAD, target=Target.ACC32, beats=2, addr=5, dram_addr=0)
+    store_word = command(Opcode.STORE, addr=5, words=1, lanes=4, dram_addr=64)
+    with tiny.power_up() as device:
+        images = []
+        for item in (load_word, store_word):
+            image = np.zeros(4096, np.uint8)
+            image[:16] = np.arange(16) if item is load_word else 0
+            image[1024:1056] = np.frombuffer(encode(item), np.uint8)
+            images.append(run_on(device, image, program=1024, count=1, timeout_cycles=TIMEOUT).memory)
+    assert (images[1][64:80] == np.arange(16)).all()
+
+
+# Errors: what the hardware reports is what the golden machine reports, and the next run works.
+
+
+def raw(opcode, **fields):
+    """An instruction whose fields are not checked."""
+    word = int.from_bytes(encode(command(opcode)), "little")
+    row = TABLE[opcode]
+    widths = {item.name: item.width for item in row.fields}
+    for name, value in fields.items():
+        mask = (1 << widths[name]) - 1
+        word = word & ~(mask << row.offsets[name]) | value << row.offsets[name]
+    return word.to_bytes(INSTRUCTION_BYTES, "little")
+
+
+LOAD = {"beats": 1}
+OS = {"first": 1, "last": 1}
+WS = {"dataflow": 1, "first": 1, "last": 1}
+BAD_INSTRUCTIONS = {
+    "no opcode": bytes(32),
+    "unknown opcode": bytes([77]) + bytes(31),
+    "reserved bits": raw(Opcode.LOAD, reserved=1, **LOAD),
+    "token for itself": raw(Opcode.LOAD, signal=1, **LOAD),
+    "token for nobody": raw(Opcode.STORE, signal=1 << 4, words=1, lanes=1),
+    "no target": raw(Opcode.LOAD, target=6, **LOAD),
+    "no rows": raw(Opcode.LOAD, rows=0, **LOAD),
+    "nothing to load": raw(Opcode.LOAD, beats=0),
+    "half an accumulator word": raw(Opcode.LOAD, target=4, beats=3),
+    "index words out of step": raw(Opcode.LOAD, target=3, addr=1, beats=1),
+    "load beyond activations": raw(Opcode.LOAD, target=0, addr=255, beats=2),
+    "load beyond accumulators": raw(Opcode.LOAD, target=5, addr=1020, rows=3, stride=2, beats=1),
+    "load from an odd address": raw(Opcode.LOAD, dram_addr=4, **LOAD),
+    "load with an odd stride": raw(Opcode.LOAD, row_stride=12, rows=2, **LOAD),
+    "load beyond the address bits": raw(Opcode.LOAD, dram_addr=1 << 40, **LOAD),
+    "more kept than there are": raw(
+        Opcode.TENSOR, sparse=1, n=5, m=4, tile_cols=1, tile_rows=1, groups=1, rows=1, **OS
+    ),
+    "group of nothing": raw(Opcode.TENSOR, sparse=1, n=0, m=0, tile_cols=1, tile_rows=1, groups=1, rows=1, **OS),
+    "too much interleaving": raw(Opcode.TENSOR, tile_cols=6, tile_rows=3, groups=1, rows=1, **OS),
+    "more rows than the tile has": raw(Opcode.TENSOR, tile_cols=1, tile_rows=1, groups=1, rows=5, **OS),
+    "ring too small": raw(Opcode.TENSOR, sparse=1, n=1, m=16, tile_cols=1, tile_rows=4, groups=1, rows=1, **OS),
+    "weights beyond memory": raw(Opcode.TENSOR, tile_cols=1, tile_rows=1, groups=2, rows=1, wgt_addr=2047, **OS),
+    "activations beyond memory": raw(Opcode.TENSOR, tile_cols=1, tile_rows=1, groups=5, rows=1, act_addr=255, **OS),
+    "sums beyond memory": raw(Opcode.TENSOR, tile_cols=2, tile_rows=1, groups=1, rows=1, acc_addr=1023, **OS),
+    "more groups than rows": raw(Opcode.TENSOR, tile_cols=1, tile_rows=1, groups=5, rows=1, **WS),
+    "too many stationary weights": raw(
+        Opcode.TENSOR, sparse=1, n=16, m=16, tile_cols=3, tile_rows=1, groups=1, rows=1, **WS
+    ),
+    "stationary weights in two row blocks": raw(Opcode.TENSOR, tile_cols=1, tile_rows=2, groups=1, rows=1, **WS),
+    "stationary weights that are not last": raw(
+        Opcode.TENSOR, dataflow=1, first=1, tile_cols=1, tile_rows=1, groups=1, rows=1
+    ),
+    "vector beyond memory": raw(Opcode.VECTOR, rows=2, words=1, x_addr=1023, x_stride=1),
+    "store beyond memory": raw(Opcode.STORE, words=2, lanes=1, addr=1023),
+    "store to an odd address": raw(Opcode.STORE, words=1, lanes=1, dram_addr=12),
+    "store format": raw(Opcode.STORE, format=2, words=1, lanes=1),
+}
+
+
+def place(instructions, size=1 << 14):
+    """A memory image with the program at address 8192."""
+    image = np.zeros(size, np.uint8)
+    code = b"".join(instructions)
+    image[8192 : 8192 + len(code)] = np.frombuffer(code, np.uint8)
+    return image
+
+
+GOOD = encode(command(Opcode.LOAD, beats=2))
+
+
+@pytest.mark.parametrize("what", BAD_INSTRUCTIONS)
+def test_a_bad_instruction_stops_the_run_as_golden_says(tiny, what):
+    instructions = [GOOD, GOOD, BAD_INSTRUCTIONS[what], GOOD]
+    error = run_golden(tiny.arch, place(instructions), 0, b"".join(instructions)).error
+    with tiny.power_up() as device:
+        options = {"program": 8192, "timeout_cycles": TIMEOUT, "memory": MemoryModel(stalls=0.1)}
+        status = run_on(device, place(instructions), count=4, **options).status
+        after = run_on(device, place([GOOD]), count=1, **options).status
+    assert (status.cause, status.pc) == (error.cause, error.pc)
+    assert error.engine in (None, status.engine)
+    assert after.ok
+
+
+@pytest.mark.parametrize(
+    ("error_range", "cause", "engine", "pc"),
+    [
+        ((80, 81), Cause.READ_RESPONSE, Engine.LOAD, 1),
+        ((520, 521), Cause.WRITE_RESPONSE, Engine.STORE, 2),
+        ((8192, 8193), Cause.READ_RESPONSE, None, 0),
+    ],
+)
+def test_an_error_answer_of_the_memory_stops_the_run(tiny, error_range, cause, engine, pc):
+    after_load, after_store = 1 << Engine.LOAD, 1 << Engine.STORE
+    commands = [
+        command(Opcode.LOAD, beats=4),
+        command(Opcode.LOAD, beats=4, dram_addr=64, signal=after_store),
+        command(Opcode.STORE, words=4, lanes=4, dram_addr=512, wait=after_load),
+    ]
+    memory = MemoryModel(error_range=error_range)
+    image = place(map(encode, commands))
+    status = tiny.run(image, program=8192, count=3, memory=memory, timeout_cycles=TIMEOUT).status
+    assert (status.cause, status.engine) == (cause, engine)
+    if engine is not None:
+        assert status.pc == pc
+
+
+def test_memory_that_is_not_there_stops_the_run(tiny):
+    image = place([encode(command(Opcode.LOAD, beats=1, dram_addr=1 << 20))])
+    status = tiny.run(image, program=8192, count=1, timeout_cycles=TIMEOUT).status
+    assert (status.cause, status.engine, status.pc) == (Cause.READ_RESPONSE, Engine.LOAD, 0)
+
+
+def test_a_token_that_never_comes_trips_the_watchdog(tiny):
+    waiting = command(Opcode.TENSOR, wait=1 << Engine.LOAD, first=1, last=1)
+    image = place([GOOD, encode(waiting)])
+    run = tiny.run(image, program=8192, count=2, watchdog=300, timeout_cycles=TIMEOUT)
+    assert (run.status.cause, run.status.engine, run.status.pc) == (Cause.WATCHDOG, Engine.TENSOR, 1)
+    assert run.cycles < 1000
+
+
+def test_too_many_tokens_are_an_error(tiny):
+    giving = encode(command(Opcode.LOAD, beats=1, signal=1 << Engine.STORE))
+    image = place([giving] * 20)
+    status = tiny.run(image, program=8192, count=20, timeout_cycles=TIMEOUT).status
+    assert (status.cause, status.pc) == (Cause.TOKEN_OVERFLOW, 15)
+
+
+def test_an_empty_program_ends_at_once(tiny):
+    run = tiny.run(place([]), program=8192, count=0, timeout_cycles=1000)
+    assert run.status.ok
+    assert run.cycles < 10
