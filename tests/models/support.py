@@ -35,7 +35,7 @@ def normal_operands(rng: np.random.Generator, shape: tuple[int, ...], operand: s
 def wild_operands(rng: np.random.Generator, shape: tuple[int, ...], operand: str) -> np.ndarray:
     """Mostly ordinary values, with corner values (infinities, NaN, subnormals, zeros of both signs) among them."""
     corners = np.array(CORNERS_FP16 if operand == "fp16" else CORNERS_BF16, dtype=np.uint16)
-    return np.where(rng.random(shape) < 0.15, rng.choice(corners, shape), normal_operands(rng, shape, operand))
+    return np.where(rng.random(shape) < 0.06, rng.choice(corners, shape), normal_operands(rng, shape, operand))
 
 
 def assert_bits(actual: np.ndarray, expected: np.ndarray, what: str) -> None:

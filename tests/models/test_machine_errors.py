@@ -1,0 +1,173 @@
+"""Every rule of ISA.md that a program can break: cause, engine and instruction index that the machine reports."""
+
+import numpy as np
+import pytest
+
+from hwgen.arch import UserError
+from hwgen.arch.isa import Cause, Dataflow, Engine, Opcode, Target, command
+from models.machine import Machine
+from models.machine_state import MachineError
+from models.memory import BusError, Memory
+from tests.models.support import arch, program
+
+TINY, TINY2 = arch("tiny"), arch("tiny2")
+NOTHING = command(Opcode.VECTOR, rows=1, words=1, d_addr=1)
+LOAD = {"rows": 1, "beats": 1}
+OS = {"first": 1, "last": 1, "groups": 1, "rows": 1, "tile_cols": 1, "tile_rows": 1}
+WS = {**OS, "dataflow": Dataflow.WEIGHT_STATIONARY}
+VECTOR = {"rows": 1, "words": 1, "d_addr": 1}
+STORE = {"rows": 1, "words": 1, "lanes": 4}
+FIELD, RANGE, ALIGN = Cause.BAD_FIELD, Cause.SCRATCHPAD_RANGE, Cause.MEMORY_ALIGNMENT
+READ, WRITE = Cause.READ_RESPONSE, Cause.WRITE_RESPONSE
+
+# Each row: opcode, fields that are just legal, the one change that is not, and the cause.
+RULES = [
+    (Opcode.LOAD, LOAD, {"beats": 0}, FIELD),
+    (Opcode.LOAD, {**LOAD, "target": Target.IDX, "stride": 4}, {"addr": 6}, FIELD),
+    (Opcode.LOAD, {**LOAD, "target": Target.IDX, "addr": 4}, {"stride": 2}, FIELD),
+    (Opcode.LOAD, {**LOAD, "target": Target.ACC32, "pad": 1}, {"pad": 2}, FIELD),
+    (Opcode.LOAD, {**LOAD, "rows": 4, "stride": 999, "addr": 255}, {"rows": 5}, RANGE),
+    (Opcode.LOAD, {**LOAD, "beats": 6, "pad": 250}, {"pad": 251}, RANGE),
+    (Opcode.LOAD, {**LOAD, "target": Target.ACT_CHUNKS, "chunk_log2": 1, "addr": 255, "rows": 2}, {"rows": 3}, RANGE),
+    (Opcode.LOAD, {**LOAD, "target": Target.ACT_CHUNKS, "chunk_log2": 3, "addr": 255}, {"pad": 1}, RANGE),
+    (Opcode.LOAD, {**LOAD, "target": Target.WGT, "rows": 2, "stride": 2047}, {"addr": 1}, RANGE),
+    (Opcode.LOAD, {**LOAD, "target": Target.IDX, "addr": 2044}, {"pad": 1}, RANGE),
+    (Opcode.LOAD, {**LOAD, "target": Target.ACC32, "beats": 2, "addr": 1023}, {"pad": 2}, RANGE),
+    (Opcode.LOAD, {**LOAD, "target": Target.ACC16, "addr": 1023}, {"addr": 1024}, RANGE),
+    (Opcode.LOAD, LOAD, {"dram_addr": 4}, ALIGN),
+    (Opcode.LOAD, LOAD, {"row_stride": 12}, ALIGN),
+    (Opcode.LOAD, {**LOAD, "beats": 0, "pad": 1}, {"dram_addr": 4}, ALIGN),
+    (Opcode.LOAD, {**LOAD, "dram_addr": (1 << 40) - 8}, {"beats": 2}, ALIGN),
+    (Opcode.LOAD, {**LOAD, "dram_addr": (1 << 40) - 8}, {"dram_addr": 1 << 40}, ALIGN),
+    (Opcode.LOAD, {**LOAD, "beats": 2, "row_stride": 16}, {"rows": 257}, READ),
+    (Opcode.LOAD, {**LOAD, "dram_addr": 4096 - 8}, {"dram_addr": 4096}, READ),
+    (Opcode.TENSOR, {**OS, "sparse": 1, "n": 2, "m": 2}, {"n": 3}, FIELD),
+    (Opcode.TENSOR, {**OS, "sparse": 1, "n": 1, "m": 2}, {"n": 0}, FIELD),
+    (Opcode.TENSOR, {**OS, "tile_rows": 4, "tile_cols": 4}, {"tile_rows": 5, "act_stride": 0}, FIELD),
+    (Opcode.TENSOR, {**OS, "tile_rows": 2, "rows": 8, "acc_stride": 1}, {"rows": 9}, FIELD),
+    (Opcode.TENSOR, {**OS, "tile_rows": 2, "sparse": 1, "n": 1, "m": 16}, {"tile_rows": 3}, FIELD),
+    (Opcode.TENSOR, {**OS, "groups": 1024}, {"groups": 1025}, RANGE),
+    (Opcode.TENSOR, {**OS, "tile_rows": 2, "act_stride": 255}, {"act_addr": 1}, RANGE),
+    (Opcode.TENSOR, {**OS, "wgt_addr": 2046, "sparse": 1, "n": 2, "m": 2}, {"wgt_addr": 2047}, RANGE),
+    (Opcode.TENSOR, {**OS, "acc_addr": 1020, "tile_cols": 4}, {"acc_addr": 1021}, RANGE),
+    (Opcode.TENSOR, {**OS, "rows": 4, "acc_stride": 341}, {"acc_addr": 1}, RANGE),
+    (Opcode.TENSOR, {**OS, "last": 0, "acc_addr": 99999}, {"last": 1}, RANGE),
+    (Opcode.TENSOR, {**WS, "groups": 4}, {"groups": 5}, FIELD),
+    (Opcode.TENSOR, {**WS, "sparse": 1, "n": 8, "m": 8, "tile_cols": 4}, {"tile_cols": 5}, FIELD),
+    (Opcode.TENSOR, WS, {"tile_rows": 2}, FIELD),
+    (Opcode.TENSOR, WS, {"last": 0}, FIELD),
+    (Opcode.TENSOR, {**WS, "rows": 128, "acc_stride": 1, "sparse": 1, "n": 1, "m": 8}, {"act_addr": 1}, RANGE),
+    (Opcode.TENSOR, {**WS, "acc_addr": 1023}, {"acc_addr": 1024}, RANGE),
+    (Opcode.TENSOR, {**WS, "wgt_addr": 2047}, {"tile_cols": 2}, RANGE),
+    (Opcode.VECTOR, {**VECTOR, "x_addr": 1023}, {"x_addr": 1024}, RANGE),
+    (Opcode.VECTOR, {**VECTOR, "y_addr": 1024}, {"add": 1}, RANGE),
+    (Opcode.VECTOR, {**VECTOR, "rows": 2, "words": 2, "d_stride": 1020, "d_addr": 2}, {"d_addr": 3}, RANGE),
+    (Opcode.STORE, {**STORE, "addr": 1022, "words": 2}, {"words": 3}, RANGE),
+    (Opcode.STORE, STORE, {"dram_addr": 2}, ALIGN),
+    (Opcode.STORE, STORE, {"row_stride": 4}, ALIGN),
+    (Opcode.STORE, {**STORE, "dram_addr": 4096 - 16}, {"dram_addr": 4096 - 8}, WRITE),
+    (Opcode.STORE, {**STORE, "format": 1, "dram_addr": (1 << 40) - 8}, {"format": 0}, ALIGN),
+]
+
+
+def new_machine(chosen=TINY) -> Machine:
+    return Machine(chosen, {0: bytes(4096), (1 << 40) - 64: bytes(64)})
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule[0].name}-{rule[3].name}-{'-'.join(rule[2])}")
+def test_each_rule_stops_the_run_and_its_neighbour_does_not(rule):
+    opcode, legal, change, cause = rule
+    new_machine().run(program(NOTHING, command(opcode, **legal)))
+    with pytest.raises(MachineError) as caught:
+        new_machine().run(program(NOTHING, command(opcode, **{**legal, **change}), NOTHING))
+    expected = (cause, Engine[opcode.name], 1)
+    assert (caught.value.cause, caught.value.engine, caught.value.pc) == expected, caught.value
+    assert str(caught.value).startswith(f"instruction 1 stopped the {opcode.name.lower()} engine with {cause.name}: ")
+
+
+def test_group_max_and_tile_cols_of_a_small_architecture():
+    small = arch("tiny", group_max=8, interleave_max=4)
+    with pytest.raises(MachineError, match=r"BAD_FIELD: 1 <= n <= m <= group_max \(8\) must hold$"):
+        new_machine(small).run(program(command(Opcode.TENSOR, **OS, sparse=1, n=1, m=9)))
+    with pytest.raises(MachineError, match=r"BAD_FIELD: tile_cols must be at most 4$"):
+        new_machine(small).run(program(command(Opcode.TENSOR, **{**WS, "tile_cols": 5})))
+
+
+def test_ring_of_a_row_block_is_rounded_down():
+    # 32 values over 3 row blocks are rings of 8: a group of 4 and 2 x 2 fit, a group of 5 does not.
+    fields = {**OS, "tile_rows": 3, "sparse": 1, "n": 1}
+    new_machine(TINY2).run(program(command(Opcode.TENSOR, **fields, m=4)))
+    with pytest.raises(MachineError, match=r"the ring of a row block holds 8 values, but a group needs 9$"):
+        new_machine(TINY2).run(program(command(Opcode.TENSOR, **fields, m=5)))
+
+
+@pytest.mark.parametrize("mask", [0b0001, 0b10000, 0x80])
+@pytest.mark.parametrize("name", ["wait", "signal"])
+def test_token_for_oneself_or_for_nobody(name, mask):
+    with pytest.raises(MachineError, match=rf"^instruction 1 stopped the load engine with BAD_FIELD: {name} mask"):
+        new_machine().run(program(NOTHING, command(Opcode.LOAD, **LOAD, **{name: mask})))
+    new_machine().run(program(command(Opcode.LOAD, **LOAD, **{name: 0b1110})))
+
+
+@pytest.mark.parametrize("opcode", [0, 5, 255])
+def test_unknown_opcode(opcode):
+    data = bytes([opcode]) + bytes(31)
+    with pytest.raises(MachineError, match=r"^instruction 1 stopped an unknown engine with BAD_OPCODE") as caught:
+        new_machine().run(program(NOTHING) + data)
+    assert (caught.value.engine, caught.value.cause) == (None, Cause.BAD_OPCODE)
+
+
+def test_reserved_bits_and_values_out_of_their_range():
+    # Byte 3 is reserved; the low half of byte 4 is the target, of which there are six.
+    for byte, bits in ((3, 0x01), (3, 0x80), (4, 0x06)):
+        data = bytearray(program(command(Opcode.LOAD, **LOAD)))
+        data[byte] |= bits
+        with pytest.raises(MachineError, match=r"^instruction 0 stopped the load engine with BAD_FIELD"):
+            new_machine().run(bytes(data))
+
+
+def test_earlier_instructions_have_taken_effect():
+    machine = new_machine()
+    machine.state.acc[0] = 7
+    with pytest.raises(MachineError):
+        machine.run(program(NOTHING, command(Opcode.LOAD, rows=1)))
+    assert machine.state.acc[1].tolist() == [7] * 4
+
+
+def test_rows_before_a_write_error_stay_written():
+    machine = new_machine()
+    machine.state.acc[:2] = 0x01010101
+    with pytest.raises(MachineError, match="WRITE_RESPONSE"):
+        machine.run(program(command(Opcode.STORE, rows=2, words=1, lanes=4, stride=1, dram_addr=4080, row_stride=16)))
+    assert machine.memory.read(4080, 16) == b"\1" * 16
+
+
+def test_program_of_odd_length_is_refused():
+    with pytest.raises(UserError, match=r"^a program must be a multiple of 32 bytes, not 33$"):
+        new_machine().run(program(NOTHING) + b"\1")
+
+
+def test_memory_segments():
+    memory = Memory({16: b"abcd", 20: b"ef", 64: np.arange(4, dtype=np.uint8)})
+    memory.write(19, b"XY")
+    assert memory.read(16, 6) == b"abcXYf"
+    assert memory.read(64, 4) == bytes(range(4))
+    assert memory.read(9999, 0) == b""
+    for address, size, fails_at in ((15, 2, 15), (16, 7, 22), (62, 3, 62), (67, 2, 68)):
+        with pytest.raises(BusError, match=rf"^no memory at address {fails_at:#x}$"):
+            memory.read(address, size)
+    with pytest.raises(BusError):
+        memory.write(21, b"12")
+    assert memory.read(21, 1) == b"f"
+
+
+def test_memory_copies_what_it_is_given():
+    given = np.zeros(8, dtype=np.uint8)
+    Memory({0: given}).write(0, b"\1")
+    assert not given.any()
+
+
+def test_bad_segments_are_refused():
+    for contents in ({0: bytes(8), 4: bytes(8)}, {0: b""}, {-8: bytes(4)}, 0):
+        with pytest.raises(UserError, match=r"^memory segment at -?0x\d+ of \d bytes is empty or overlaps"):
+            Memory(contents)
