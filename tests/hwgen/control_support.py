@@ -1,10 +1,12 @@
 """A program memory and engines that only take time, for benches of the command processor."""
 
+import dataclasses
 import itertools
 import random
 from collections import deque
 from dataclasses import dataclass, field
 
+from hwgen.arch import arch_from_dict, load
 from hwgen.arch.isa import Command, Engine, encode
 from tests.support import Stalls, never
 
@@ -117,6 +119,14 @@ class FakeEngine:
                 self.words.append(payload.operands << 32 | payload.opcode)
 
 
+def wide_arch(data_bits: int, **memory):
+    """The tiny preset with another beat width (and array to fit) and memory settings."""
+    data = dataclasses.asdict(load("tiny"))
+    data["array"]["cols"] = data_bits // 16
+    data["memory"] |= {"data_bits": data_bits, **memory}
+    return arch_from_dict(data)
+
+
 def assemble(commands: list[Command]) -> bytes:
     """The program as bytes."""
     return b"".join(encode(item) for item in commands)
@@ -125,3 +135,44 @@ def assemble(commands: list[Command]) -> bytes:
 def random_duration(seed: int, low: int, high: int):
     """Duration of an instruction by its index, the same every time it is asked."""
     return lambda pc: random.Random(seed * 65537 + pc).randint(low, high)
+
+
+class LiteHost:
+    """AXI4-Lite master for one access at a time; each channel waits 0 to `slow` cycles of its own."""
+
+    def __init__(self, bus, *, slow: int = 0, seed: int = 0) -> None:
+        self.bus, self.slow, self.source = bus, slow, random.Random(seed)
+
+    async def _move(self, ctx, sends: dict, answer) -> object:
+        """Send a payload on each channel in `sends` and take one answer, each after a delay; returns the answer."""
+        delays = {channel: self.source.randint(0, self.slow) for channel in (*sends, "answer")}
+        channels = {name: getattr(self.bus, name) for name in sends}
+        left, taken = set(sends), None
+        for cycle in itertools.count():
+            assert cycle < 100 + 10 * self.slow, "no answer on the register bus"
+            for name, channel in channels.items():
+                ctx.set(channel.valid, name in left and cycle >= delays[name])
+                ctx.set(channel.payload, sends[name])
+            ctx.set(answer.ready, cycle >= delays["answer"])
+            states = [ready for channel in channels.values() for ready in (channel.valid, channel.ready)]
+            _, _, valid, ready, payload, *fired = await ctx.tick().sample(
+                answer.valid, answer.ready, answer.payload, *states
+            )
+            assert not (valid and left), "an answer before its request"
+            left -= {name for index, name in enumerate(channels) if fired[2 * index] and fired[2 * index + 1]}
+            if valid and ready:
+                taken = payload
+                break
+        ctx.set(answer.ready, 0)
+        for channel in channels.values():
+            ctx.set(channel.valid, 0)
+        assert taken.resp == 0
+        return taken
+
+    async def write(self, ctx, offset: int, value: int, strobes: int = 15) -> None:
+        """Write a register; returns after the response."""
+        await self._move(ctx, {"aw": offset, "w": {"data": value, "strb": strobes}}, self.bus.b)
+
+    async def read(self, ctx, offset: int) -> int:
+        """Read a register."""
+        return (await self._move(ctx, {"ar": offset}, self.bus.r)).data
