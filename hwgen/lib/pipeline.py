@@ -70,11 +70,11 @@ class Skew(wiring.Component):
 
 
 class VariableDelay(wiring.Component):
-    """Delays a word by `cycles`, 1 .. `limit`, which may change while only idle words are inside.
+    """Delays a word by `cycles`, 1 .. `limit`; a change of `cycles` drops the words inside.
 
     Timing
     ------
-    `o` is `i` of `cycles` clock cycles ago. Change `cycles` only when the words of the last `limit` cycles are all alike.
+    `o` is `i` of `cycles` clock cycles ago, or 0 if `cycles` has changed since.
 
     Parameters
     ----------
@@ -100,7 +100,15 @@ class VariableDelay(wiring.Component):
         write, read = ring.write_port(), ring.read_port(domain="comb")
         position = Signal(range(self.depth))
         o = Signal(self.width, name="o_register")
+        previous, settling, old = Signal.like(self.cycles), Signal.like(self.cycles), Signal()
+        changed = self.cycles != previous
+        m.d.sync += previous.eq(self.cycles)
+        with m.If(changed):
+            m.d.sync += settling.eq(self.cycles - 1)
+        with m.Elif(settling != 0):
+            m.d.sync += settling.eq(settling - 1)
         m.d.comb += [
+            old.eq(changed | (settling > 1)),
             write.en.eq(1),
             write.addr.eq(position),
             write.data.eq(self.i),
@@ -110,4 +118,6 @@ class VariableDelay(wiring.Component):
         m.d.sync += [position.eq(position + 1), o.eq(read.data)]
         with m.If(self.cycles == 1):
             m.d.sync += o.eq(self.i)
+        with m.Elif(old):
+            m.d.sync += o.eq(0)
         return m
