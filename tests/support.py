@@ -1,8 +1,8 @@
 """Bench helpers for the Amaranth simulator: runs with a time-out, stall patterns, streams, and a checking AXI memory.
 
 A bench is `simulate(dut, driver, ..., background=[memory.serve_read, ...])`; each is an async function of the simulator
-context (without `until` and `repeat`, whose generators outlive a simulation that ends). Every helper samples just before a clock edge and drives just after it, so that a handshake is a cycle in
-which `valid` and `ready` were both sampled high.
+context (without `until` and `repeat`, whose generators outlive a simulation that ends). Helpers sample just before a
+clock edge and drive just after it: a handshake is a cycle in which `valid` and `ready` were both sampled high.
 """
 
 import itertools
@@ -10,8 +10,10 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
-from amaranth.hdl import Value
+from amaranth.hdl import ClockDomain, Module, Value
 from amaranth.sim import Simulator
+
+from hwgen.arch.isa import TABLE
 
 Stalls = Callable[[], Iterator[bool]]
 """Makes a pattern: True is a cycle in which the bench stalls."""
@@ -45,7 +47,10 @@ def long(cycles: int) -> Stalls:
 
 def simulate(dut, *drivers, background: Iterable = (), limit: int = 20_000) -> None:
     """Run until all drivers return; AssertionError after `limit` cycles."""
-    simulator = Simulator(dut)
+    top = Module()
+    top.domains.sync = ClockDomain()
+    top.submodules.dut = dut
+    simulator = Simulator(top)
     simulator.add_clock(1e-8)
 
     async def timeout(ctx):
@@ -89,8 +94,8 @@ async def receive(ctx, stream, taken: list, stalls: Stalls = never) -> None:
 class AxiMemory:
     """External memory behind the AXI channels of one master; checks the protocol and keeps a log.
 
-    It answers in order. A read beat follows its address by at least `latency` cycles. `beats` maps a byte address to a beat,
-    missing ones are 0; addresses in `bad_reads` and `bad_writes` (any beat of a write burst) get SLVERR.
+    It answers in order. A read beat follows its address by at least `latency` cycles. `beats` maps a byte address to a
+    beat, missing ones are 0; addresses in `bad_reads` and `bad_writes` (any beat of a write burst) get SLVERR.
 
     `bursts` has `(cycle, address, length)` of each accepted address, `data_cycles` the cycle of each data beat.
     """
@@ -199,10 +204,10 @@ class AxiMemory:
 
 
 def command_bits(command, pc: int = 0) -> dict[str, int]:
-    """Payload of an engine's command stream for `hwgen.arch.isa.Command`."""
-    from hwgen.arch.isa import encode
-
-    return {"pc": pc, "opcode": int(command.opcode), "operands": int.from_bytes(encode(command), "little") >> 32}
+    """Payload of an engine's command stream for a `Command`, whose operands may be out of their ranges."""
+    row = TABLE[command.opcode]
+    operands = sum(command.operands[item.name] << row.offsets[item.name] - 32 for item in row.operands)
+    return {"pc": pc, "opcode": int(command.opcode), "operands": operands}
 
 
 class EngineBench:
@@ -232,28 +237,75 @@ class EngineBench:
             if valid:
                 self.errors.append((self.cycle, int(error.cause), error.pc))
 
-    async def run(self, ctx, commands, first_pc: int = 0) -> None:
-        """Offer all commands, then wait until the engine is idle; on an error raise `stop` until then, as the control does."""
-        control = self.engine.control
-        for pc, item in enumerate(commands, first_pc):
-            ctx.set(control.command.payload, command_bits(item, pc))
-            ctx.set(control.command.valid, 1)
-            while True:
-                _, _, ready, error = await ctx.tick().sample(control.command.ready, control.error_valid)
-                if ready or error:
-                    break
-            ctx.set(control.command.valid, 0)
-            if error:
-                break
-        await self.settle(ctx)
+    async def run(self, ctx, commands, stop_at: int | None = None) -> None:
+        """Offer all commands, then wait until the engine is idle.
 
-    async def settle(self, ctx) -> None:
-        """Wait until the engine is idle; if it met an error, hold `stop` until then."""
-        control, quiet = self.engine.control, 0
-        while quiet < 3:
-            _, _, busy, error = await ctx.tick().sample(control.busy, control.error_valid)
+        As the control does, raise `stop` after an error, until the engine is idle; or in cycle `stop_at` from here on.
+        """
+        control, pending, quiet = self.engine.control, deque(enumerate(commands)), 0
+        for cycle in itertools.count():
+            stopped = ctx.get(control.stop) or cycle == stop_at
+            ctx.set(control.stop, stopped)
+            ctx.set(control.command.valid, bool(pending) and not stopped)
+            if pending and not stopped:
+                pc, item = pending[0]
+                ctx.set(control.command.payload, command_bits(item, pc))
+            _, _, fired, busy, error = await ctx.tick().sample(
+                control.command.valid & control.command.ready, control.busy, control.error_valid
+            )
             if error:
                 ctx.set(control.stop, 1)
-            quiet = 0 if busy or error else quiet + 1
+            if fired:
+                pending.popleft()
+            quiet = 0 if busy or error or fired or (pending and not stopped) else quiet + 1
+            if quiet == 3:
+                break
         ctx.set(control.stop, 0)
         await ctx.tick()
+
+
+class AccMemory:
+    """Accumulator words behind `AccRead` and `AccWrite` ports. A word is shown in its one cycle, junk in all others.
+
+    `words` maps an address to a word, missing ones are 0. `read_cycles` and `write_cycles` log accepted requests.
+    """
+
+    def __init__(self, arch) -> None:
+        self.arch, self.words = arch, {}
+        self.read_cycles: list[int] = []
+        self.write_cycles: list[int] = []
+
+    def _check(self, address: int) -> int:
+        assert address < self.arch.scratchpads.acc_depth, f"word {address} is outside the scratchpad"
+        return address
+
+    async def serve_read(self, ctx, port, stalls: Stalls = never) -> None:
+        """Serve an `AccRead` port for ever."""
+        pattern, junk = stalls(), random.Random(1)
+        pending: deque[int | None] = deque([None])
+        for cycle in itertools.count():
+            ctx.set(port.ready, not next(pattern))
+            _, _, valid, ready, address = await ctx.tick().sample(port.valid, port.ready, port.address)
+            taken = valid and ready
+            pending.append(self.words.get(self._check(address), 0) if taken else None)
+            word = pending.popleft()
+            ctx.set(port.data, junk.getrandbits(32 * self.arch.array.cols) if word is None else word)
+            if taken:
+                self.read_cycles.append(cycle)
+
+    async def serve_write(self, ctx, port, stalls: Stalls = never) -> None:
+        """Serve an `AccWrite` port for ever; checks that a refused request is held."""
+        pattern, held = stalls(), None
+        half = 16 * self.arch.array.cols
+        for cycle in itertools.count():
+            ctx.set(port.ready, not next(pattern))
+            _, _, valid, ready, *request = await ctx.tick().sample(
+                port.valid, port.ready, port.address, port.data, port.halves
+            )
+            assert held is None or (valid and held == request), f"cycle {cycle}: a write was not held"
+            held = request if valid and not ready else None
+            if valid and ready:
+                address, word, halves = request
+                mask = sum(((1 << half) - 1) << (half * side) for side in (0, 1) if halves >> side & 1)
+                self.words[self._check(address)] = (self.words.get(address, 0) & ~mask) | (word & mask)
+                self.write_cycles.append(cycle)

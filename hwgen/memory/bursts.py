@@ -40,7 +40,7 @@ class Block(data.StructLayout):
 
 
 class Burst(data.StructLayout):
-    """One burst: byte address, beats - 1 (`len`, as in AXI), whether it is the `last` of its block, and the block's `pc`."""
+    """One burst: byte address, beats - 1 (`len`, as in AXI), whether it is the `last` of its block, and whose."""
 
     def __init__(self, arch: Arch) -> None:
         super().__init__({"pc": PC_BITS, "address": arch.memory.address_bits, "len": 8, "last": 1})
@@ -65,7 +65,8 @@ class BurstGenerator(wiring.Component):
 
     Timing
     ------
-    The first burst of a block is offered 1 cycle after the block has been taken; one burst a cycle, also from block to block.
+    The first burst of a block is offered 1 cycle after the block has been taken; one burst a cycle, also from block to
+    block.
 
     Parameters
     ----------

@@ -52,7 +52,7 @@ class FaultReporter(wiring.Component):
     stop : In(1)       From `EngineSignature`.
     drained : In(1)    No transfer is under way.
     error : Out(ErrorLayout), error_valid : Out(1)   For `EngineSignature`.
-    halt : Out(1)      Start nothing, drop what has not started.
+    halt : Out(1)      Start nothing, drop what has not started, pulse no `done`.
     """
 
     LATENCY = 1

@@ -18,7 +18,7 @@ READ_ID = 1
 
 
 class LoadJob(data.StructLayout):
-    """A checked LOAD: what is wrong with it (`cause`), whether it reads memory at all, what to read, where to put it."""
+    """A checked LOAD: what is wrong with it (`cause`), whether it reads `memory`, what to read, where to put it."""
 
     def __init__(self) -> None:
         super().__init__({"cause": 4, "memory": 1, "block": Block(), "place": PlaceJob()})
@@ -85,15 +85,15 @@ class LoadSetup(wiring.Component):
 class LoadEngine(wiring.Component):
     """Executes LOAD: bursts on the AXI read channels, pads, and the place of each beat.
 
-    The request side runs ahead of the receive side by up to `queue_depth` instructions and `outstanding` bursts, so that
-    instructions that follow one another keep the bus busy. Errors are reported in program order, for the first beat that
-    meets one; that beat and all later ones are not written. After an error, and while `stop`, what memory still sends is
-    dropped and `busy` falls when nothing is under way.
+    The request side runs ahead of the receive side by up to `queue_depth` instructions and `outstanding` bursts, so
+    that consecutive instructions keep the bus busy. Errors are reported in program order, for the first beat that
+    meets one; that beat and all later ones are not written. After an error, and while `stop`, what memory still
+    sends is dropped, and `busy` falls when nothing is under way.
 
     Timing
     ------
-    First `read.ar` 3 cycles after the command; a beat is offered on `beats` 1 cycle after it arrived; one beat a cycle, pads
-    too. `done` pulses in the cycle in which the last beat is accepted.
+    First `read.ar` 3 cycles after the command; a beat is offered on `beats` 1 cycle after it arrived; one beat a cycle,
+    pads too. `done` pulses in the cycle in which the last beat is accepted.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ class LoadEngine(wiring.Component):
         m.d.sync += outstanding.eq(outstanding + do_request - do_last)
 
     def _receive(self, m: Module, placer: BeatPlacer, outstanding: Value, faults: FaultReporter) -> Value:
-        """Join places with beats and padding in the output register; gives whether the end of an instruction is in there."""
+        """Join places with beats and padding in the output register; gives whether an instruction's end is in there."""
         r, beats, place = self.read.r, self.beats, placer.o.payload
         pending = Signal()
         free = ~beats.valid | beats.ready
@@ -194,7 +194,7 @@ class LoadEngine(wiring.Component):
         m.d.comb += [
             placer.o.ready.eq(do_place),
             r.ready.eq(faults.halt | (placer.o.valid & place.memory & free)),
-            self.control.done.eq(pending & free),
+            self.control.done.eq(pending & free & ~faults.halt),
             faults.fault.eq(do_place & bad),
             faults.cause.eq(Mux(failed, Cause.READ_RESPONSE, Cause.SCRATCHPAD_RANGE)),
             faults.pc.eq(place.pc),

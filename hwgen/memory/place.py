@@ -1,5 +1,7 @@
 """Where each beat of a LOAD goes: counters that follow the table of targets in ISA.md."""
 
+from dataclasses import dataclass
+
 from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -24,14 +26,39 @@ class PlaceJob(data.StructLayout):
 class Place(data.StructLayout):
     """Place of one beat.
 
-    memory : it comes from memory, else it is padding. drop : no bank takes any of it. outside : its word does not exist.
-    last : it ends its instruction, `pc`. The rest is as in `LoadBeat`.
+    memory : it comes from memory, else it is padding. drop : no bank takes any of it. outside : its word does
+    not exist. last : it ends its instruction, `pc`. The rest is as in `LoadBeat`.
     """
 
     def __init__(self, arch: Arch) -> None:
         fields = LoadBeat(arch).members
         flags = {"pc": PC_BITS, "memory": 1, "drop": 1, "outside": 1, "last": 1}
         super().__init__(flags | {name: fields[name] for name in PLACE_FIELDS})
+
+
+class Counters(data.StructLayout):
+    """State of the placer.
+
+    base : first word of the row. word, bank, position : place of this beat. past : the row has left the last bank.
+    run : beats since the word (WGT, ACC32) or the bank (ACT_CHUNKS) last changed.
+    """
+
+    def __init__(self, arch: Arch) -> None:
+        fields = LoadBeat(arch).members
+        word = WORD_BITS + 1
+        super().__init__(
+            {"base": word, "word": word, "bank": fields["bank"], "past": 1, "position": fields["position"], "run": 4}
+        )
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a target walks: `chunks` (it is ACT_CHUNKS), `whole` as in `LoadBeat`, beats of a chunk, end of a run."""
+
+    chunks: Value
+    whole: Value
+    chunk_beats: Value
+    run_last: Value
 
 
 class BeatPlacer(wiring.Component):
@@ -109,78 +136,80 @@ class BeatPlacer(wiring.Component):
             m.d.sync += pad_left.eq(pad_left - 1)
         return row_end
 
-    def _place(self, m: Module, job: data.View, do_beat: Value, do_job: Value, row_end: Value) -> None:
-        """Word, bank, position and part of this beat, and how they go on."""
-        arch, place = self._arch, self.o.payload
-        cols, lanes, depth = arch.array.cols, arch.array.lanes, arch.scratchpads
-        cols_log2 = cols.bit_length() - 1
-        base = Signal(WORD_BITS + 1, reset_less=True)
-        word = Signal.like(base)
-        bank = Signal(arch.row_bits, reset_less=True)
-        past = Signal(reset_less=True)
-        position = Signal.like(place.position, reset_less=True)
-        run = Signal(4, reset_less=True)
-        """Beats since the word (WGT, ACC32) or the bank (ACT_CHUNKS) last changed."""
-
-        # Shape of the walk, from the target.
+    def _shape(self, m: Module, job: data.View) -> Shape:
+        """How the target of a job walks through its memory."""
+        cols_log2 = self._arch.array.cols.bit_length() - 1
         chunks = job.target == Target.ACT_CHUNKS
         whole = ~chunks | (job.chunk_log2 >= cols_log2)
-        beats_per_chunk = Signal(5)
+        chunk_beats = Signal(5)
         run_last = Signal(4)
+        m.d.comb += chunk_beats.eq(Mux(whole, (1 << job.chunk_log2) >> cols_log2, 1))
         with m.Switch(job.target):
             with m.Case(Target.ACT_CHUNKS):
-                m.d.comb += run_last.eq(beats_per_chunk - 1)
+                m.d.comb += run_last.eq(chunk_beats - 1)
             with m.Case(Target.WGT):
-                m.d.comb += run_last.eq(lanes - 1)
+                m.d.comb += run_last.eq(self._arch.array.lanes - 1)
             with m.Case(Target.ACC32):
                 m.d.comb += run_last.eq(1)
-        m.d.comb += beats_per_chunk.eq(Mux(whole, (1 << job.chunk_log2) >> cols_log2, 1))
-        run_end = run == run_last
+        return Shape(chunks, whole, chunk_beats, run_last)
 
-        # Next row: a new base, and for ACT_ROWS the next bank, for small chunks the next position.
-        next_base = Signal.like(base)
-        next_position = Signal(len(position) + 1)
-        m.d.comb += [
-            next_position.eq(position + (1 << job.chunk_log2)[: len(position) + 1]),
-            next_base.eq(base + job.stride),
-        ]
-        with m.If(chunks):
-            m.d.comb += next_base.eq(base + Mux(whole, beats_per_chunk, next_position[-1]))
-        with m.Elif((job.target == Target.ACT_ROWS) & (bank != arch.array.rows - 1)):
-            m.d.comb += next_base.eq(base)
-        chunk_banks = Mux(whole, 1, cols >> job.chunk_log2)
-        next_bank = Signal(max(arch.row_bits, cols_log2) + 2)
-        m.d.comb += next_bank.eq(bank + chunk_banks)
-
+    def _place(self, m: Module, job: data.View, do_beat: Value, do_job: Value, row_end: Value) -> None:
+        """Counters of the place, and the place that they mean."""
+        place, at = self.o.payload, Signal(Counters(self._arch), reset_less=True)
+        shape = self._shape(m, job)
+        addr = self.i.payload.addr
         with m.If(do_job):
-            addr = self.i.payload.addr
-            m.d.sync += [base.eq(addr), word.eq(addr), bank.eq(0), past.eq(0), position.eq(0), run.eq(0)]
+            m.d.sync += [at.eq(0), at.base.eq(addr), at.word.eq(addr)]
         with m.Elif(do_beat & row_end):
-            m.d.sync += [base.eq(next_base), word.eq(next_base), past.eq(0), run.eq(0)]
-            m.d.sync += bank.eq(Mux(job.target == Target.ACT_ROWS, bank + 1, 0))
-            with m.If(chunks & ~whole):
-                m.d.sync += position.eq(next_position)
+            self._next_row(m, job, at, shape)
         with m.Elif(do_beat):
-            m.d.sync += run.eq(Mux(run_end, 0, run + 1))
-            with m.If(chunks):
-                m.d.sync += word.eq(Mux(run_end, base, word + 1))
-                with m.If(run_end):
-                    m.d.sync += [bank.eq(next_bank), past.eq(past | (next_bank >= arch.array.rows))]
-            with m.Elif(run_end):
-                m.d.sync += word.eq(word + Mux(job.target == Target.IDX, 4 // lanes, 1))
-
-        limits = {Target.WGT: depth.wgt_depth, Target.IDX: depth.wgt_depth} | dict.fromkeys(
-            (Target.ACC32, Target.ACC16), depth.acc_depth
-        )
-        outside = word >= depth.act_depth
-        for target, limit in limits.items():
-            outside = Mux(job.target == target, word >= limit, outside)
+            self._next_beat(m, job, at, shape)
         m.d.comb += [
-            place.address.eq(word),
-            place.bank.eq(bank),
-            place.whole.eq(whole),
-            place.position.eq(position),
-            place.part.eq(run),
-            place.drop.eq(past),
-            place.outside.eq(outside & ~past),
+            place.address.eq(at.word),
+            place.bank.eq(at.bank),
+            place.whole.eq(shape.whole),
+            place.position.eq(at.position),
+            place.part.eq(at.run),
+            place.drop.eq(at.past),
+            place.outside.eq((at.word >= self._depth(job.target)) & ~at.past),
         ]
+
+    def _next_row(self, m: Module, job: data.View, at: data.View, shape: Shape) -> None:
+        """ACT_ROWS goes to the next bank, ACT_CHUNKS on in all banks, the others by the stride."""
+        last_bank = at.bank == self._arch.array.rows - 1
+        position = Signal(len(at.position) + 1)
+        base = Signal.like(at.base)
+        m.d.comb += [position.eq(at.position + (1 << job.chunk_log2)), base.eq(at.base + job.stride)]
+        with m.If(shape.chunks):
+            m.d.comb += base.eq(at.base + Mux(shape.whole, shape.chunk_beats, position[-1]))
+        with m.Elif((job.target == Target.ACT_ROWS) & ~last_bank):
+            m.d.comb += base.eq(at.base)
+        m.d.sync += [
+            at.base.eq(base),
+            at.word.eq(base),
+            at.bank.eq(Mux(job.target == Target.ACT_ROWS, at.bank + 1, 0)),
+            at.past.eq(0),
+            at.position.eq(Mux(shape.whole, 0, position)),
+            at.run.eq(0),
+        ]
+
+    def _next_beat(self, m: Module, job: data.View, at: data.View, shape: Shape) -> None:
+        """The run goes on; at its end the word does, or the bank."""
+        array = self._arch.array
+        run_end = at.run == shape.run_last
+        bank = Signal(range(array.rows + array.cols + 1))
+        m.d.comb += bank.eq(at.bank + Mux(shape.whole, 1, array.cols >> job.chunk_log2))
+        m.d.sync += at.run.eq(Mux(run_end, 0, at.run + 1))
+        with m.If(shape.chunks):
+            m.d.sync += at.word.eq(Mux(run_end, at.base, at.word + 1))
+            with m.If(run_end):
+                m.d.sync += [at.bank.eq(bank), at.past.eq(at.past | (bank >= array.rows))]
+        with m.Elif(run_end):
+            m.d.sync += at.word.eq(at.word + Mux(job.target == Target.IDX, 4 // array.lanes, 1))
+
+    def _depth(self, target: Value) -> Value:
+        """Words of the memory that a target means."""
+        pads = self._arch.scratchpads
+        indexed = (target == Target.WGT) | (target == Target.IDX)
+        wide = (target == Target.ACC32) | (target == Target.ACC16)
+        return Mux(indexed, pads.wgt_depth, Mux(wide, pads.acc_depth, pads.act_depth))

@@ -86,7 +86,7 @@ def fill(arch, memory: AxiMemory, commands, seed: int) -> None:
                 )
 
 
-def run(arch, commands, *, stalls=never, sink=never, latency=10, memory=None, seed=1, limit=20_000):
+def run(arch, commands, *, stalls=never, sink=never, latency=10, memory=None, seed=1, limit=20_000, drive=None):
     """Run commands; gives the bench, the memory and the `(cycle, beat)` list."""
     engine = LoadEngine(arch)
     bench, memory, taken = EngineBench(engine), memory or AxiMemory(arch), []
@@ -94,7 +94,7 @@ def run(arch, commands, *, stalls=never, sink=never, latency=10, memory=None, se
     fill(arch, memory, commands, seed)
     simulate(
         engine,
-        partial(bench.run, commands=commands),
+        drive(bench) if drive else partial(bench.run, commands=commands),
         background=[
             bench.watch,
             partial(memory.serve_read, port=engine.read),
@@ -163,3 +163,141 @@ def test_random_loads_land_where_the_isa_says(preset, seed, stalled):
 def test_slow_scratchpads(preset, sink):
     arch, source = load_arch(preset), random.Random(9)
     check(arch, [random_load(arch, source) for _ in range(8)], sink=sink)
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny2"])
+def test_every_chunk_size(preset):
+    arch = load_arch(preset)
+    for chunk_log2 in range(7):
+        beats = 2**chunk_log2 * arch.array.rows // arch.array.cols
+        check(arch, [load(arch, Target.ACT_CHUNKS, addr=3, chunk_log2=chunk_log2, rows=5, beats=beats, pad=2)])
+
+
+def test_bursts_end_at_pages_and_join_rows_without_gaps():
+    arch = load_arch("tiny")
+    _, memory, _ = check(arch, [load(arch, Target.WGT, stride=6, rows=5, beats=6, at=512 - 20)])
+    assert [(address // 8, length) for _, address, length in memory.bursts] == [(492, 16), (508, 4), (512, 10)]
+    _, memory, _ = check(arch, [load(arch, Target.WGT, stride=6, rows=2, beats=6, skip=7, at=512 - 8)])
+    assert [(address // 8, length) for _, address, length in memory.bursts] == [(504, 6), (511, 1), (512, 5)]
+
+
+def test_last_page_of_memory_is_readable():
+    arch = load_arch("tiny2")
+    check(arch, [load(arch, Target.WGT, rows=1, beats=9, at=2**32 // 8 - 9)])
+
+
+@pytest.mark.parametrize("latency", [1, 30])
+def test_one_beat_a_cycle(latency):
+    arch = load_arch("tiny")
+    bench, _, taken = check(arch, [load(arch, Target.WGT, rows=1, beats=300, at=3)], latency=latency)
+    # Command to address 3 cycles, the memory's latency, beat to stream 1 cycle.
+    assert [cycle for cycle, _ in taken] == [bench.taken[0] + 3 + latency + 1 + index for index in range(300)]
+    assert bench.done == [taken[-1][0]]
+
+
+def test_short_rows_and_instructions_follow_without_gaps():
+    arch = load_arch("tiny")
+    rows = [load(arch, Target.ACT_ROWS, rows=64, beats=2, skip=3)]
+    short = [load(arch, Target.WGT, addr=index, rows=1, beats=6, at=512 * index) for index in range(30)]
+    for commands in (rows, short):
+        _, _, taken = check(arch, commands, latency=12)
+        assert taken[-1][0] - taken[0][0] == len(taken) - 1
+
+
+def test_padding_takes_one_cycle_a_beat():
+    arch = load_arch("tiny")
+    _, memory, taken = check(arch, [load(arch, Target.ACC16, rows=20, beats=3, pad=2, stride=5)])
+    assert taken[-1][0] - taken[0][0] == len(taken) - 1
+    bench, memory, taken = check(arch, [load(arch, Target.ACC16, rows=20, pad=5, stride=5, skip=4)])
+    assert (len(taken), memory.bursts) == (100, [])
+    assert taken[0][0] == bench.taken[0] + 4
+    assert taken[-1][0] == taken[0][0] + 99
+
+
+def bad_loads(arch):
+    """Name -> (cause, beats that are written, fields that break a rule)."""
+    size, act, wgt = arch.beat_bytes, arch.scratchpads.act_depth, arch.scratchpads.wgt_depth
+    acc, end = arch.scratchpads.acc_depth, 1 << arch.memory.address_bits
+    field, word, align = Cause.BAD_FIELD, Cause.SCRATCHPAD_RANGE, Cause.MEMORY_ALIGNMENT
+    return {
+        "no beats": (field, 0, {"target": Target.WGT, "rows": 4}),
+        "half a word": (field, 0, {"target": Target.ACC32, "beats": 3, "pad": 2}),
+        "index address": (field, 0, {"target": Target.IDX, "beats": 1, "addr": 1}),
+        "index stride": (field, 0, {"target": Target.IDX, "beats": 1, "stride": 3}),
+        "odd address": (align, 0, {"target": Target.WGT, "beats": 1, "dram_addr": size // 2}),
+        "odd stride": (align, 0, {"target": Target.WGT, "beats": 1, "row_stride": size + 1}),
+        "first address": (align, 0, {"target": Target.WGT, "beats": 1, "dram_addr": end}),
+        "later row": (align, 2, {"target": Target.WGT, "beats": 2, "rows": 2, "dram_addr": end - 512,
+                                "row_stride": 512}),
+        "end of row": (align, 2, {"target": Target.ACC16, "beats": 4, "dram_addr": end - 2 * size}),
+        "act rows": (word, 3, {"target": Target.ACT_ROWS, "beats": 5, "addr": act - 3}),
+        "act chunks": (word, 2 * size // 2, {"target": Target.ACT_CHUNKS, "rows": 9, "beats": 2, "chunk_log2": 1,
+                                             "addr": act - 2}),
+        "weights": (word, 2 * arch.array.lanes, {"target": Target.WGT, "beats": 16, "addr": wgt - 2}),
+        "indices": (word, 1, {"target": Target.IDX, "beats": 2, "addr": wgt - 4 // arch.array.lanes}),
+        "sums": (word, 4, {"target": Target.ACC32, "beats": 4, "rows": 2, "stride": 2, "addr": acc - 2}),
+        "wide stride": (word, 1, {"target": Target.ACC16, "beats": 1, "rows": 9, "stride": 2**20 - 1}),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny2"])
+@pytest.mark.parametrize("name", bad_loads(load_arch("tiny")))
+def test_errors(preset, name):
+    arch = load_arch(preset)
+    cause, written, fields = bad_loads(arch)[name]
+    good = load(arch, Target.WGT, rows=3, beats=4, stride=4)
+    commands = [good, command(Opcode.LOAD, **fields), good]
+    bench, _, taken = run(arch, commands, stalls=at_random(5))
+    assert [(found, pc) for _, found, pc in bench.errors] == [(cause, 1)]
+    assert len(bench.done) == 1
+    assert len(taken) == 12 + written
+
+
+@pytest.mark.parametrize(("field", "value"), [("rows", 0), ("target", 6), ("chunk_log2", 7)])
+def test_values_outside_the_table_are_bad_fields(field, value):
+    arch = load_arch("tiny")
+    engine = LoadEngine(arch)
+    bench = EngineBench(engine)
+    item = load(arch, Target.ACT_CHUNKS, beats=1)
+    item.operands[field] = value
+    simulate(engine, partial(bench.run, commands=[item]), background=[bench.watch])
+    assert [(cause, pc) for _, cause, pc in bench.errors] == [(Cause.BAD_FIELD, 0)]
+
+
+@pytest.mark.parametrize("stalls", [never, at_random(6)])
+def test_read_response_stops_before_the_bad_beat(stalls):
+    arch = load_arch("tiny")
+    memory = AxiMemory(arch)
+    memory.bad_reads = {(512 + 21) * 8}
+    commands = [load(arch, Target.WGT, rows=1, beats=40, at=512 * index) for index in range(4)]
+    bench, memory, taken = run(arch, commands, memory=memory, stalls=stalls)
+    assert [(cause, pc) for _, cause, pc in bench.errors] == [(Cause.READ_RESPONSE, 1)]
+    assert len(taken) == 40 + 21
+    assert len(bench.done) == 1
+
+
+@pytest.mark.parametrize("sink", [never, long(30)])
+@pytest.mark.parametrize("when", [2, 3, 4, 8, 20, 55])
+def test_stop_drains_and_the_engine_works_again(sink, when):
+    arch = load_arch("tiny")
+    commands = [load(arch, Target.WGT, addr=40 * index, rows=1, beats=40, at=512 * index) for index in range(3)]
+
+    def drive(bench):
+        async def stop(ctx):
+            await bench.run(ctx, commands, stop_at=when)
+            stopped.extend([len(memory.bursts), len(bench.done)])
+            await bench.run(ctx, commands)
+
+        return stop
+
+    stopped, memory = [], AxiMemory(arch)
+    bench, memory, taken = run(arch, commands, memory=memory, drive=drive, sink=sink)
+    assert not bench.errors
+    assert len(bench.done) == stopped[1] + 3
+    assert all(cycle <= when + 1 for cycle, *_ in memory.bursts[: stopped[0]]), "requests go on after stop"
+    found, wanted = {}, {}
+    for _, beat in taken[-120:]:
+        apply(arch, beat, found)
+    for item in commands:
+        expected(arch, memory, item, wanted)
+    assert found == wanted

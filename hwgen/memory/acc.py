@@ -1,0 +1,207 @@
+"""Accumulator scratchpad: banks of FP32 words, who may use them, and the way of LOAD beats into them."""
+
+from collections.abc import Sequence
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hwgen.arch import Arch
+from hwgen.arch.isa import Target
+from hwgen.fp.convert import FpWiden
+from hwgen.fp.formats import OPERAND_FORMATS
+from hwgen.lib.ram import Ram
+from hwgen.lib.shapes import AccRead, AccWrite, LoadBeat
+from hwgen.lib.shared import Shared
+
+READERS = ("read_tensor", "read_vector_x", "read_vector_y", "read_store")
+"""Read ports of the scratchpad, the most urgent first."""
+WRITERS = ("write_tensor", "write_vector", "write_load")
+"""Write ports of the scratchpad, the most urgent first."""
+
+
+class AccBank(wiring.Component):
+    """One memory with a read port, a write port and an output register. Holds zeros after power-up.
+
+    Timing
+    ------
+    `read_data` follows `read_enable` by 2 cycles and stays until the next read. A read in the cycle of a write to the
+    same word gives the old content.
+
+    Parameters
+    ----------
+    width : int    Bits of a word, even.
+    depth : int    Words.
+
+    Members
+    -------
+    read_enable : In(1), read_address : In(range(depth)), read_data : Out(width)
+    write_halves : In(2), write_address : In(range(depth)), write_data : In(width)
+    """
+
+    LATENCY = 2
+
+    def __init__(self, *, width: int, depth: int) -> None:
+        self._width, self._depth = width, depth
+        super().__init__(
+            {
+                "read_enable": In(1),
+                "read_address": In(range(depth)),
+                "read_data": Out(width),
+                "write_halves": In(2),
+                "write_address": In(range(depth)),
+                "write_data": In(width),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """The memory, and a register that only moves after a read."""
+        m = Module()
+        m.submodules.words = words = Ram(width=self._width, depth=self._depth, parts=2)
+        fetched = Signal()
+        output = Signal(self._width, reset_less=True)
+        m.d.comb += [
+            words.read_address.eq(self.read_address),
+            words.write_enable.eq(self.write_halves),
+            words.write_address.eq(self.write_address),
+            words.write_data.eq(self.write_data),
+            self.read_data.eq(output),
+        ]
+        m.d.sync += fetched.eq(self.read_enable)
+        with m.If(fetched):
+            m.d.sync += output.eq(words.read_data)
+        return m
+
+
+class AccScratchpad(wiring.Component):
+    """`acc_banks` banks; the top address bits choose one.
+
+    In a bank the most urgent port wins: tensor, then vector (x before y), then store or load. Ports that use different
+    banks don't disturb each other. The tensor ports are never refused. The engines see to it that addresses lie in the
+    scratchpad.
+
+    Timing
+    ------
+    `ready` is combinational, from the requests of more urgent ports. Words follow an accepted read by
+    `AccRead.LATENCY`; writes take effect at the end of the cycle in which they are accepted.
+
+    Parameters
+    ----------
+    arch : Arch
+
+    Members
+    -------
+    read_tensor, read_vector_x, read_vector_y, read_store : In(AccRead)
+    write_tensor, write_vector, write_load : In(AccWrite)
+    """
+
+    def __init__(self, arch: Arch) -> None:
+        self._arch = arch
+        super().__init__({name: In(AccRead(arch)) for name in READERS} | {name: In(AccWrite(arch)) for name in WRITERS})
+
+    def elaborate(self, platform: object) -> Module:
+        """Grant ports, connect each bank to the most urgent port that wants it, and each reader to its bank."""
+        m = Module()
+        pads = self._arch.scratchpads
+        bank_depth = pads.acc_depth // pads.acc_banks
+        readers = [getattr(self, name) for name in READERS]
+        writers = [getattr(self, name) for name in WRITERS]
+        banks = []
+        for number in range(pads.acc_banks):
+            bank = Shared(AccBank, width=32 * self._arch.array.cols, depth=bank_depth)
+            m.submodules[f"bank_{number}"] = bank
+            banks.append(bank)
+
+        for ports in (readers, writers):
+            self._grant(m, ports)
+        for number, bank in enumerate(banks):
+            self._connect_bank(m, bank, number, readers, writers)
+        for port in readers:
+            self._return_words(m, port, banks)
+        return m
+
+    def _bank_of(self, address: Value) -> Value:
+        """Bank of a word."""
+        pads = self._arch.scratchpads
+        return address[: pads.acc_depth.bit_length() - 1][-(pads.acc_banks.bit_length() - 1) :]
+
+    def _grant(self, m: Module, ports: Sequence) -> None:
+        """A port is ready unless a more urgent one wants the same bank."""
+        for index, port in enumerate(ports):
+            taken = [
+                other.valid & (self._bank_of(other.address) == self._bank_of(port.address)) for other in ports[:index]
+            ]
+            m.d.comb += port.ready.eq(~Cat(taken).any())
+
+    def _connect_bank(self, m: Module, bank: AccBank, number: int, readers: Sequence, writers: Sequence) -> None:
+        """Give a bank to the most urgent reader and writer that want it."""
+        reads = [port.valid & (self._bank_of(port.address) == number) for port in readers]
+        writes = [port.valid & (self._bank_of(port.address) == number) for port in writers]
+        enable = Cat(writes).any()
+        m.d.comb += [
+            bank.read_enable.eq(Cat(reads).any()),
+            bank.read_address.eq(_most_urgent(reads, [port.address for port in readers])),
+            bank.write_halves.eq(_most_urgent(writes, [port.halves for port in writers]) & enable.replicate(2)),
+            bank.write_address.eq(_most_urgent(writes, [port.address for port in writers])),
+            bank.write_data.eq(_most_urgent(writes, [port.data for port in writers])),
+        ]
+
+    def _return_words(self, m: Module, port: wiring.FlippedInterface, banks: Sequence[AccBank]) -> None:
+        """Show a reader the output register of the bank that it read `LATENCY` cycles ago."""
+        bank = self._bank_of(port.address)
+        for stage in range(AccRead.LATENCY):
+            register = Signal.like(bank, name=f"bank_{stage}", reset_less=True)
+            m.d.sync += register.eq(bank)
+            bank = register
+        m.d.comb += port.data.eq(Array(item.read_data for item in banks)[bank])
+
+
+def _most_urgent(wanted: Sequence[Value], values: Sequence[Value]) -> Value:
+    """The first of `values` that is `wanted`, the last one if none is."""
+    chosen = values[-1]
+    for want, value in reversed(list(zip(wanted[:-1], values[:-1]))):
+        chosen = Mux(want, value, chosen)
+    return chosen
+
+
+class AccLoader(wiring.Component):
+    """Turns LOAD beats for ACC32 and ACC16 into writes of the accumulator scratchpad.
+
+    Timing
+    ------
+    Combinational: a beat is accepted in the cycle in which it is written.
+
+    Parameters
+    ----------
+    arch : Arch
+
+    Members
+    -------
+    i : In(stream of LoadBeat)   Only beats whose target is ACC32 or ACC16.
+    write : Out(AccWrite)
+    """
+
+    def __init__(self, arch: Arch) -> None:
+        self._arch = arch
+        super().__init__({"i": In(stream.Signature(LoadBeat(arch))), "write": Out(AccWrite(arch))})
+
+    def elaborate(self, platform: object) -> Module:
+        """Half a word of FP32, or a whole word of widened operands."""
+        m = Module()
+        array, beat = self._arch.array, self.i.payload
+        fmt = OPERAND_FORMATS[array.operand]
+        widened = []
+        for col in range(array.cols):
+            m.submodules[f"widen_{col}"] = unit = Shared(FpWiden, fmt=fmt)
+            m.d.comb += unit.i.eq(beat.data.word_select(col, fmt.width))
+            widened.append(unit.o)
+        m.d.comb += [
+            self.write.valid.eq(self.i.valid),
+            self.i.ready.eq(self.write.ready),
+            self.write.address.eq(beat.address),
+        ]
+        with m.If(beat.target == Target.ACC32):
+            m.d.comb += [self.write.data.eq(Cat(beat.data, beat.data)), self.write.halves.eq(1 << beat.part[0])]
+        with m.Else():
+            m.d.comb += [self.write.data.eq(Cat(widened)), self.write.halves.eq(0b11)]
+        return m

@@ -1,0 +1,90 @@
+"""Walk over strided blocks of accumulator words, shared by the store and the vector engine."""
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hwgen.lib.shapes import WORD_BITS
+
+COUNT_BITS = 16
+
+
+class Walk(data.StructLayout):
+    """`rows` rows of `words` words, both at least 1, of `blocks` blocks: first word and words between rows of each."""
+
+    def __init__(self, blocks: int) -> None:
+        corner = data.StructLayout({"addr": WORD_BITS, "stride": WORD_BITS})
+        super().__init__({"rows": COUNT_BITS, "words": COUNT_BITS, "corners": data.ArrayLayout(corner, blocks)})
+
+
+class Step(data.StructLayout):
+    """One word of each block, a bit wider than an address so that leaving the scratchpad shows; end of row, of walk."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__({"words": data.ArrayLayout(WORD_BITS + 1, blocks), "row_end": 1, "last": 1})
+
+
+class BlockWalker(wiring.Component):
+    """Visits the words of a few blocks of one shape side by side, in ascending (row, word).
+
+    Timing
+    ------
+    The first step is offered 1 cycle after the walk has been taken; one step a cycle, also from walk to walk.
+
+    Parameters
+    ----------
+    blocks : int     Blocks side by side.
+
+    Members
+    -------
+    i : In(stream of Walk)
+    o : Out(stream of Step)    Once a word lies outside every scratchpad (2**20), `clear` must follow: later ones wrap.
+    clear : In(1)              Forget the walk under way.
+    """
+
+    LATENCY = 1
+
+    def __init__(self, *, blocks: int) -> None:
+        self._blocks = blocks
+        super().__init__(
+            {"i": In(stream.Signature(Walk(blocks))), "o": Out(stream.Signature(Step(blocks))), "clear": In(1)}
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Counters of words and rows; for each block the word and the first word of the row."""
+        m = Module()
+        active = Signal()
+        held = Signal(Walk(self._blocks), reset_less=True)
+        words_left = Signal(COUNT_BITS, reset_less=True)
+        rows_left = Signal(COUNT_BITS, reset_less=True)
+        step, walk = self.o.payload, self.i.payload
+        do_step = self.o.valid & self.o.ready
+        do_walk = self.i.valid & self.i.ready
+
+        m.d.comb += [
+            self.o.valid.eq(active),
+            step.row_end.eq(words_left == 1),
+            step.last.eq(step.row_end & (rows_left == 1)),
+            self.i.ready.eq(~active | (do_step & step.last)),
+        ]
+        with m.If(do_walk):
+            m.d.sync += [active.eq(1), held.eq(walk), words_left.eq(walk.words), rows_left.eq(walk.rows)]
+        with m.Elif(do_step):
+            m.d.sync += words_left.eq(words_left - 1)
+            with m.If(step.row_end):
+                m.d.sync += [words_left.eq(held.words), rows_left.eq(rows_left - 1), active.eq(~step.last)]
+        with m.If(self.clear):
+            m.d.sync += active.eq(0)
+
+        for index in range(self._blocks):
+            word = Signal(WORD_BITS + 1, name=f"word_{index}", reset_less=True)
+            row = Signal(WORD_BITS + 1, name=f"row_{index}", reset_less=True)
+            next_row = row + held.corners[index].stride
+            m.d.comb += step.words[index].eq(word)
+            with m.If(do_walk):
+                m.d.sync += [word.eq(walk.corners[index].addr), row.eq(walk.corners[index].addr)]
+            with m.Elif(do_step & step.row_end):
+                m.d.sync += [word.eq(next_row), row.eq(next_row)]
+            with m.Elif(do_step):
+                m.d.sync += word.eq(word + 1)
+        return m
