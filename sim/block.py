@@ -64,8 +64,8 @@ class Block:
             low=f"top.{clock} = 0; " if clock else "",
             high=f"top.{clock} = 1; top.eval();" if clock else "",
         )
-        path = build_library(sources, top=top, harness=harness, no_inline=no_inline, options=options)
-        self._library = ctypes.CDLL(str(path))
+        self.path = build_library(sources, top=top, harness=harness, no_inline=no_inline, options=options)
+        self._library = ctypes.CDLL(str(self.path))
         self._library.block_new.restype = ctypes.c_void_p
         self._library.block_free.argtypes = [ctypes.c_void_p]
         self._library.block_run.argtypes = [ctypes.c_void_p, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]

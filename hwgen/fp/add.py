@@ -48,91 +48,78 @@ class FpAdd(wiring.Component):
         order = ("sum", "output", "ordered", "normal", "aligned", "counted", "input")
         pipe = Pipeline(m, latency=self.latency, priority=order)
         a, b = pipe.cut("input", a=self.a, b=self.b)
-        large, small, exponent, distance, subtract, sign, special, nan = pipe.cut("ordered", **self._order(m, a, b))
-        addend, large, exponent, subtract, sign, special, nan = pipe.cut(
-            "aligned",
-            small=self._align(m, small, distance),
-            large=large,
-            exponent=exponent,
-            subtract=subtract,
-            sign=sign,
-            special=special,
-            nan=nan,
-        )
+        large, small, distance, subtract, tail = pipe.cut("ordered", **self._order(m, a, b))
+        small = self._align(m, small, distance)
+        small, large, subtract, tail = pipe.cut("aligned", small=small, large=large, subtract=subtract, tail=tail)
 
         # x - y is x + ~y + 1; the lowest bit of the larger addend is free for the 1.
-        total = Cat(subtract, C(0, 2), large) + (addend ^ subtract.replicate(_SUM - 1))
-        total = Mux(subtract, total[: _SUM - 1], total[:_SUM])
-        total, exponent, sign, special, nan = pipe.cut(
-            "sum", total=total, exponent=exponent, sign=sign, special=special, nan=nan
-        )
+        total = (Cat(subtract, C(0, 2), large) + (small ^ subtract.replicate(_SUM)))[:_SUM]
+        total, tail = pipe.cut("sum", total=total, tail=tail)
 
         # Shift the leading one to the top, but no further than the exponent allows.
+        exponent = tail[:8]
         zeros = leading_zeros(m, total, "zeros")
         if self.subnormals:
             zeros = Mux(zeros > exponent, exponent[: len(zeros)], zeros)
-        total, zeros, exponent, sign, special, nan = pipe.cut(
-            "counted", total=total, zeros=zeros, exponent=exponent, sign=sign, special=special, nan=nan
-        )
-        normal, exponent, sign, special, nan = pipe.cut(
-            "normal",
-            total=(total << zeros)[:_SUM],
-            exponent=(exponent - zeros)[:8],
-            sign=sign,
-            special=special,
-            nan=nan,
-        )
-        (output,) = pipe.cut("output", o=self._round(m, normal, exponent, sign, special, nan))
+        total, zeros, tail = pipe.cut("counted", total=total, zeros=zeros, tail=tail)
+        tail = Cat((tail[:8] - zeros)[:8], tail[8:])
+        normal, tail = pipe.cut("normal", total=(total << zeros)[:_SUM], tail=tail)
+        (output,) = pipe.cut("output", o=self._round(m, normal, tail))
         m.d.comb += self.o.eq(output)
         return m
 
     def _order(self, m: Module, a: Value, b: Value) -> dict[str, Value]:
-        """Larger magnitude first; of equal magnitudes the positive one, so that its sign is the sign of the sum."""
-        swap = Signal()
-        m.d.comb += swap.eq(Cat(~a[31], a[:31]) < Cat(~b[31], b[:31]))
-        x, y = Signal(32), Signal(32)
-        m.d.comb += [x.eq(Mux(swap, b, a)), y.eq(Mux(swap, a, b))]
+        """Larger magnitude first; of equal magnitudes the positive one, so that its sign is the sign of the sum.
+
+        Infinity and NaN become 2**128 + 0 with a flag for NaN. `tail`: exponent, sign, NaN.
+        """
+        swap, x, y = Signal(), Signal(32), Signal(32)
+        difference = Signal(32)
+        m.d.comb += [
+            swap.eq(Cat(~a[31], a[:31]) < Cat(~b[31], b[:31])),
+            difference.eq((a ^ b) & swap.replicate(32)),
+            x.eq(a ^ difference),
+            y.eq(b ^ difference),
+        ]
         large, small = FloatLayout(FP32)(x), FloatLayout(FP32)(y)
-        normal_x, normal_y, special, nan = Signal(), Signal(), Signal(), Signal()
+        exponent_x, exponent_y = Signal(8), Signal(8)
+        normal_x, normal_y, special, nan, subtract = (
+            Signal(name=n) for n in ("normal_x", "normal_y", "special", "nan", "subtract")
+        )
         m.d.comb += [
             normal_x.eq(large.exponent != 0),
             normal_y.eq(small.exponent != 0),
+            exponent_x.eq(large.exponent | ~normal_x),
+            exponent_y.eq(small.exponent | ~normal_y),
             special.eq(large.exponent == 255),
-            nan.eq(special & ((large.fraction != 0) | ((small.exponent == 255) & (x[31] ^ y[31])))),
+            subtract.eq(x[31] ^ y[31]),
+            nan.eq(special & ((large.fraction != 0) | ((small.exponent == 255) & subtract))),
         ]
-        exponent_x = Cat(large.exponent[0] | ~normal_x, large.exponent[1:])
-        exponent_y = Cat(small.exponent[0] | ~normal_y, small.exponent[1:])
         return {
-            "large": Cat(large.fraction, normal_x),
-            "small": Cat(small.fraction, normal_y),
-            "exponent": exponent_x,
+            "large": Cat(Mux(special, 0, large.fraction), normal_x),
+            "small": Mux(special, 0, Cat(small.fraction, normal_y)),
             "distance": (exponent_x - exponent_y)[:8],
-            "subtract": x[31] ^ y[31],
-            "sign": x[31],
-            "special": special,
-            "nan": nan,
+            "subtract": subtract & ~special,
+            "tail": Cat(exponent_x, x[31] & ~nan, nan),
         }
 
     def _align(self, m: Module, small: Value, distance: Value) -> Value:
         """Shift right into significand, guard, round and sticky."""
-        far = Signal()
+        places = Mux(distance > 31, 31, distance[:5])
         wide = Signal(_SIGNIFICAND + 31)
-        m.d.comb += [
-            far.eq(distance[5:] != 0),
-            wide.eq(Cat(C(0, len(wide) - _SIGNIFICAND), small) >> distance[:5]),
-        ]
-        kept = wide[-(_SIGNIFICAND + 2) :]
-        sticky = wide[: -(_SIGNIFICAND + 2)].any()
-        return Mux(far, small.any(), Cat(sticky, kept))
+        m.d.comb += wide.eq(Cat(C(0, 31), small) >> places)
+        return Cat(wide[: -(_SIGNIFICAND + 2)].any(), wide[-(_SIGNIFICAND + 2) :])
 
-    def _round(self, m: Module, normal: Value, exponent: Value, sign: Value, special: Value, nan: Value) -> Value:
+    def _round(self, m: Module, normal: Value, tail: Value) -> Value:
         """To nearest even; the hidden bit and the carry of the rounding step into the exponent."""
+        exponent, sign, nan = tail[:8], tail[8], tail[9]
         hidden, up = normal[-1], Signal()
-        packed = Signal(32)
+        packed = Signal(31)
         m.d.comb += [
-            up.eq(normal[3] & (normal[:3].any() | normal[4])),
+            up.eq(normal[3] & (Cat(normal[:3], normal[4]) != 0)),
             packed.eq(Cat(normal[4:-1], Mux(hidden, exponent, 0)) + Cat(up, C(0, FP32.fraction - 1), hidden)),
         ]
-        infinite = special | packed[FP32.fraction : 31].all()
-        top = Cat(C(0, FP32.fraction - 1), nan, C(0xFF, 8))
-        return Cat(Mux(infinite, top, packed[:31]), sign & ~nan)
+        infinite = packed[FP32.fraction :] == 255
+        return Cat(
+            Mux(infinite, Cat(C(0, FP32.fraction - 1), nan), packed[: FP32.fraction]), packed[FP32.fraction :], sign
+        )

@@ -6,7 +6,7 @@ from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.fp.formats import FP16, FP32, FloatFormat, FloatLayout
+from hwgen.fp.formats import BF16, FP16, FP32, FloatFormat, FloatLayout
 from hwgen.fp.pipeline import Pipeline, leading_zeros
 
 
@@ -36,93 +36,76 @@ class FpMultiply(wiring.Component):
     o: Out(32)
 
     def __init__(self, *, fmt: FloatFormat = FP16, latency: int = 0) -> None:
-        if fmt.width != 16:
+        if fmt not in (FP16, BF16):
             raise ValueError(f"fmt must be FP16 or BF16, not {fmt!r}")
         super().__init__()
         self.fmt, self.latency = fmt, latency
 
     def elaborate(self, platform: Any) -> Module:
-        """Multiply | normalise | pack."""
+        """Multiply | normalise | pack. `flags`: special (infinity or NaN), NaN, sign."""
         m = Module()
         pipe = Pipeline(m, latency=self.latency, priority=("product", "output", "input", "normal"))
-        fmt = self.fmt
-
-        # Significands with their hidden bit; special values by their exponent.
         a, b = pipe.cut("input", a=self.a, b=self.b)
-        (sig_a, exp_a, zero_a, top_a, nan_a), (sig_b, exp_b, zero_b, top_b, nan_b) = (
+        (significand_a, exponent_a, special_a, nan_a), (significand_b, exponent_b, special_b, nan_b) = (
             self._unpack(m, value, name) for value, name in ((a, "a"), (b, "b"))
         )
-        product, exponent, special, nan, sign = pipe.cut(
+        product, exponent, flags = pipe.cut(
             "product",
-            significand=sig_a * sig_b,
-            exponent=exp_a + exp_b,
-            special=top_a | top_b,
-            nan=nan_a | nan_b | (top_a & zero_b) | (top_b & zero_a),
-            sign=a[-1] ^ b[-1],
+            significand=significand_a * significand_b,
+            exponent=exponent_a + exponent_b,
+            flags=Cat(special_a | special_b, nan_a | nan_b, a[-1] ^ b[-1]),
         )
 
-        # The leading one goes to the top: at most two places for normal operands, more below.
-        width = len(product)
+        # The leading one goes to the top: at most one place for normal operands, more for subnormal ones.
         zeros = leading_zeros(m, product, "zeros")
-        offset = FP32.bias - 2 * fmt.bias + 1
-        normal, exponent, special, nan, sign = pipe.cut(
+        offset = FP32.bias - 2 * self.fmt.bias + 1
+        normal, exponent, flags = pipe.cut(
             "normal",
-            significand=(product << zeros)[:width],
-            exponent=(exponent + offset - zeros).as_signed() if fmt.exponent == 8 else (exponent + offset - zeros)[:8],
-            special=special,
-            nan=nan,
-            sign=sign,
+            significand=(product << zeros)[: len(product)],
+            exponent=(exponent + offset - zeros)[:10].as_signed(),
+            flags=flags,
         )
 
-        # Pack; special values replace the result.
-        finite = self._pack_wide(m, normal, exponent) if fmt.exponent == 8 else self._pack(normal, exponent)
-        infinity = C(FP32.infinity >> FP32.fraction, FP32.exponent)
-        result = Cat(Mux(special, Cat(C(0, FP32.fraction - 1), nan, infinity), finite), sign & ~nan)
-        (output,) = pipe.cut("output", o=result)
+        # Infinity times zero is the one NaN that does not come from a NaN.
+        special, nan, sign = flags[0], flags[1] | (flags[0] & ~normal[-1]), flags[2]
+        finite = self._pack(normal, exponent) if self.fmt is FP16 else self._round(m, normal, exponent)
+        top = Cat(C(0, FP32.fraction - 1), nan, C(255, 8))
+        (output,) = pipe.cut("output", o=Cat(Mux(special, top, finite), sign & ~nan))
         m.d.comb += self.o.eq(output)
         return m
 
-    def _unpack(self, m: Module, value: Value, name: str) -> tuple[Value, Value, Value, Value, Value]:
+    def _unpack(self, m: Module, value: Value, name: str) -> tuple[Value, Value, Value, Value]:
+        """Significand with hidden bit, exponent (1 for subnormals), special, NaN."""
         fields = FloatLayout(self.fmt)(value)
-        normal, top, zero = (Signal(name=f"{name}_{word}") for word in ("normal", "top", "zero"))
+        normal, special, nan = (Signal(name=f"{name}_{word}") for word in ("normal", "special", "nan"))
         m.d.comb += [
             normal.eq(fields.exponent != 0),
-            top.eq(fields.exponent == (1 << self.fmt.exponent) - 1),
-            zero.eq(value[:-1] == 0),
+            special.eq(fields.exponent == (1 << self.fmt.exponent) - 1),
+            nan.eq(special & (fields.fraction != 0)),
         ]
-        significand = Cat(fields.fraction, normal)
-        exponent = Cat(fields.exponent[0] | ~normal, fields.exponent[1:])
-        return significand, exponent, zero, top, top & (fields.fraction != 0)
+        return Cat(fields.fraction, normal), fields.exponent | ~normal, special, nan
 
     def _pack(self, normal: Value, exponent: Value) -> Value:
         """FP16: the product is normal in FP32, or zero."""
         fraction = Cat(C(0, FP32.fraction - len(normal) + 1), normal[:-1])
-        return Cat(fraction, Mux(normal[-1], exponent, 0)[:8])
+        return Cat(fraction, Mux(normal[-1], exponent[:8], 0))
 
-    def _pack_wide(self, m: Module, normal: Value, exponent: Value) -> Value:
-        """BF16: products below the normal numbers are shifted right and rounded, those above become infinite."""
-        low = Signal()
-        places = Signal(5)
-        wide = Signal(2 * FP32.fraction + 2)
-        shifted = Signal.like(wide)
-        packed = Signal(31)
-        overflow = Signal()
-        distance = Signal(signed(11))
+    def _round(self, m: Module, normal: Value, exponent: Value) -> Value:
+        """BF16: small products are shifted right and rounded, large ones become infinite."""
         kept = FP32.fraction + 1
+        low, overflow, up = Signal(), Signal(), Signal()
+        distance, places = Signal(signed(11)), Signal(5)
+        wide, packed = Signal(2 * kept), Signal(31)
         m.d.comb += [
             low.eq(exponent <= 0),
             distance.eq(1 - exponent),
-            places.eq(Mux(~low, 0, Mux(distance > kept + 1, kept + 1, distance))),
-            wide.eq(Cat(C(0, len(wide) - len(normal)), normal)),
-            shifted.eq(wide >> places),
+            places.eq(Mux(low, Mux(distance > kept + 1, kept + 1, distance), 0)),
+            wide.eq(Cat(C(0, 2 * kept - len(normal)), normal) >> places),
         ]
-        top, rest = shifted[-kept:], shifted[:-kept]
-        up = rest[-1] & (top[0] | rest[:-1].any())
+        top, rest = wide[-kept:], wide[:-kept]
         m.d.comb += [
-            packed.eq(Cat(top[:-1], Mux(low | ~normal[-1], 0, exponent)[:8]) + up),
+            up.eq(rest[-1] & (top[0] | (rest[:-1] != 0))),
+            packed.eq(Cat(top[:-1], Mux(top[-1], exponent, 0)[:8]) + up),
             overflow.eq(normal[-1] & (exponent >= 255)),
         ]
         return Mux(overflow, C(FP32.infinity, 31), packed)
-
-
-__all__ = ["FpMultiply"]

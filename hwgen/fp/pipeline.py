@@ -49,9 +49,10 @@ def leading_zeros(m: Module, value: Value, name: str) -> Signal:
         rest = max(0, len(value) - half)
         upper, lower = value[rest:], value[:rest]
         empty = Signal(name=f"{name}_empty{half}")
-        value = Signal(half, name=f"{name}_half{half}")
         padded = Cat(C(0, half - rest), lower) if rest < half else lower
-        m.d.comb += [empty.eq(upper == 0), value.eq(Mux(empty, padded, upper))]
+        m.d.comb += empty.eq(value < (1 << rest))
+        value = Signal(half, name=f"{name}_half{half}")
+        m.d.comb += value.eq(Mux(empty, padded, upper))
         bits.insert(0, empty)
     count = Signal(steps, name=name)
     m.d.comb += count.eq(Cat(bits))
