@@ -1,0 +1,1 @@
+"""The passes, one file each; `scheduler/lower.py` lists them in order."""

@@ -1,0 +1,123 @@
+"""Closed-form estimate of the cycles of a layer, by which `passes/tile` chooses among plans."""
+
+from dataclasses import dataclass
+from math import ceil
+
+from hwgen.arch import Arch
+from hwgen.arch.isa import Dataflow
+from scheduler.state import Plan
+
+START_CYCLES = 24
+"""Assumed cycles from the start of an instruction to its first useful one: queue, tokens, memory or array latency."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One layer as numbers: `rows` x `depth` times `depth` x `cols`, then vector steps."""
+
+    rows: int
+    depth: int
+    cols: int
+    words: int
+    """Accumulator words of an output row: ceil(cols / array.cols)."""
+    group: int
+    group_words: int
+    sparse: bool
+    biased: bool
+    adds: int
+    """Steps that load a tensor."""
+    steps: int
+    store_beats: int
+    """Beats of a stored word: 1 for operands, 2 for FP32."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Cycles that each engine is busy, and `total` if they overlap but for the first load and the last result."""
+
+    load: int
+    tensor: int
+    vector: int
+    store: int
+    total: int
+
+
+def estimate(arch: Arch, problem: Problem, plan: Plan) -> Estimate:
+    """Cycles of a layer under a plan, memory at one beat a cycle.
+
+    The tensor engine's cycles are those of `hwgen/array/engine.py`. Output stationary, each tile: groups x max(K x
+    max(interleave, adder chain), feed), but not less than the drain of the tile before, rows x tile_cols. Weight
+    stationary, each instruction: rows x max(K x interleave, feed), but not less than the R x K x interleave words of
+    weights that enter meanwhile, nor than the way of a continued sum through all array rows. Every instruction starts
+    once (`START_CYCLES`). Engines overlap; the first load and the last drain do not.
+    """
+    output, tiles = problem.rows * problem.words, plan.row_tiles * plan.col_tiles
+    vector = output * problem.steps + START_CYCLES * tiles * problem.steps
+    store = output * problem.store_beats + START_CYCLES * tiles
+    act_loads, wgt_loads = transfers(plan)
+    act, wgt = _load_cycles(arch, problem, plan)
+    load = act_loads * act + wgt_loads * wgt
+    load += (output + START_CYCLES * tiles) * problem.adds
+    load += (2 * problem.words + START_CYCLES * plan.col_tiles) * problem.biased
+    tensor = 0 if plan.dataflow is None else _tensor_cycles(arch, problem, plan)
+    tail = min(plan.out_words, output) * (problem.steps + problem.store_beats) + START_CYCLES * (problem.steps + 1)
+    if plan.dataflow is not None:
+        tail += plan.out_words
+    first = act + wgt
+    total = first + max(load - first, tensor, vector, store) + tail
+    return Estimate(load, tensor, vector, store, total)
+
+
+def transfers(plan: Plan) -> tuple[int, int]:
+    """How often a slot of activations and a slot of weights is loaded in the plan's loop order."""
+    rows, cols, depth = plan.row_tiles, plan.col_tiles, plan.depth_tiles
+    every, panels = rows * cols * depth, ceil((rows if plan.outer == "rows" else cols) / plan.panel)
+    if plan.outer == "rows":
+        act = rows * depth if plan.panel * depth <= plan.act_slots else every
+        wgt = (panels * cols if depth <= plan.wgt_slots else rows * cols) * depth
+        return act, (cols * depth if cols * depth <= plan.wgt_slots else wgt)
+    wgt = cols * depth if plan.panel * depth <= plan.wgt_slots else every
+    act = (panels * rows if depth <= plan.act_slots else rows * cols) * depth
+    return (rows * depth if rows * depth <= plan.act_slots else act), wgt
+
+
+def _load_cycles(arch: Arch, problem: Problem, plan: Plan) -> tuple[int, int]:
+    """Cycles of a load of activations and of a load of weights with their indices."""
+    if plan.dataflow is None:
+        return START_CYCLES + plan.out_words, 0
+    act = min(plan.row_tile, problem.rows) * ceil(min(plan.depth_tile, problem.depth) / arch.array.cols)
+    words = ceil(min(plan.depth_tile, problem.depth) / plan.group) * plan.group_words * plan.tile_cols
+    wgt = START_CYCLES + words * arch.array.lanes
+    if problem.sparse:
+        wgt += START_CYCLES + ceil(words * arch.array.lanes / 4)
+    return START_CYCLES + act, wgt
+
+
+def _tensor_cycles(arch: Arch, problem: Problem, plan: Plan) -> int:
+    tile = _output_stationary if plan.dataflow == Dataflow.OUTPUT_STATIONARY else _weight_stationary
+    last_rows = problem.rows - (plan.row_tiles - 1) * plan.row_tile
+    last_cols = problem.words - (plan.col_tiles - 1) * plan.tile_cols
+    total = START_CYCLES * plan.row_tiles * plan.col_tiles * plan.depth_tiles
+    for rows, row_count in ((plan.row_tile, plan.row_tiles - 1), (last_rows, 1)):
+        for cols, col_count in ((plan.tile_cols, plan.col_tiles - 1), (last_cols, 1)):
+            if row_count and col_count:
+                total += row_count * col_count * tile(arch, problem, plan, rows, cols)
+    return total
+
+
+def _output_stationary(arch: Arch, problem: Problem, plan: Plan, rows: int, cols: int) -> int:
+    array = arch.array
+    tile_rows = ceil(rows / array.rows)
+    groups = ceil(problem.depth / plan.group)
+    feed = tile_rows * ceil(plan.group / array.act_width)
+    compute = groups * max(plan.group_words * max(tile_rows * cols, array.chain_latency), feed)
+    return max(compute, rows * cols)
+
+
+def _weight_stationary(arch: Arch, problem: Problem, plan: Plan, rows: int, cols: int) -> int:
+    array = arch.array
+    beats = cols if plan.group_words == 1 else max(cols, array.chain_latency)
+    stream = rows * max(plan.group_words * beats, ceil(plan.group / array.act_width))
+    hop = (plan.group_words - 1) * beats + array.chain_latency + 1
+    passing = array.rows * hop if plan.depth_tiles > 1 else 0
+    return plan.depth_tiles * max(stream, array.rows * plan.group_words * cols, passing)

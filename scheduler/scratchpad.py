@@ -1,0 +1,75 @@
+"""Who owns which scratchpad words while a program is emitted."""
+
+from collections import OrderedDict
+from collections.abc import Hashable
+
+from hwgen.arch import Arch
+from scheduler.state import Layer, Plan
+
+
+class Ring:
+    """Hands out stretches of a scratchpad one after the other, from the beginning again when the end is reached.
+
+    The next layer thus gets other words than the last one as long as there is room, and can load ahead.
+    """
+
+    def __init__(self, depth: int, align: int = 1) -> None:
+        self.depth = depth
+        self.align = align
+        self.next = 0
+
+    def take(self, words: int) -> int:
+        """First word of a stretch of `words`, which must not exceed the depth."""
+        start = -(-self.next // self.align) * self.align
+        if start + words > self.depth:
+            start = 0
+        self.next = start + words
+        return start
+
+
+class Pool:
+    """Slots of equal size; a new content goes to the slot that was used longest ago."""
+
+    def __init__(self, base: int, slot_words: int, slots: int) -> None:
+        self._slots: OrderedDict[Hashable, int] = OrderedDict(
+            ((None, slot), base + slot * slot_words) for slot in range(slots)
+        )
+
+    def get(self, content: Hashable) -> tuple[int, bool]:
+        """Address of the slot for `content`, and whether it holds it already (if not, the caller must load it)."""
+        held = content in self._slots
+        if held:
+            self._slots.move_to_end(content)
+        else:
+            _, address = self._slots.popitem(last=False)
+            self._slots[content] = address
+        return self._slots[content], held
+
+
+class Accumulators:
+    """The accumulator scratchpad during one layer, in four equal areas, so that engines rarely meet in a bank.
+
+    Area 0 holds results of even tiles, area 2 of odd ones; areas 3 and 1 hold what the vector engine adds to them,
+    which is in another bank for any number of banks. While one tile is computed into one half, the vector engine
+    reads both operands of the tile before from different banks.
+    """
+
+    def __init__(self, arch: Arch, plan: Plan, layer: Layer) -> None:
+        area = arch.scratchpads.acc_depth // 4
+        self.plan = plan
+        self.results = (0, 2 * area)
+        adds = any(step.kind == "add" for step in layer.steps)
+        biased = any(step.kind == "bias" for step in layer.steps)
+        bias_words = plan.tile_cols if biased else 0
+        slots = min(2, (area - bias_words) // plan.out_words) if adds else 0
+        left = area - slots * plan.out_words
+        self.addends = tuple(Pool(base, plan.out_words, slots) for base in (3 * area, area))
+        self.biases = tuple(
+            Pool(base + slots * plan.out_words, plan.tile_cols, min(plan.col_tiles, left // plan.tile_cols))
+            for base in (3 * area, area)
+        )
+
+    def result(self, number: int) -> tuple[int, int]:
+        """First word of the result of tile `number`, and the half (0 or 1) that it is in."""
+        slot = number % self.plan.out_slots
+        return self.results[slot % 2] + slot // 2 * self.plan.out_words, slot % 2
