@@ -14,8 +14,8 @@ LOAD_ID = 1
 class ReadArbiter(wiring.Component):
     """Merges the read requests of `fetch` (id 0) and `load` (id 1); beats go back by their id.
 
-    When both ask, they take turns, so a long row of loads delays a fetch by one burst only. The ids that the masters
-    drive are ignored, and so is `stop`: what was asked for is answered.
+    When both ask, they take turns: a request waits for the one that is offered to the bus and one more at most.
+    The ids that the masters drive are ignored.
 
     Timing
     ------
