@@ -24,6 +24,7 @@ class Controller(wiring.Component):
     token overflow, and that before a bad field. A watchdog error names the lowest engine that has an instruction which
     is not done, and its oldest such instruction; engine FETCH if there is none.
 
+    After an error no command is offered, from the cycle after the error on.
     An engine must show `busy` from the cycle after it accepted a command until its last effect and its last memory
     transfer are over, also after an error or `stop`. `clear` tells it to forget an error of the run before.
 
@@ -42,7 +43,8 @@ class Controller(wiring.Component):
     program : Out(ReadSignature)            To the read arbiter.
     engines : In(EngineSignature) of each engine, indexed by `Engine`
     clear : Out(1)                          Pulse before a run: engines return to their initial state.
-    progress : In(1)        A beat on the memory port, or an engine at work; holds off the watchdog.
+    progress : In(1)        An engine gets on with its instruction; holds off the watchdog, as every command, `done` and
+                            memory beat does.
     tensor_state : In(TensorState)          What the tensor engine does; IDLE while it has no command.
     read_beat : In(1), write_beat : In(1)   A beat passes on the memory port, program included.
     waiting : Out(4) of each engine         Engines whose token its next instruction lacks.
@@ -122,7 +124,7 @@ class Controller(wiring.Component):
         quiet = ~(fetch.busy | Cat(port.busy for port in self.engines).any())
         moved = [port.command.valid & port.command.ready | port.done for port in self.engines]
         moved.append(fetch.o.valid & fetch.o.ready)
-        moved += [channel.valid & channel.ready for channel in (self.program.ar, self.program.r)]
+        moved += [self.program.ar.valid & self.program.ar.ready, self.read_beat, self.write_beat]
         m.d.comb += [
             control.start.eq(self.run.start),
             control.watchdog.eq(self.run.settings.watchdog),

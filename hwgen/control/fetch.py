@@ -104,7 +104,8 @@ class Fetch(wiring.Component):
     """Reads `count` instructions from `address` onwards, ahead of their use.
 
     Bursts end at multiples of the burst size, so they never cross a 4 KiB boundary. A burst is asked for only when the
-    queue has room for all of it, so that `port.r` is always ready and never holds up the load engine behind it.
+    queue has room for all of it, so that `port.r` is always ready and never holds up the load engine behind it; so at
+    most two bursts are in flight.
 
     A failed beat is reported when its instruction would be next: everything before it is given out first.
     An address that is not a multiple of beat and instruction size, or a program that reaches 2**address_bits, is
@@ -200,7 +201,9 @@ class Fetch(wiring.Component):
         end = Signal(2 * REGISTER_BITS + 1)
         bad = Signal(ErrorLayout()["cause"].shape)
         m.d.comb += end.eq(self.address + self.count * INSTRUCTION_BYTES)
-        with m.If((self.address & (align - 1)).any() | (end > 1 << self._arch.memory.address_bits)):
+        with m.If(self.count == 0):
+            m.d.comb += bad.eq(Cause.NONE)
+        with m.Elif((self.address & (align - 1)).any() | (end > 1 << self._arch.memory.address_bits)):
             m.d.comb += bad.eq(Cause.MEMORY_ALIGNMENT)
         with m.Elif(self.count > 1 << PC_BITS):
             m.d.comb += bad.eq(Cause.BAD_FIELD)
