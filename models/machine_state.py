@@ -4,6 +4,7 @@ import numpy as np
 
 from hwgen.arch import Arch, ProgramError, UserError
 from hwgen.arch.isa import Cause, Command, Engine
+from hwgen.arch.registers import FETCH
 from models.memory import Memory
 
 
@@ -22,11 +23,11 @@ class Undefined(Exception):
 class MachineError(UserError):
     """A run that stopped: `cause` and `engine` as the STATUS register shows them, `pc` as ERROR_PC does.
 
-    `engine` is None if the opcode is unknown, so that no engine got the instruction.
+    `engine` is `registers.FETCH` if the opcode is unknown, so that no engine got the instruction.
     """
 
-    def __init__(self, cause: Cause, engine: Engine | None, pc: int, text: str) -> None:
-        where = "an unknown engine" if engine is None else f"the {engine.name.lower()} engine"
+    def __init__(self, cause: Cause, engine: int, pc: int, text: str) -> None:
+        where = "instruction fetch" if engine == FETCH else f"the {Engine(engine).name.lower()} engine"
         super().__init__(f"instruction {pc} stopped {where} with {cause.name}: {text}")
         self.cause, self.engine, self.pc = cause, engine, pc
 

@@ -66,7 +66,7 @@ class Memory:
         """Views that together are the `size` bytes from `address`."""
         parts = []
         for base, array in self._segments:
-            if size and base <= address < base + len(array):
+            if base <= address < base + len(array):
                 part = array[address - base : address - base + size]
                 parts.append(part)
                 address, size = address + len(part), size - len(part)

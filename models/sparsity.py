@@ -22,8 +22,8 @@ def nm_mask(weights: NDArray[np.floating], n: int, m: int, axis: int = -1) -> ND
     check_finite(weights)
     magnitude = np.abs(np.moveaxis(weights, axis, -1))
     length = magnitude.shape[-1]
-    # Filling with -1 ranks the missing weights of the last group below every real one.
-    filled = np.pad(magnitude, [(0, 0)] * (magnitude.ndim - 1) + [(0, -length % m)], constant_values=-1)
+    # Zeros behind the last group lose every tie, so they are kept only where no real weight is left.
+    filled = np.pad(magnitude, [(0, 0)] * (magnitude.ndim - 1) + [(0, -length % m)])
     groups = filled.reshape(*filled.shape[:-1], -1, m)
     order = np.argsort(-groups, axis=-1, kind="stable")[..., :n]
     mask = np.zeros(groups.shape, dtype=np.bool_)

@@ -5,7 +5,7 @@ of events decides; whether a counter overflows does, so the slowest possible con
 """
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hwgen.arch import Arch
 from hwgen.arch.isa import Cause, Command, Engine
@@ -27,14 +27,17 @@ class TokenProblem:
 
 @dataclass
 class _Entry:
-    """An instruction under way; the lists say how many of each engine's instructions have surely started by then."""
+    """An instruction under way."""
 
     pc: int
     item: Command
     number: int
     """How many instructions of the same engine come before it."""
-    started: list[int] = field(default_factory=list)
-    completed: list[int] = field(default_factory=list)
+    started: list[int]
+    """How many instructions of each engine have surely started when this one starts, itself included.
+
+    No more are known to have started when it completes.
+    """
 
 
 def check_tokens(program: bytes, arch: Arch) -> TokenProblem | None:
@@ -138,10 +141,9 @@ class _Simulation:
             entry.started = _latest(entry.started, history[-1].started)
         for giver in _engines(entry.item.wait):
             taken = self.takers.setdefault((giver, engine), [])
-            entry.started = _latest(entry.started, self.givers[giver, engine][len(taken)].completed)
+            entry.started = _latest(entry.started, self.givers[giver, engine][len(taken)].started)
             taken.append(entry.number)
         entry.started[engine] = entry.number + 1
-        entry.completed = _latest(entry.started, history[-1].completed) if history else list(entry.started)
         for taker in _engines(entry.item.signal):
             self.givers.setdefault((engine, taker), []).append(entry)
         history.append(entry)
@@ -152,7 +154,7 @@ class _Simulation:
             taken = self.takers.get((giver, taker), [])
             surely = 0
             for given, entry in enumerate(entries, start=1):
-                while surely < len(taken) and taken[surely] < entry.completed[taker]:
+                while surely < len(taken) and taken[surely] < entry.started[taker]:
                     surely += 1
                 if given - surely > self.limit:
                     pair = f"from the {giver.name.lower()} to the {taker.name.lower()} engine"

@@ -5,6 +5,7 @@ import pytest
 
 from hwgen.arch import UserError
 from hwgen.arch.isa import Cause, Dataflow, Engine, Opcode, Target, command
+from hwgen.arch.registers import FETCH
 from models.machine import Machine
 from models.machine_state import MachineError
 from models.memory import BusError, Memory
@@ -39,6 +40,7 @@ RULES = [
     (Opcode.LOAD, {**LOAD, "beats": 0, "pad": 1}, {"dram_addr": 4}, ALIGN),
     (Opcode.LOAD, {**LOAD, "dram_addr": (1 << 40) - 8}, {"beats": 2}, ALIGN),
     (Opcode.LOAD, {**LOAD, "dram_addr": (1 << 40) - 8}, {"dram_addr": 1 << 40}, ALIGN),
+    (Opcode.LOAD, {**LOAD, "rows": 2, "dram_addr": (1 << 40) - 64, "row_stride": 56}, {"row_stride": 64}, ALIGN),
     (Opcode.LOAD, {**LOAD, "beats": 2, "row_stride": 16}, {"rows": 257}, READ),
     (Opcode.LOAD, {**LOAD, "dram_addr": 4096 - 8}, {"dram_addr": 4096}, READ),
     (Opcode.TENSOR, {**OS, "sparse": 1, "n": 2, "m": 2}, {"n": 3}, FIELD),
@@ -112,14 +114,14 @@ def test_token_for_oneself_or_for_nobody(name, mask):
 @pytest.mark.parametrize("opcode", [0, 5, 255])
 def test_unknown_opcode(opcode):
     data = bytes([opcode]) + bytes(31)
-    with pytest.raises(MachineError, match=r"^instruction 1 stopped an unknown engine with BAD_OPCODE") as caught:
+    with pytest.raises(MachineError, match=r"^instruction 1 stopped instruction fetch with BAD_OPCODE") as caught:
         new_machine().run(program(NOTHING) + data)
-    assert (caught.value.engine, caught.value.cause) == (None, Cause.BAD_OPCODE)
+    assert (caught.value.engine, caught.value.cause) == (FETCH, Cause.BAD_OPCODE)
 
 
 def test_reserved_bits_and_values_out_of_their_range():
-    # Byte 3 is reserved; the low half of byte 4 is the target, of which there are six.
-    for byte, bits in ((3, 0x01), (3, 0x80), (4, 0x06)):
+    # Byte 3 is reserved; the low half of byte 4 is the target, of which there are six; fields end with byte 25.
+    for byte, bits in ((3, 0x01), (3, 0x80), (4, 0x06), (26, 0x01), (31, 0x80)):
         data = bytearray(program(command(Opcode.LOAD, **LOAD)))
         data[byte] |= bits
         with pytest.raises(MachineError, match=r"^instruction 0 stopped the load engine with BAD_FIELD"):

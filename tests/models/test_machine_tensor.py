@@ -166,6 +166,20 @@ def test_infinite_activation_meets_stored_zero_but_not_pruned_weight():
     assert [hex(int(word)) for word in state.acc[0]] == ["0x40400000", "0x3f800000", "0x7fc00000", "0x7f800000"]
 
 
+@pytest.mark.parametrize("sparse", [0, 1])
+def test_weight_stationary_rows_without_weights_add_zero_products(sparse):
+    machine = Machine(ARCHES["one lane"], 64)
+    machine.state.act[3, 1] = 0x7C00  # an infinity in the only group of row p = 1 (dense) or behind it (sparse)
+    machine.state.acc[:2] = 0x80000000
+    item = {"dataflow": WS, "groups": 1, "rows": 2, "tile_cols": 1, "last": 1, "acc_stride": 1}
+    run(machine, command(Opcode.TENSOR, sparse=sparse, n=1, m=2, wgt_addr=100, **item))
+    # -0 takes products of +0 and becomes +0; +0 times infinity is NaN, but index 0 of a group of two misses it.
+    assert machine.state.acc[:2].tolist() == [[0] * 4, [0 if sparse else 0x7FC00000] * 4]
+    machine.state.act[3, 2] = 0x7C00
+    run(machine, command(Opcode.TENSOR, sparse=sparse, n=1, m=2, wgt_addr=100, **item))
+    assert machine.state.acc[:2].tolist() == [[0] * 4, [0x7FC00000] * 4]
+
+
 def undefined(machine, match, *items):
     before = machine.state.acc.copy()
     with pytest.raises(UndefinedResultError, match=match):
