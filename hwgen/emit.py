@@ -8,8 +8,13 @@ How to keep a design small, for authors of components:
   A mesh is best built of shared rows of shared elements: only `rows + cols` instances are then elaborated.
 * Without `Shared`, Amaranth writes a module for each instance, drops the ports that the parent leaves unused and folds
   constants that the parent connects, so that elements at an edge differ from those inside. Equal ones are merged here,
-  but elaborating and printing 1,024 of them takes a minute first.
-* The emitted design has the ports of the component, plus `clk` and `rst` when it has registers.
+  but elaborating 1,024 of them takes a minute first.
+* The emitted design has the ports of the component, plus `clk` and `rst` when it has registers. Ports are in
+  alphabetical order behind `clk` and `rst`, unused inputs are kept on shared components and on the top.
+* Shared components are named by class and parameters, others by the path of their first instance.
+
+The text is Verilog-2005 as Yosys writes it. It has no comments, no source locations and no tool versions.
+It passes `verilator --lint-only -Wall` but for the warnings of `LINT_WAIVERS`.
 """
 
 import re
@@ -20,41 +25,42 @@ from amaranth.lib import wiring
 from hwgen.lib.memory_text import add_zero_init, drop_zero_init
 from hwgen.lib.ram import VERILOG
 from hwgen.lib.shared import EmitPlatform
+from hwgen.rtlil import merge_modules
+
+
+LINT_WAIVERS = {
+    "CASEINCOMPLETE": "a value is assigned before every case statement; the cases change it",
+    "DECLFILENAME": "all modules are in one file",
+    "PROCASSINIT": "registers have initial values, which FPGAs load with their configuration",
+    "SYMRSVDWORD": "the Vitis kernel interface calls a port `interrupt`",
+    "UNUSEDSIGNAL": "fields of words and ports of instances keep their names for waveforms",
+    "VARHIDDEN": "an instance may be called like a signal in a module that contains it",
+    "WIDTHEXPAND": "operands are extended and",
+    "WIDTHTRUNC": "results truncated by the rules of Verilog, as Yosys intends",
+}
+"""Warnings of `verilator --lint-only -Wall` that emitted text gives, each with its reason."""
 
 
 def emit_verilog(component: wiring.Component, name: str) -> str:
-    """Convert `component` to Verilog-2005 with top module `name`; the text depends on the design only."""
+    """Convert `component` to Verilog with top module `name`; the text depends on the design only."""
     platform = EmitPlatform(reserved=name)
     top = platform.convert(component, name)
-    merged = merge_modules(drop_zero_init("\n".join([top, *platform.texts])), keep=name)
-    text = rtlil_to_verilog(merged, strip_internal_attrs=True)
-    text = add_zero_init(re.sub(r"\A/\*.*?\*/\s*", "", text))
+    merged = merge_modules(map(drop_zero_init, [top, *platform.texts]), top=name)
+    text = add_zero_init(_tidy(rtlil_to_verilog(merged, strip_internal_attrs=True)))
     return text + VERILOG.read_text(encoding="utf-8") if " ram_1r1w " in text else text
 
 
-_MODULE = re.compile(r"^((?:attribute [^\n]*\n)*)module (\S+)\n(.*?)^end\n", re.M | re.S)
-_CELL = re.compile(r"^(  cell )(\\\S+)( \S+)$", re.M)
+_HEADER = re.compile(r"\A/\*.*?\*/\s*", re.S)
+_INIT = re.compile(r"^  \(\* init = [^*]*\*\)\n", re.M)
+_START = re.compile(r"\\\$auto\$verilog_backend\.cc:\d+:dump_module\$\d+ ")
+_ASSERT = re.compile(r"^( *)assert \((.*)\);$", re.M)
 
 
-def merge_modules(text: str, *, keep: str) -> str:
-    """Merge modules of an RTLIL text whose bodies are equal once the modules inside them are merged.
+def _tidy(text: str) -> str:
+    """Remove what depends on the version of Yosys or the rest of the design, and what Verilog-2005 does not know.
 
-    Modules are named by the path of their first instance, with `_` for the dots. `keep` is the top module.
+    Attributes that repeat an initial value go; an assertion, which is SystemVerilog, becomes `$stop` in simulation.
     """
-    modules = {name: (attributes, body) for attributes, name, body in _MODULE.findall(text)}
-    representative: dict[str, str] = {}
-    by_body: dict[str, str] = {}
-    result: dict[str, str] = {}
-
-    def visit(name: str) -> str:
-        if name not in representative:
-            body = _CELL.sub(
-                lambda cell: cell[1] + (visit(cell[2]) if cell[2] in modules else cell[2]) + cell[3], modules[name][1]
-            )
-            representative[name] = by_body.setdefault(body, name)
-            if representative[name] == name:
-                result[name] = body
-        return representative[name]
-
-    visit(f"\\{keep}")
-    return "".join(f"{modules[name][0]}module {name}\n{body}end\n" for name, body in reversed(result.items()))
+    for pattern in (_HEADER, _INIT):
+        text = pattern.sub("", text)
+    return _ASSERT.sub(r"`ifndef SYNTHESIS\n\1if (!(\2)) $stop;\n`endif", _START.sub(r"\\$start ", text))

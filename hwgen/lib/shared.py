@@ -143,7 +143,7 @@ class EmitPlatform:
 
 
 def _prune_domain_ports(text: str, names: list[str]) -> tuple[str, tuple[str, ...]]:
-    """Drop clock and reset ports that the first module of an RTLIL text declares without using; return those it uses."""
+    """Drop clock and reset ports that the first module of an RTLIL text does not use; return those it uses."""
     end = text.index("\nend\n")
     top, rest, used = text[:end], text[end:], []
     for name in names:
