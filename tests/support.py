@@ -9,10 +9,12 @@ import itertools
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 from amaranth.hdl import ClockDomain, Module, Value
 from amaranth.sim import Simulator
 
+from hwgen.arch import Arch, arch_from_dict, load
 from hwgen.arch.isa import TABLE
 
 Stalls = Callable[[], Iterator[bool]]
@@ -89,6 +91,23 @@ async def receive(ctx, stream, taken: list, stalls: Stalls = never) -> None:
         offered = bits if valid and not ready else None
         if valid and ready:
             taken.append((cycle, payload))
+
+
+def wide_arch() -> Arch:
+    """What the presets leave out: BF16, 8 columns on 2 rows, 4 lanes, long bursts one at a time, few addresses."""
+    return arch_from_dict(
+        {
+            "name": "wide",
+            "array": {"rows": 2, "cols": 8, "lanes": 4, "operand": "bf16", "add_latency": 1},
+            "scratchpads": {"act_depth": 256, "wgt_depth": 512, "acc_depth": 1024, "acc_banks": 8},
+            "memory": {"data_bits": 128, "address_bits": 24, "burst_beats": 64, "outstanding": 1},
+            "control": {"queue_depth": 2},
+        }
+    )
+
+
+ARCHS = {"tiny": partial(load, "tiny"), "tiny2": partial(load, "tiny2"), "wide": wide_arch}
+"""Makers of the architectures that engine benches run on."""
 
 
 class AxiMemory:

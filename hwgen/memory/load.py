@@ -147,7 +147,7 @@ class LoadEngine(wiring.Component):
         pending = self._receive(m, placer, outstanding, faults)
 
         # Faults that no beat carries wait until all before them is done.
-        starved = placer.o.valid & placer.o.payload.memory & (outstanding == 0) & bursts.outside
+        starved = placer.o.valid & placer.o.payload.memory & (outstanding == 0) & bursts.outside & ~self.beats.valid
         empty = ~placer.o.valid & (queue.level == 0) & ~pending & ~self.beats.valid
         with m.If(starved):
             m.d.comb += [faults.fault.eq(1), faults.cause.eq(Cause.MEMORY_ALIGNMENT), faults.pc.eq(placer.o.payload.pc)]

@@ -151,6 +151,8 @@ class BeatPlacer(wiring.Component):
                 m.d.comb += run_last.eq(self._arch.array.lanes - 1)
             with m.Case(Target.ACC32):
                 m.d.comb += run_last.eq(1)
+            with m.Default():
+                m.d.comb += run_last.eq(0)
         return Shape(chunks, whole, chunk_beats, run_last)
 
     def _place(self, m: Module, job: data.View, do_beat: Value, do_job: Value, row_end: Value) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hwgen.arch import load as load_arch
 from hwgen.arch.isa import Cause, Opcode, Target, command
 from hwgen.memory.load import LoadEngine
-from tests.support import AxiMemory, EngineBench, at_random, every_fourth, long, never, receive, simulate
+from tests.support import ARCHS, AxiMemory, EngineBench, at_random, every_fourth, long, never, receive, simulate
 
 
 def operands_in(beat: int, count: int) -> list[int]:
@@ -148,12 +148,12 @@ def random_load(arch, source: random.Random):
     )
 
 
-@pytest.mark.parametrize("preset", ["tiny", "tiny2"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("preset", ARCHS)
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("stalled", [False, True])
 def test_random_loads_land_where_the_isa_says(preset, seed, stalled):
-    arch, source = load_arch(preset), random.Random(seed)
-    commands = [random_load(arch, source) for _ in range(20)]
+    arch, source = ARCHS[preset](), random.Random(seed)
+    commands = [random_load(arch, source) for _ in range(16)]
     stalls = (at_random(seed), at_random(seed + 100)) if stalled else (never, never)
     check(arch, commands, stalls=stalls[0], sink=stalls[1], latency=source.choice([1, 7, 30]), seed=seed)
 
@@ -165,9 +165,9 @@ def test_slow_scratchpads(preset, sink):
     check(arch, [random_load(arch, source) for _ in range(8)], sink=sink)
 
 
-@pytest.mark.parametrize("preset", ["tiny", "tiny2"])
+@pytest.mark.parametrize("preset", ARCHS)
 def test_every_chunk_size(preset):
-    arch = load_arch(preset)
+    arch = ARCHS[preset]()
     for chunk_log2 in range(7):
         beats = 2**chunk_log2 * arch.array.rows // arch.array.cols
         check(arch, [load(arch, Target.ACT_CHUNKS, addr=3, chunk_log2=chunk_log2, rows=5, beats=beats, pad=2)])

@@ -11,7 +11,7 @@ from hwgen.arch import load as load_arch
 from hwgen.arch.isa import Cause, Format, Opcode, command
 from hwgen.memory.narrow import StoreReader
 from hwgen.memory.store import StoreEngine
-from tests.support import AccMemory, AxiMemory, EngineBench, at_random, every_fourth, long, never, simulate
+from tests.support import ARCHS, AccMemory, AxiMemory, EngineBench, at_random, every_fourth, long, never, simulate
 
 DTYPES = {"fp16": (np.float16, 0x7E00), "bf16": (ml_dtypes.bfloat16, 0x7FC0)}
 
@@ -119,12 +119,12 @@ def random_store(arch, source: random.Random):
     )
 
 
-@pytest.mark.parametrize("preset", ["tiny", "tiny2"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("preset", ARCHS)
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("stalled", [False, True])
 def test_random_stores_write_what_the_isa_says(preset, seed, stalled):
-    arch, source = load_arch(preset), random.Random(seed)
-    commands = [random_store(arch, source) for _ in range(15)]
+    arch, source = ARCHS[preset](), random.Random(seed)
+    commands = [random_store(arch, source) for _ in range(8)]
     stalls, acc_stalls = (at_random(seed), at_random(seed + 50)) if stalled else (never, never)
     check(
         arch,
@@ -192,7 +192,7 @@ def test_short_rows_and_instructions_follow_without_gaps():
 @pytest.mark.parametrize("acc_stalls", [every_fourth, long(40)])
 def test_slow_memory_and_busy_accumulator(stalls, acc_stalls):
     arch, source = load_arch("tiny2"), random.Random(8)
-    commands = [random_store(arch, source) for _ in range(4)]
+    commands = [random_store(arch, source) for _ in range(3)]
     check(arch, commands, random_words(arch, 8, 300), stalls=stalls, acc_stalls=acc_stalls)
 
 

@@ -12,7 +12,7 @@ from hwgen.arch import load as load_arch
 from hwgen.arch.isa import Cause, Opcode, command
 from hwgen.memory.acc import AccScratchpad
 from hwgen.vector.engine import VectorEngine
-from tests.support import AccMemory, EngineBench, at_random, long, never, simulate
+from tests.support import ARCHS, AccMemory, EngineBench, at_random, long, never, simulate
 
 CORNERS = [
     0x00000000, 0x80000000, 0x00000001, 0x80000001, 0x007FFFFF, 0x00800000, 0x80800000, 0x3F800000, 0xBF800000,
@@ -92,13 +92,13 @@ def random_vector(source: random.Random):
     return vector(x=x, y=y, d=d, rows=rows, words=words, add=source.randrange(2), relu=source.randrange(2))
 
 
-@pytest.mark.parametrize("preset", ["tiny", "tiny2"])
+@pytest.mark.parametrize("preset", ARCHS)
 @pytest.mark.parametrize("stalled", [False, True])
 @pytest.mark.parametrize("seed", range(2))
 def test_random_blocks_equal_numpy(preset, stalled, seed):
-    arch, source = load_arch(preset), random.Random(seed)
+    arch, source = ARCHS[preset](), random.Random(seed)
     words = {address: random_word(arch, source) for address in range(500)}
-    commands = [random_vector(source) for _ in range(15)]
+    commands = [random_vector(source) for _ in range(10)]
     stalls = tuple(at_random(seed + port) for port in range(3)) if stalled else (never, never, never)
     bench, memory = run(arch, commands, words, stalls=stalls)
     for item in commands:
