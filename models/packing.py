@@ -73,17 +73,18 @@ def pack_weights(
         return _tile(arch, size, tile_cols, grouped, None)
     kept = grouped != 0
     if mask is not None:
-        kept = np.pad(mask, [(0, wide.shape[0] - bits.shape[0]), (0, wide.shape[1] - bits.shape[1])]).reshape(
-            grouped.shape
-        )
+        kept = np.pad(mask, [(0, large - small) for large, small in zip(wide.shape, bits.shape)]).reshape(grouped.shape)
     _check_counts(kept, n, m)
-    slots = -(-n // arch.array.lanes) * arch.array.lanes
-    # Kept weights first, in ascending index: a stable sort of "not kept".
+    return _tile(arch, size, tile_cols, *_compact(grouped, kept, -(-n // arch.array.lanes) * arch.array.lanes))
+
+
+def _compact(grouped: NDArray, kept: NDArray[np.bool_], slots: int) -> tuple[NDArray, NDArray]:
+    """Kept weights of `[groups, size, columns]` in ascending index, and their indices, as `[groups, slots, columns]`."""
+    # A stable sort of "not kept" brings the kept ones to the front and leaves their order alone.
     order = np.argsort(~kept, axis=1, kind="stable")[:, :slots]
     order = np.pad(order, [(0, 0), (0, slots - order.shape[1]), (0, 0)])
     stored = np.arange(slots)[None, :, None] < kept.sum(axis=1)[:, None, :]
-    values = np.where(stored, np.take_along_axis(grouped, order, axis=1), 0)
-    return _tile(arch, size, tile_cols, values, np.where(stored, order, 0))
+    return np.where(stored, np.take_along_axis(grouped, order, axis=1), 0), np.where(stored, order, 0)
 
 
 def unpack_weights(tile: PackedTile) -> NDArray[np.uint16]:
