@@ -79,7 +79,7 @@ def pack_weights(
 
 
 def _compact(grouped: NDArray, kept: NDArray[np.bool_], slots: int) -> tuple[NDArray, NDArray]:
-    """Kept weights of `[groups, size, columns]` in ascending index, and their indices, as `[groups, slots, columns]`."""
+    """Kept weights of `[groups, size, columns]` and their indices, ascending, as `[groups, slots, columns]`."""
     # A stable sort of "not kept" brings the kept ones to the front and leaves their order alone.
     order = np.argsort(~kept, axis=1, kind="stable")[:, :slots]
     order = np.pad(order, [(0, 0), (0, slots - order.shape[1]), (0, 0)])
