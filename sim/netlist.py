@@ -8,10 +8,12 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 
-_MODULE = re.compile(r"^module (\S+?)\((.*?)^endmodule", re.M | re.S)
-_INSTANCE = re.compile(r"^  (\S+) (\S+) \(\n    \.", re.M)
+_MODULE = re.compile(r"^module (\\\S+|\w+) ?\((.*?)^endmodule", re.M | re.S)
+_INSTANCE = re.compile(r"^  (\\\S+|\w+) +(?:\\\S+|\w+) +\(\n    \.", re.M)
 _DECLARATION = re.compile(r"^  (?:input|output|wire|reg)(?: signed)?(?: \[(\d+):0\])? (\S+)(?: = [^;]*)?\s*;", re.M)
 _MEMORY = re.compile(r"^  reg \[(\d+):0\] (\S+)\s*\[(\d+):0\];", re.M)
+_RAM = re.compile(r"^  ram_1r1w #\(\n((?:    \.\w+\(.*\),?\n)*)  \) \S+ \(", re.M)
+_PARAMETER = re.compile(r"\.(\w+)\(32'd(\d+)\)")
 _OPERATION = re.compile(r"^  assign (\S+)\s* = [^;?]*? ([*+-]) [^;?]*;", re.M)
 _CLOCKED = re.compile(r"^  always @\(posedge \S+\)(?: begin\n(.*?)^  end|\n(.*?;)$)", re.M | re.S)
 _ASSIGNED = re.compile(r"^\s+(?:if \([^)]*\) )?(\\?\S+)\s*<= ", re.M)
@@ -105,6 +107,10 @@ def _module(name: str, body: str, known: set[str]) -> ModuleText:
         (own.multipliers if operator == "*" else own.adders)[widths.get(target, 0)] += 1
     for high, _, last in _MEMORY.findall(body):
         own.memories[int(last) + 1, int(high) + 1] += 1
-    clocked = {found for block in _CLOCKED.findall(body) for found in _ASSIGNED.findall("".join(block))}
+    for parameters in _RAM.findall(body):
+        sizes = dict(_PARAMETER.findall(parameters))
+        own.memories[int(sizes["DEPTH"]), int(sizes["WIDTH"])] += 1
+    assigned = [found for block in _CLOCKED.findall(body) for found in _ASSIGNED.findall("".join(block))]
+    clocked = {found if found in widths else found.split("[")[0] for found in assigned}
     own.register_bits = sum(widths.get(found, 0) for found in clocked)
-    return ModuleText(name, own, Counter(kind for kind, _ in _INSTANCE.findall(body) if kind in known))
+    return ModuleText(name, own, Counter(kind for kind in _INSTANCE.findall(body) if kind in known))
