@@ -1,7 +1,6 @@
 """The tensor engine alone, Verilated, with an accumulator memory beside it; scratchpads are loaded beat by beat."""
 
 from dataclasses import dataclass, field
-from functools import cache
 
 import numpy as np
 from amaranth.hdl import Module, Mux, Signal
@@ -9,7 +8,7 @@ from amaranth.lib import fifo, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch import Arch
-from hwgen.arch.isa import Command, Target, encode
+from hwgen.arch.isa import Cause, Command, Target, encode
 from hwgen.arch.registers import TensorState
 from hwgen.array.engine import TensorEngine
 from hwgen.emit import emit_verilog
@@ -120,13 +119,7 @@ class Bench:
 
     def run(self, commands: list[Command], limit: int) -> Run:
         """Run commands to the end; fails if that takes more than `limit` cycles."""
-        layout = self.component.inputs["command"]
-        words = []
-        for pc, item in enumerate(commands):
-            bits = int.from_bytes(encode(item), "little")
-            words.append(self._words(pc | (bits & 0xFF) << 24 | (bits >> 32) << 32, layout))
-        self.block.run(self.rows(len(words), command=np.stack(words), command_valid=np.ones(len(words))))
-        out = self.block.run(self.rows(limit, go=np.ones(limit)))
+        out = self._execute(commands, limit)
         done, state, busy = out[:, -5], out[:, -4], out[:, -3]
         assert out[:, -2].sum() == 0, f"error {out[out[:, -2] != 0][0, -1]:#x}"
         assert done.sum() == len(commands), f"{done.sum()} of {len(commands)} tiles ended in {limit} cycles"
@@ -135,6 +128,24 @@ class Bench:
         last = int(np.flatnonzero(done)[-1])
         counts = np.bincount(state[first:last], minlength=len(TensorState))
         return Run(last - first, {s: int(counts[s]) for s in TensorState if counts[s]}, state[first:last])
+
+    def run_to_error(self, commands: list[Command], limit: int) -> tuple[Cause, int]:
+        """Run commands of which one is bad; returns cause and index, and checks that the engine comes to rest."""
+        out = self._execute(commands, limit)
+        errors = np.flatnonzero(out[:, -2])
+        assert len(errors) == 1, f"{len(errors)} errors reported"
+        assert not out[-1, -3], "the engine is still busy"
+        error = int(out[errors[0], -1])
+        cause_bits = max(Cause).bit_length()
+        return Cause(error & (1 << cause_bits) - 1), error >> cause_bits
+
+    def _execute(self, commands: list[Command], limit: int) -> np.ndarray:
+        words = []
+        for pc, item in enumerate(commands):
+            bits = int.from_bytes(encode(item), "little")
+            words.append(self._words(pc | (bits & 0xFF) << 24 | (bits >> 32) << 32, self.component.inputs["command"]))
+        self.block.run(self.rows(len(words), command=np.stack(words), command_valid=np.ones(len(words))))
+        return self.block.run(self.rows(limit, go=np.ones(limit)))
 
     def accumulators(self) -> np.ndarray:
         """Contents of the accumulator memory, uint32 [depth, cols]."""
@@ -150,25 +161,17 @@ class Bench:
         array, pads = self.arch.array, self.arch.scratchpads
         layout = LoadBeat(self.arch)
         words = state.act.reshape(array.rows, pads.act_depth, array.cols)
-        for bank, address in zip(*np.nonzero(words.any(axis=2))):
+        for bank, address in np.ndindex(words.shape[:2]):
             yield self._beat(layout, Target.ACT_ROWS, address, words[bank, address].tobytes(), bank=bank, whole=1)
-        for address, lane in zip(*np.nonzero(state.wgt.any(axis=2))):
+        for address, lane in np.ndindex(state.wgt.shape[:2]):
             yield self._beat(layout, Target.WGT, address, state.wgt[address, lane].tobytes(), part=lane)
         per_beat = 4 // array.lanes
         nibbles = state.idx.reshape(pads.wgt_depth // per_beat, -1)
         packed = nibbles[:, 0::2] | nibbles[:, 1::2] << 4
-        for number in np.flatnonzero(packed.any(axis=1)):
+        for number in range(len(packed)):
             yield self._beat(layout, Target.IDX, number * per_beat, packed[number].tobytes())
 
     @staticmethod
     def _beat(layout: LoadBeat, target: Target, address: int, data: bytes, **values: int) -> int:
         fields = {"target": target, "address": address, "data": int.from_bytes(data, "little")} | values
         return sum(int(value) << layout[name].offset for name, value in fields.items())
-
-
-@cache
-def bench(name: str, **changes: int) -> Bench:
-    """The bench of a preset, built once."""
-    from hwgen.arch import load
-
-    return Bench(load(name))
