@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from hwgen.arch.isa import Cause, Command, Format
 from models.formats import fp32_bits, fp32_values, is_nan_fp32, narrow
-from models.machine_state import Fault, State, Undefined, block_words, require_aligned, require_words
+from models.machine_state import Fault, State, Undefined, block_words, require, require_aligned, require_words
 from models.memory import BusError
 
 
@@ -46,6 +46,7 @@ def _check_overlap(item: Command, name: str, depth: int) -> None:
 
 def execute_store(state: State, item: Command) -> None:
     """Execute one STORE. Raises `Fault` with the cause that ISA.md gives; rows before a bus error stay written."""
+    require(item.lanes <= state.arch.array.cols, f"lanes {item.lanes} is more than the {state.arch.array.cols} columns")
     require_words("acc", state.arch.scratchpads.acc_depth, item.addr + (item.rows - 1) * item.stride + item.words - 1)
     wide = item.format == Format.FP32
     require_aligned(item, state.arch, item.words * (2 if wide else 1))

@@ -64,6 +64,7 @@ RULES = [
     (Opcode.VECTOR, {**VECTOR, "x_addr": 1023}, {"x_addr": 1024}, RANGE),
     (Opcode.VECTOR, {**VECTOR, "y_addr": 1024}, {"add": 1}, RANGE),
     (Opcode.VECTOR, {**VECTOR, "rows": 2, "words": 2, "d_stride": 1020, "d_addr": 2}, {"d_addr": 3}, RANGE),
+    (Opcode.STORE, STORE, {"lanes": 5}, FIELD),
     (Opcode.STORE, {**STORE, "addr": 1022, "words": 2}, {"words": 3}, RANGE),
     (Opcode.STORE, STORE, {"dram_addr": 2}, ALIGN),
     (Opcode.STORE, STORE, {"row_stride": 4}, ALIGN),
