@@ -1,6 +1,6 @@
 """Large on-chip memory with one write and one read port."""
 
-from pathlib import Path
+from importlib import resources
 
 from amaranth.hdl import ClockSignal, Instance, Module, unsigned
 from amaranth.lib import wiring
@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwgen.lib.shared import EmitPlatform
 
-VERILOG = Path(__file__).with_name("ram.v")
+VERILOG = resources.files("rtl") / "ram_1r1w.v"
 """The module that every emitted `Ram` is an instance of; one place to put the memory macros of a process."""
 
 
