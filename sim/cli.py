@@ -92,6 +92,53 @@ def arch(
         console.print(arch_yaml(description), markup=False, highlight=False, end="")
 
 
+@app.command()
+def zoo(as_json: JsonOption = False) -> None:
+    """List the models that `simulate` knows by name."""
+    from models.zoo import names
+
+    models = names()
+    if as_json:
+        print_json(models)
+        return
+    with standard_output() as console:
+        table = Table("name", "model (settings and their defaults)")
+        for name, text in models.items():
+            table.add_row(name, escape(text))
+        console.print(table)
+
+
+@app.command()
+def simulate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Zoo name, file.py:function, or file.pt2.")],
+    arch: ArchOption,
+    sparsity: Annotated[str, typer.Option(metavar="N:M|dense", help="Weights kept of each group.")] = "dense",
+    dataflow: Annotated[str, typer.Option(metavar="auto|os|ws", help="Output or weight stationary.")] = "auto",
+    backend: Annotated[str, typer.Option(metavar="rtl", help="What runs the program: the Verilated design.")] = "rtl",
+    batch: Annotated[int | None, typer.Option(help="Batch size of a zoo model.")] = None,
+    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Parameters, .safetensors.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder for the files.")] = None,
+    waveform: Annotated[str | None, typer.Option(metavar="A:B", help="Record cycles A to B; needs -o.")] = None,
+    stalls: Annotated[float, typer.Option(metavar="P", help="Chance that a memory channel stalls in a cycle.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of weights, inputs and stalls.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a model on the Verilated accelerator and compare every word with the golden machine."""
+    from sim.job import SimulateJob, run_job
+    from sim.report import print_report
+
+    job = SimulateJob(model, arch, sparsity, dataflow, backend, batch, weights, output, waveform, stalls, seed)
+    with progress() as report:
+        result = run_job(job, progress=report)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        with standard_output() as console:
+            print_report(result, console)
+    if result.comparison is None or not result.comparison.equal:
+        sys.exit(1)
+
+
 def _arch_table(presets: list[Arch]) -> Table:
     from sim.resources import scratchpad_bits
 

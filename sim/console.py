@@ -34,11 +34,8 @@ def print_json(data: Any) -> None:
 
 @contextlib.contextmanager
 def progress() -> Iterator[Progress]:
-    """Called with what is being done; shown as a moving line while standard error is a terminal, else as lines."""
+    """Called with what is being done; shown as a moving line if standard error is a terminal, else not at all."""
     console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda text: console.print(escape(text), soft_wrap=True)
-        return
     with console.status("starting") as status:
         yield lambda text: status.update(escape(text))
 
