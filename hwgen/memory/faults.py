@@ -1,13 +1,10 @@
-"""What the engines share about errors: checks from the instruction table, and the way an engine stops."""
-
-from functools import reduce
-from operator import or_
+"""What the engines share about commands and errors: fields, the first cause that holds, and the way an engine stops."""
 
 from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.arch.isa import TABLE, Cause, Opcode
+from hwgen.arch.isa import Cause, Opcode
 from hwgen.lib.shapes import PC_BITS, ErrorLayout, operand_layout
 
 
@@ -15,18 +12,6 @@ def operands_of(opcode: Opcode, bits: Value) -> data.View:
     """View the operand bits of a command as the fields of `opcode`."""
     layout = operand_layout(opcode)
     return data.View(layout, bits[: layout.size])
-
-
-def out_of_table(opcode: Opcode, operands: data.View) -> Value:
-    """1 if an operand is outside the range that the instruction table gives for it."""
-    bad = [Const(0, 1)]
-    for item in TABLE[opcode].operands:
-        value = operands[item.name]
-        if item.low > 0:
-            bad.append(value < item.low)
-        if item.limit < (1 << item.width) - 1:
-            bad.append(value > item.limit)
-    return reduce(or_, bad)
 
 
 def first_cause(*checks: tuple[Cause, Value]) -> Value:

@@ -10,7 +10,7 @@ from hwgen.lib.axi import ReadSignature
 from hwgen.lib.shapes import CommandLayout, EngineSignature, LoadBeat
 from hwgen.lib.streams import Queue
 from hwgen.memory.bursts import Block, BurstGenerator, beat_log2, describe_block
-from hwgen.memory.faults import FaultReporter, first_cause, operands_of, out_of_table
+from hwgen.memory.faults import FaultReporter, first_cause, operands_of
 from hwgen.memory.place import PLACE_FIELDS, BeatPlacer, PlaceJob
 
 READ_ID = 1
@@ -25,7 +25,9 @@ class LoadJob(data.StructLayout):
 
 
 class LoadSetup(wiring.Component):
-    """Checks a LOAD and works out what both sides of the engine need.
+    """Checks the rules of LOAD that tie fields together, and works out what both sides of the engine need.
+
+    That each field is in its range has been checked at dispatch.
 
     Timing
     ------
@@ -70,14 +72,14 @@ class LoadSetup(wiring.Component):
         return m
 
     def _cause(self, load: data.View) -> Value:
-        """What is wrong with the fields of a LOAD."""
+        """The rule that a LOAD breaks."""
         index_words = 4 // self._arch.array.lanes
         low = (1 << beat_log2(self._arch)) - 1
         empty = (load.beats | load.pad) == 0
         odd = (load.target == Target.ACC32) & (load.beats[0] ^ load.pad[0])
         split = (load.target == Target.IDX) & (((load.addr | load.stride) & (index_words - 1)) != 0)
         return first_cause(
-            (Cause.BAD_FIELD, out_of_table(Opcode.LOAD, load) | empty | odd | split),
+            (Cause.BAD_FIELD, empty | odd | split),
             (Cause.MEMORY_ALIGNMENT, ((load.dram_addr | load.row_stride) & low) != 0),
         )
 

@@ -10,7 +10,7 @@ from hwgen.lib.axi import WriteSignature
 from hwgen.lib.shapes import PC_BITS, AccRead, CommandLayout, EngineSignature
 from hwgen.lib.streams import Queue
 from hwgen.memory.bursts import Block, BurstGenerator, beat_log2, describe_block
-from hwgen.memory.faults import FaultReporter, first_cause, operands_of, out_of_table
+from hwgen.memory.faults import FaultReporter, first_cause, operands_of
 from hwgen.memory.narrow import StoreReader, WordJob
 
 WRITE_ID = 0
@@ -25,7 +25,10 @@ class StoreJob(data.StructLayout):
 
 
 class StoreSetup(wiring.Component):
-    """Checks a STORE, its whole range of accumulator words too, and works out what both sides of the engine need.
+    """Checks the rules of STORE that tie fields together, and works out what both sides of the engine need.
+
+    The whole range of accumulator words is checked at once, so that no part of a bad STORE is written.
+    That each field is in its range has been checked at dispatch.
 
     Timing
     ------
@@ -77,11 +80,11 @@ class StoreSetup(wiring.Component):
         return m
 
     def _cause(self, store: data.View) -> Value:
-        """What is wrong with the fields of a STORE."""
+        """The rule that a STORE breaks."""
         low = (1 << beat_log2(self._arch)) - 1
         end = store.addr + (store.rows - 1)[:16] * store.stride + store.words
         return first_cause(
-            (Cause.BAD_FIELD, out_of_table(Opcode.STORE, store) | (store.lanes > self._arch.array.cols)),
+            (Cause.BAD_FIELD, store.lanes > self._arch.array.cols),
             (Cause.SCRATCHPAD_RANGE, end > self._arch.scratchpads.acc_depth),
             (Cause.MEMORY_ALIGNMENT, ((store.dram_addr | store.row_stride) & low) != 0),
         )

@@ -1,72 +1,20 @@
 """Vector engine: elementwise FP32 work on blocks of accumulator words."""
 
 from amaranth.hdl import Cat, Module, Signal, Value
-from amaranth.lib import data, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import Out
 
 from hwgen.arch import Arch
 from hwgen.arch.isa import Cause, Opcode
-from hwgen.lib.shapes import PC_BITS, WORD_BITS, AccRead, AccWrite, CommandLayout, EngineSignature
+from hwgen.lib.shapes import PC_BITS, WORD_BITS, AccRead, AccWrite, EngineSignature
 from hwgen.lib.shared import Shared
 from hwgen.lib.streams import Queue
-from hwgen.memory.faults import FaultReporter, first_cause, operands_of, out_of_table
-from hwgen.memory.walk import BlockWalker, Walk
+from hwgen.memory.faults import FaultReporter, operands_of
+from hwgen.memory.walk import BlockWalker
 from hwgen.vector.lane import VectorLane
 
 BLOCKS = ("x", "y", "d")
 """Blocks of a VECTOR in the order in which the walker visits them."""
-
-
-class VectorJob(data.StructLayout):
-    """A checked VECTOR: what is wrong with it (`cause`), what to do, and the blocks x, y, d."""
-
-    def __init__(self) -> None:
-        super().__init__({"pc": PC_BITS, "cause": 4, "add": 1, "relu": 1, "walk": Walk(len(BLOCKS))})
-
-
-class VectorSetup(wiring.Component):
-    """Checks a VECTOR and arranges its fields.
-
-    Timing
-    ------
-    Latency 1 cycle, one instruction a cycle.
-
-    Members
-    -------
-    i : In(stream of CommandLayout)
-    o : Out(stream of VectorJob)
-    clear : In(1)   Forget the job that waits.
-    """
-
-    LATENCY = 1
-
-    i: In(stream.Signature(CommandLayout()))
-    o: Out(stream.Signature(VectorJob()))
-    clear: In(1)
-
-    def elaborate(self, platform: object) -> Module:
-        """One register stage behind the checks."""
-        m = Module()
-        vector = operands_of(Opcode.VECTOR, self.i.payload.operands)
-        job = Signal(VectorJob(), reset_less=True)
-        m.d.comb += [self.i.ready.eq(~self.o.valid | self.o.ready), self.o.payload.eq(job)]
-        with m.If(self.i.ready):
-            m.d.sync += self.o.valid.eq(self.i.valid)
-        with m.If(self.i.ready & self.i.valid):
-            m.d.sync += [
-                job.pc.eq(self.i.payload.pc),
-                job.cause.eq(first_cause((Cause.BAD_FIELD, out_of_table(Opcode.VECTOR, vector)))),
-                job.add.eq(vector.add),
-                job.relu.eq(vector.relu),
-                job.walk.rows.eq(vector.rows),
-                job.walk.words.eq(vector.words),
-            ]
-            for index, name in enumerate(BLOCKS):
-                corner = job.walk.corners[index]
-                m.d.sync += [corner.addr.eq(vector[f"{name}_addr"]), corner.stride.eq(vector[f"{name}_stride"])]
-        with m.If(self.clear):
-            m.d.sync += self.o.valid.eq(0)
-        return m
 
 
 class VectorEngine(wiring.Component):
@@ -77,7 +25,7 @@ class VectorEngine(wiring.Component):
 
     Timing
     ------
-    First read 2 cycles after the command. A word is written `latency` cycles after its later operand was accepted; one
+    First read 1 cycle after the command. A word is written `latency` cycles after its later operand was accepted; one
     word a cycle when x, y and d lie in different banks. When the scratchpad refuses writes, reads pause; what they
     return has room.
 
@@ -109,39 +57,37 @@ class VectorEngine(wiring.Component):
         return AccRead.LATENCY + 1 + self._arch.array.add_latency + Queue.LATENCY
 
     def elaborate(self, platform: object) -> Module:
-        """Wire set-up, walk, lanes, result queue and error reports together."""
+        """Wire walk, lanes, result queue and error reports together."""
         m = Module()
         arch, control = self._arch, self.control
         # Room for every word between read and write at one word a cycle, plus the cycle in which a place becomes free.
         depth = self.latency + 1
-        m.submodules.setup = setup = VectorSetup()
         m.submodules.walker = walker = BlockWalker(blocks=len(BLOCKS))
         m.submodules.places = places = Queue(shape=data.StructLayout({"address": WORD_BITS, "last": 1}), depth=depth)
         m.submodules.results = results = Queue(shape=32 * arch.array.cols, depth=depth)
         m.submodules.faults = faults = FaultReporter()
         mode = Signal(data.StructLayout({"pc": PC_BITS, "add": 1, "relu": 1}), reset_less=True)
-        job = setup.o.payload
         idle = ~walker.o.valid & (places.level == 0)
-        good = setup.o.valid & (job.cause == Cause.NONE)
+        accept = idle & ~faults.halt
+        vector, walk = operands_of(Opcode.VECTOR, control.command.payload.operands), walker.i.payload
+
         m.d.comb += [
-            setup.i.payload.eq(control.command.payload),
-            setup.i.valid.eq(control.command.valid & ~faults.halt),
-            control.command.ready.eq(setup.i.ready & ~faults.halt),
-            setup.o.ready.eq(good & idle),
-            setup.clear.eq(faults.halt),
-            walker.i.payload.eq(job.walk),
-            walker.i.valid.eq(good & idle),
+            control.command.ready.eq(accept),
+            control.busy.eq(~idle),
+            walker.i.valid.eq(control.command.valid & accept),
             walker.clear.eq(faults.halt),
-            control.busy.eq(setup.o.valid | ~idle),
+            walk.rows.eq(vector.rows),
+            walk.words.eq(vector.words),
         ]
-        with m.If(good & idle):
-            m.d.sync += [mode.pc.eq(job.pc), mode.add.eq(job.add), mode.relu.eq(job.relu)]
+        for index, name in enumerate(BLOCKS):
+            corner = walk.corners[index]
+            m.d.comb += [corner.addr.eq(vector[f"{name}_addr"]), corner.stride.eq(vector[f"{name}_stride"])]
+        with m.If(accept):
+            m.d.sync += [mode.pc.eq(control.command.payload.pc), mode.add.eq(vector.add), mode.relu.eq(vector.relu)]
 
         do_pair = self._read(m, walker, places, mode, faults)
         self._compute(m, do_pair, mode, results)
         self._write(m, places, results, faults.halt)
-        with m.If(idle & setup.o.valid & ~good):
-            m.d.comb += [faults.fault.eq(1), faults.cause.eq(job.cause), faults.pc.eq(job.pc)]
         m.d.comb += [
             faults.stop.eq(control.stop),
             faults.drained.eq(places.level == 0),

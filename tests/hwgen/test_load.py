@@ -7,6 +7,7 @@ import pytest
 
 from hwgen.arch import load as load_arch
 from hwgen.arch.isa import Cause, Opcode, Target, command
+from hwgen.memory.faults import FaultReporter
 from hwgen.memory.load import LoadEngine
 from tests.support import ARCHS, AxiMemory, EngineBench, at_random, every_fourth, long, never, receive, simulate
 
@@ -253,15 +254,19 @@ def test_errors(preset, name):
     assert len(taken) == 12 + written
 
 
-@pytest.mark.parametrize(("field", "value"), [("rows", 0), ("target", 6), ("chunk_log2", 7)])
-def test_values_outside_the_table_are_bad_fields(field, value):
-    arch = load_arch("tiny")
-    engine = LoadEngine(arch)
-    bench = EngineBench(engine)
-    item = load(arch, Target.ACT_CHUNKS, beats=1)
-    item.operands[field] = value
-    simulate(engine, partial(bench.run, commands=[item]), background=[bench.watch])
-    assert [(cause, pc) for _, cause, pc in bench.errors] == [(Cause.BAD_FIELD, 0)]
+def test_a_late_stop_keeps_the_engine_halted():
+    """Between its error and `stop` an engine that is already drained must not start the next command."""
+    reporter = FaultReporter()
+
+    async def bench(ctx):
+        ctx.set(reporter.drained, 1)
+        for fault, stop, halt in [(0, 0, 0), (1, 0, 0), (0, 0, 1), (0, 0, 1), (0, 1, 1), (0, 0, 1), (0, 0, 0)]:
+            ctx.set(reporter.fault, fault)
+            ctx.set(reporter.stop, stop)
+            assert ctx.get(reporter.halt) == halt
+            await ctx.tick()
+
+    simulate(reporter, bench)
 
 
 @pytest.mark.parametrize("stalls", [never, at_random(6)])

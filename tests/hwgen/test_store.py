@@ -196,16 +196,19 @@ def test_slow_memory_and_busy_accumulator(stalls, acc_stalls):
     check(arch, commands, random_words(arch, 8, 300), stalls=stalls, acc_stalls=acc_stalls)
 
 
+def test_no_word_is_read_before_it_is_announced():
+    arch = load_arch("tiny")
+    _, memory, acc = run(arch, [store(arch, Format.OPERAND, words=40, at=7)], {}, stalls=long(25))
+    for index, cycle in enumerate(acc.read_cycles):
+        assert index < sum(length for address_cycle, _, length in memory.bursts if address_cycle < cycle)
+
+
 def bad_stores(arch):
     """Name -> (cause, beats that are written, fields that break a rule)."""
     size, acc, end = arch.beat_bytes, arch.scratchpads.acc_depth, 1 << arch.memory.address_bits
     field, word, align = Cause.BAD_FIELD, Cause.SCRATCHPAD_RANGE, Cause.MEMORY_ALIGNMENT
     return {
         "lanes": (field, 0, {"lanes": 5}),
-        "no lanes": (field, 0, {"lanes": 0}),
-        "no rows": (field, 0, {"rows": 0}),
-        "no words": (field, 0, {"words": 0}),
-        "format": (field, 0, {"format": 2}),
         "odd address": (align, 0, {"dram_addr": size // 2}),
         "odd stride": (align, 0, {"row_stride": size + 1}),
         "first address": (align, 0, {"dram_addr": end}),
