@@ -26,7 +26,8 @@ class Controller(wiring.Component):
 
     After an error no command is offered, from the cycle after the error on.
     An engine must show `busy` from the cycle after it accepted a command until its last effect and its last memory
-    transfer are over, also after an error or `stop`. `clear` tells it to forget an error of the run before.
+    transfer are over, also after an error or `stop`. `stop` falls when the next run starts; an engine then forgets its
+    error.
 
     Timing
     ------
@@ -42,7 +43,6 @@ class Controller(wiring.Component):
     run : In(RunSignature)                  To the register file.
     program : Out(ReadSignature)            To the read arbiter.
     engines : In(EngineSignature) of each engine, indexed by `Engine`
-    clear : Out(1)                          Pulse before a run: engines return to their initial state.
     progress : In(1)        An engine gets on with its instruction; holds off the watchdog, as every command, `done` and
                             memory beat does.
     tensor_state : In(TensorState)          What the tensor engine does; IDLE while it has no command.
@@ -58,7 +58,6 @@ class Controller(wiring.Component):
                 "run": In(RunSignature()),
                 "program": Out(ReadSignature(arch)),
                 "engines": In(EngineSignature()).array(ENGINE_COUNT),
-                "clear": Out(1),
                 "progress": In(1),
                 "tensor_state": In(range(len(TensorState))),
                 "read_beat": In(1),
@@ -76,7 +75,7 @@ class Controller(wiring.Component):
         m.submodules.tokens = tokens = TokenBank(width=self._arch.control.token_bits)
         m.submodules.control = control = RunControl()
         queues = [EngineQueue(engine=engine, depth=self._arch.control.queue_depth) for engine in Engine]
-        m.d.comb += [self.clear.eq(self.run.start), self.running.eq(control.running)]
+        m.d.comb += self.running.eq(control.running)
 
         # Program
         settings = self.run.settings
@@ -87,9 +86,8 @@ class Controller(wiring.Component):
             fetch.address.eq(Cat(settings.program_low, settings.program_high)),
             fetch.count.eq(settings.count),
             fetch.stop.eq(control.stop),
-            dispatch.stop.eq(control.stop),
-            dispatch.clear.eq(self.clear),
-            tokens.clear.eq(self.clear),
+            dispatch.clear.eq(self.run.start),
+            tokens.clear.eq(self.run.start),
         ]
 
         # Engines
@@ -110,7 +108,7 @@ class Controller(wiring.Component):
         wiring.connect(m, queue.command, wiring.flipped(port.command))
         m.d.comb += [
             queue.done.eq(port.done),
-            queue.clear.eq(self.clear),
+            queue.clear.eq(self.run.start),
             queue.available.eq(tokens.available[engine]),
             tokens.take[engine].eq(queue.take),
             tokens.give[engine].eq(queue.give),
@@ -172,7 +170,7 @@ class Controller(wiring.Component):
         m.submodules.counters = counters = Counters()
         m.d.comb += [
             counters.running.eq(control.running),
-            counters.clear.eq(self.clear),
+            counters.clear.eq(self.run.start),
             counters.busy.eq(Cat(port.busy for port in self.engines)),
             counters.tensor_state.eq(self.tensor_state),
             counters.waiting.eq(self.waiting[Engine.TENSOR]),

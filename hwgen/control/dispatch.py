@@ -27,7 +27,6 @@ class Dispatch(wiring.Component):
     o : Out(stream of QueueEntry) of each engine
     error : Out(ErrorLayout), error_valid : Out(1), error_engine : Out(8)   Held until `clear`.
     empty : Out(1)      No instruction is held.
-    stop : In(1)        Take nothing more.
     clear : In(1)       Forget everything.
     """
 
@@ -42,7 +41,6 @@ class Dispatch(wiring.Component):
                 "error_valid": Out(1),
                 "error_engine": Out(8),
                 "empty": Out(1),
-                "stop": In(1),
                 "clear": In(1),
             }
         )
@@ -68,7 +66,7 @@ class Dispatch(wiring.Component):
             m.d.sync += target.eq(0)
 
         # Input
-        m.d.comb += self.i.ready.eq(((target == 0) | leaving) & ~self.error_valid & ~self.stop)
+        m.d.comb += self.i.ready.eq(((target == 0) | leaving) & ~self.error_valid)
         with m.If(self.i.valid & self.i.ready):
             m.d.sync += [
                 held.pc.eq(self.i.p.pc),

@@ -77,7 +77,7 @@ class Unpacker(wiring.Component):
     def _elaborate_wide(self, m: Module, offered: Signal) -> None:
         slots = self._data_bits // INSTRUCTION_BITS
         slot = self.pc[: exact_log2(slots)]
-        last = (slot == slots - 1) | (self.pc + 1 == self.count)
+        last = slot == slots - 1
         m.d.comb += [
             self.o.valid.eq(offered),
             self.o.p.word.eq(self.i.p.data.word_select(slot, INSTRUCTION_BITS)),

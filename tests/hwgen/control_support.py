@@ -74,11 +74,13 @@ class FakeEngine:
     """Takes commands and time: `(pc, cycle)` of every start and end is logged.
 
     `duration(pc)` cycles each; `depth` commands may be under way. An instruction in `faults` ends with that cause.
+    The engine is busy for another `linger` cycles after its last instruction.
     """
 
     engine: Engine
     duration: object
     depth: int = 1
+    linger: int = 0
     faults: dict[int, int] = field(default_factory=dict)
     started: list[tuple[int, int]] = field(default_factory=list)
     ended: list[tuple[int, int]] = field(default_factory=list)
@@ -87,7 +89,7 @@ class FakeEngine:
     async def serve(self, ctx, port) -> None:
         """Serve the engine side of `port` (an `EngineSignature`, flipped) for ever."""
         under_way: deque[list[int]] = deque()
-        failed, held = False, None
+        failed, held, last = False, None, -1000
         for cycle in itertools.count():
             stop = ctx.get(port.stop)
             if failed and not stop and not under_way:
@@ -97,7 +99,8 @@ class FakeEngine:
             ctx.set(port.done, finished and not fault)
             ctx.set(port.error_valid, bool(fault))
             ctx.set(port.error, {"cause": fault, "pc": under_way[0][0] if finished else 0})
-            ctx.set(port.busy, bool(under_way))
+            last = cycle if under_way else last
+            ctx.set(port.busy, cycle - last <= self.linger)
             ctx.set(port.command.ready, len(under_way) < self.depth and not failed and not fault)
             command = port.command
             _, _, valid, ready, payload = await ctx.tick().sample(command.valid, command.ready, command.payload)

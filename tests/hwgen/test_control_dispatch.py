@@ -175,19 +175,3 @@ def test_instructions_before_an_error_still_go_out():
         assert ctx.get(dut.error.pc) == 4
 
     bench.run(drive)
-
-
-def test_stop_takes_nothing():
-    bench = Bench([never] * 4)
-
-    async def drive(ctx):
-        dut = bench.dut
-        ctx.set(dut.stop, 1)
-        ctx.set(dut.i.payload, {"pc": 0, "word": word(Opcode.LOAD)})
-        ctx.set(dut.i.valid, 1)
-        for _ in range(5):
-            assert not ctx.get(dut.i.ready)
-            await ctx.tick()
-        assert ctx.get(dut.empty)
-
-    bench.run(drive)

@@ -61,6 +61,7 @@ class Bench:
         await ctx.tick()
         while ctx.get(self.dut.busy):
             await ctx.tick()
+        assert not ctx.get(self.dut.port.ar.valid), "a request is still offered"
         await ctx.tick()  # the memory keeps its books after the bench has looked
         assert self.memory.in_flight == 0
 
@@ -229,7 +230,7 @@ def test_last_instruction_of_memory_can_be_fetched():
 @pytest.mark.parametrize("width", [64, 512])
 def test_stop_ends_requests_and_a_new_run_is_clean(seed, width):
     source, words = random.Random(seed), program(60)
-    bench = Bench(wide_arch(width), stalls=at_random(seed), latency=9)
+    bench = Bench(wide_arch(width), stalls=at_random(seed, 0.8), latency=9)
     bench.memory.place(BASE, image(words))
 
     async def drive(ctx):

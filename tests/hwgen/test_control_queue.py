@@ -84,7 +84,7 @@ def entries(count: int, source: random.Random, others: int) -> list[dict[str, in
     return [
         {
             "pc": pc,
-            "wait": source.getrandbits(4) & others & source.getrandbits(4),
+            "wait": source.getrandbits(4) & others,
             "signal": source.getrandbits(4) & others,
             "opcode": int(row.opcode),
             "operands": source.getrandbits(bits),
@@ -96,7 +96,7 @@ def entries(count: int, source: random.Random, others: int) -> list[dict[str, in
 class Bench:
     """A queue for the tensor engine, with random tokens and an engine that is done after a random time."""
 
-    def __init__(self, *, seed: int, token_rate: float = 0.3, patience: int = 12, stalls=never) -> None:
+    def __init__(self, *, seed: int, token_rate: float = 0.12, patience: int = 12, stalls=never) -> None:
         self.dut = EngineQueue(engine=Engine.TENSOR, depth=4)
         self.source, self.token_rate, self.patience = random.Random(seed), token_rate, patience
         self.tokens = dict.fromkeys((Engine.LOAD, Engine.VECTOR, Engine.STORE), 0)

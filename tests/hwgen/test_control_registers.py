@@ -76,6 +76,7 @@ def test_unknown_offsets_read_zero_and_change_nothing():
     async def scenario(ctx, dut, host):
         for offset in [*range(0, 0x120, 4), 0x800, 0xFFC]:
             if offset not in known:
+                assert await host.read(ctx, register("ID").offset) != 0
                 await host.write(ctx, offset, 0xFFFFFFFF)
                 assert await host.read(ctx, offset) == 0, f"{offset:#x}"
         for item in REGISTERS:
@@ -164,6 +165,23 @@ def test_start_during_a_run_is_ignored():
         for _ in range(5):
             assert not ctx.get(dut.run.start)
             await ctx.tick()
+
+    run_host(scenario, idle=0)
+
+
+def test_start_written_in_the_last_cycle_of_a_run_is_ignored_and_done_is_kept():
+    async def scenario(ctx, dut, host):
+        ctx.set(dut.bus.aw.payload, CTRL)
+        ctx.set(dut.bus.w.payload, {"data": START, "strb": 15})
+        ctx.set(dut.bus.b.ready, 1)
+        for cycle in range(3):
+            ctx.set(dut.bus.aw.valid, cycle == 0)
+            ctx.set(dut.bus.w.valid, cycle == 0)
+            ctx.set(dut.run.done, cycle == 1)
+            ctx.set(dut.run.idle, cycle == 2)
+            assert not ctx.get(dut.run.start)
+            await ctx.tick()
+        assert await host.read(ctx, CTRL) == DONE | IDLE | READY
 
     run_host(scenario, idle=0)
 
