@@ -100,24 +100,17 @@ class BurstGenerator(wiring.Component):
         m = Module()
         arch, block = self._arch, self.i.payload
         shift = beat_log2(arch)
-        page_beats = PAGE_BYTES // arch.beat_bytes
         active = Signal()
         held = Signal(Block(), reset_less=True)
         address = Signal(BYTE_ADDRESS_BITS + 1 - shift, reset_less=True)
         row_address = Signal.like(address)
         beats_left = Signal(BEAT_BITS, reset_less=True)
         rows_left = Signal(ROW_BITS, reset_less=True)
-
-        # Length: what is left of the row, of the page, and of the longest burst.
-        longest = min(arch.memory.burst_beats, page_beats)
-        page_left = Signal(range(page_beats + 1))
-        room = Signal(range(longest + 1))
-        count = Signal(range(longest + 1))
+        room = self._room(m, address)
+        count = Signal.like(room)
         row_end = beats_left <= room
         last = row_end & (rows_left == 1)
         m.d.comb += [
-            page_left.eq(page_beats - (address % page_beats)),
-            room.eq(Mux(page_left < longest, page_left, longest)),
             count.eq(Mux(row_end, beats_left, room)),
             self.busy.eq(active),
             self.outside.eq(active & (address[arch.memory.address_bits - shift :] != 0)),
@@ -156,3 +149,15 @@ class BurstGenerator(wiring.Component):
         with m.If(self.clear):
             m.d.sync += active.eq(0)
         return m
+
+    def _room(self, m: Module, address: Value) -> Value:
+        """Beats that a burst from here may have: what is left of the page, at most the longest burst."""
+        page_beats = PAGE_BYTES // self._arch.beat_bytes
+        longest = min(self._arch.memory.burst_beats, page_beats)
+        page_left = Signal(range(page_beats + 1))
+        room = Signal(range(longest + 1))
+        m.d.comb += [
+            page_left.eq(page_beats - (address % page_beats)),
+            room.eq(Mux(page_left < longest, page_left, longest)),
+        ]
+        return room

@@ -130,7 +130,7 @@ def test_broadcast_row_and_result_over_x():
     arch, source = load_arch("tiny"), random.Random(2)
     words = {address: random_word(arch, source) for address in range(300)}
     item = vector(x=(0, 7), y=(256, 0), d=(0, 7), rows=9, words=7, relu=1)
-    _, memory = run(arch, [item], words, stalls=(never, at_random(1), at_random(2)))
+    _, memory = run(arch, [item], words, stalls=(at_random(3), at_random(1), at_random(2)))
     execute(arch, item, words)
     assert memory.words == words
     assert len(memory.read_cycles) == 2 * 9 * 7
