@@ -27,7 +27,6 @@ from hwgen.lib.ram import VERILOG
 from hwgen.lib.shared import EmitPlatform
 from hwgen.rtlil import merge_modules
 
-
 LINT_WAIVERS = {
     "CASEINCOMPLETE": "a value is assigned before every case statement; the cases change it",
     "DECLFILENAME": "all modules are in one file",

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -43,6 +44,9 @@ _DEFINES = ("VM_COVERAGE", "VM_SC", "VM_TIMING", "VM_TRACE_SAIF", "VM_TRACE_VCD"
 _FORMAT = 1
 """Raise when the way of building changes without a change of any option."""
 
+_MODULE = re.compile(r"^module\s+(\w+)(.*?)^endmodule", re.M | re.S)
+_INPUT = re.compile(r"^\s*input\s+(?:wire\s+)?(?:signed\s+)?(?:\[(\d+):0\]\s*)?(\w+)\s*[;,)]", re.M)
+
 Progress = Callable[[str], None]
 
 
@@ -73,8 +77,9 @@ def build_library(
     """
     report = progress or (lambda text: None)
     texts = [(path.name, path.read_text()) if isinstance(path, Path) else (f"{top}.v", path) for path in sources]
-    design = [top, texts, list(no_inline), trace, list(options), verilator.version(), *_tools(), _FORMAT]
-    model_key = _digest(design)
+    if no_inline:
+        texts.append(("inline.vlt", _inline_rules(texts, no_inline)))
+    model_key = _digest([top, texts, trace, list(options), verilator.version(), *_tools(), _FORMAT])
     library = cache_folder() / f"{top}-{model_key}" / f"{_digest([harness])}.so"
     if library.exists():
         return library
@@ -83,7 +88,7 @@ def build_library(
         if not library.exists():
             model = library.parent / "model"
             if not model.exists():
-                _build_model(model, texts, top=top, no_inline=no_inline, trace=trace, options=options, report=report)
+                _build_model(model, texts, top=top, trace=trace, options=options, report=report)
             _build_harness(library, model, harness, trace=trace, report=report)
     return library
 
@@ -131,7 +136,6 @@ def _build_model(
     texts: list[tuple[str, str]],
     *,
     top: str,
-    no_inline: Sequence[str],
     trace: bool,
     options: Sequence[str],
     report: Progress,
@@ -143,14 +147,27 @@ def _build_model(
         for number, (name, text) in enumerate(texts):
             names.append(f"{number}_{name}")
             (folder / names[-1]).write_text(text)
-        if no_inline:
-            lines = ["`verilator_config", *(f'no_inline -module "{module}"' for module in no_inline)]
-            (folder / "inline.vlt").write_text("\n".join(lines) + "\n")
-            names.append("inline.vlt")
         arguments = [*VERILATOR_OPTIONS, *(["--trace-fst"] if trace else []), *options]
         place = ["--Mdir", ".", "--top-module", top, "--prefix", f"V{top}"]
         (folder / "verilator.log").write_text(verilator.verilate([*arguments, *place, *names], folder=folder))
         _compile_all(folder, _group_sources(folder, f"V{top}"), trace=trace, report=report)
+
+
+def _inline_rules(texts: list[tuple[str, str]], modules: Sequence[str]) -> str:
+    """Verilator configuration that makes each of `modules` one function for all its instances.
+
+    `no_inline` alone does not: Verilator then replaces the inputs by what drives them, which differs between
+    instances. Public inputs stay variables of the instance. Clock, reset and wide inputs are left alone: copies of
+    clocks are slow, those of wide inputs cost more than they save.
+    """
+    lines = ["`verilator_config"]
+    bodies = {name: body for _, text in texts for name, body in _MODULE.findall(text)}
+    for module in modules:
+        lines.append(f'no_inline -module "{module}"')
+        for high, port in _INPUT.findall(bodies.get(module, "")):
+            if port not in ("clk", "rst") and int(high or 0) < 64:
+                lines.append(f'public_flat_rd -module "{module}" -var "{port}"')
+    return "\n".join(lines) + "\n"
 
 
 def _group_sources(folder: Path, prefix: str) -> list[tuple[str, tuple[str, ...]]]:
