@@ -171,7 +171,7 @@ def _inline_rules(texts: list[tuple[str, str]], modules: Sequence[str]) -> str:
 
 
 def _group_sources(folder: Path, prefix: str) -> list[tuple[str, tuple[str, ...]]]:
-    """Gather the generated files into few translation units: headers are then read a few times, not hundreds of times."""
+    """Gather the generated files into few translation units, so that headers are read a few times, not hundreds."""
     units: list[tuple[str, tuple[str, ...]]] = []
     for kind, flags in (("slow", SLOW), ("fast", FAST)):
         paths = [path for path in folder.glob(f"{prefix}*.cpp") if path.stem.endswith("Slow") == (kind == "slow")]
@@ -222,13 +222,16 @@ def _build_harness(library: Path, model: Path, harness: str, *, trace: bool, rep
 
 def _runtime(*, trace: bool) -> Path:
     """Folder with Verilator's own C++, compiled once for all designs."""
-    folder = cache_folder() / f"runtime-{_digest([verilator.version(), *_tools(), trace, _FORMAT])}"
+    codecs = Path(__file__).with_name("fst_codecs.h").read_text()
+    folder = cache_folder() / f"runtime-{_digest([verilator.version(), *_tools(), trace, codecs, _FORMAT])}"
     files = ("verilated.cpp", "verilated_threads.cpp", *(("verilated_fst_c.cpp",) if trace else ()))
     with _locked(cache_folder() / "runtime.lock"):
         if not folder.exists():
             with _temporary_folder(folder) as temporary:
                 for name in files:
                     shutil.copy(verilator.root() / "include" / name, temporary)
+                for name in ("lz4.h", "zlib.h"):
+                    (temporary / name).write_text(codecs)
                 _compile_all(temporary, [(name, RUNTIME) for name in files], trace=trace, report=lambda text: None)
     return folder
 
