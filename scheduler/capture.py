@@ -47,7 +47,8 @@ def read_exported(program: torch.export.ExportedProgram) -> AtenGraph:
             inputs[spec.arg.name] = _input_shape(placeholders[spec.arg.name])
             continue
         held = program.constants if spec.target in program.constants else program.state_dict
-        constants[spec.arg.name] = (spec.target, as_float32(held[spec.target], spec.target))
+        if placeholders[spec.arg.name].users:
+            constants[spec.arg.name] = (spec.target, as_float32(held[spec.target], spec.target))
     changed = [spec.target for spec in signature.output_specs if spec.kind != OutputKind.USER_OUTPUT]
     if changed:
         raise UserError(

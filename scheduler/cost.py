@@ -8,7 +8,9 @@ from hwgen.arch.isa import Dataflow
 from scheduler.state import Plan
 
 START_CYCLES = 24
-"""Assumed cycles from the start of an instruction to its first useful one: queue, tokens, memory or array latency."""
+"""Assumed cycles from the start of a LOAD, VECTOR or STORE to its first useful one: tokens and memory latency."""
+ADMISSION_CYCLES = 4
+"""The same for TENSOR, which the array admits while it still works on the one before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,7 @@ def estimate(arch: Arch, problem: Problem, plan: Plan) -> Estimate:
     max(interleave, adder chain), feed), but not less than the drain of the tile before, rows x tile_cols. Weight
     stationary, each instruction: rows x max(K x interleave, feed), but not less than the R x K x interleave words of
     weights that enter meanwhile, nor than the way of a continued sum through all array rows. Every instruction starts
-    once (`START_CYCLES`). Engines overlap; the first load and the last drain do not.
+    once, which costs `START_CYCLES` or `ADMISSION_CYCLES`. Engines overlap; the first load and the last drain do not.
     """
     output, tiles = problem.rows * problem.words, plan.row_tiles * plan.col_tiles
     vector = output * problem.steps + START_CYCLES * tiles * problem.steps
@@ -97,7 +99,7 @@ def _tensor_cycles(arch: Arch, problem: Problem, plan: Plan) -> int:
     tile = _output_stationary if plan.dataflow == Dataflow.OUTPUT_STATIONARY else _weight_stationary
     last_rows = problem.rows - (plan.row_tiles - 1) * plan.row_tile
     last_cols = problem.words - (plan.col_tiles - 1) * plan.tile_cols
-    total = START_CYCLES * plan.row_tiles * plan.col_tiles * plan.depth_tiles
+    total = ADMISSION_CYCLES * plan.row_tiles * plan.col_tiles * plan.depth_tiles
     for rows, row_count in ((plan.row_tile, plan.row_tiles - 1), (last_rows, 1)):
         for cols, col_count in ((plan.tile_cols, plan.col_tiles - 1), (last_cols, 1)):
             if row_count and col_count:

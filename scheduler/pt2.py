@@ -74,13 +74,10 @@ def load_pt2(path: str | Path, weights: Mapping[str, NDArray[np.float32]] | None
     try:
         model: _ModelEntry = archive.json("models/model.json", _ModelEntry)
         _check_model(archive.path, model)
-        tensors, literals = archive.tensors("weights"), archive.tensors("constants")
+        tensors = _tensors(archive, model.graph_module, weights)
     finally:
         archive.close()
-    if weights is not None:
-        check_weights(weights, {name: values.shape for name, values in tensors.items()})
-        tensors = dict(weights)
-    return convert(_read(archive.path, model.graph_module, tensors | literals))
+    return convert(_read(archive.path, model.graph_module, tensors))
 
 
 def _check_model(path: Path, model: _ModelEntry) -> None:
@@ -95,6 +92,35 @@ def _check_model(path: Path, model: _ModelEntry) -> None:
         raise UserError(f"{path} has dynamic shapes, which have no lowering: export the model for a fixed batch")
 
 
+def _tensors(
+    archive: Archive, module: _GraphModule, weights: Mapping[str, NDArray[np.float32]] | None
+) -> dict[str, NDArray[np.float32]]:
+    """Values of the parameters and literals that nodes read, by node name."""
+    read = {
+        item.arg["as_tensor"].get("name")
+        for node in module.graph.nodes
+        for item in node.inputs
+        if isinstance(item.arg.get("as_tensor"), dict)
+    }
+    entries, literals = archive.entries("weights"), archive.entries("constants")
+    if weights is not None:
+        check_weights(weights, {name: entry.tensor_meta.shape(name) for name, entry in entries.items()})
+    found = {}
+    for spec in module.signature.input_specs:
+        for kind, content in spec.items():
+            name, target = _signature_entry(archive.path, kind, content)
+            if kind == "user_input" or name not in read:
+                continue
+            if target in entries:
+                own = weights is None
+                found[name] = archive.tensor("weights", target, entries[target]) if own else weights[target]
+            elif target in literals:
+                found[name] = archive.tensor("constants", target, literals[target])
+            else:
+                raise UserError(f"{archive.path}: parameter {target} has no values in the file")
+    return found
+
+
 def _read(path: Path, module: _GraphModule, tensors: dict[str, NDArray[np.float32]]) -> AtenGraph:
     inputs, constants = {}, {}
     for spec in module.signature.input_specs:
@@ -102,10 +128,8 @@ def _read(path: Path, module: _GraphModule, tensors: dict[str, NDArray[np.float3
             name, target = _signature_entry(path, kind, content)
             if kind == "user_input":
                 inputs[name] = _input_shape(path, name, module.graph.tensor_values)
-            elif target in tensors:
-                constants[name] = (target, tensors[target])
-            else:
-                raise UserError(f"{path}: parameter {target} has no values in the file")
+            elif name in tensors:
+                constants[name] = (target, tensors[name])
     outputs = []
     for spec in module.signature.output_specs:
         for kind, content in spec.items():

@@ -2,6 +2,7 @@
 
 import io
 import pickletools
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any, Literal
@@ -20,12 +21,17 @@ MAX_JSON = 64 << 20
 MAX_ENTRIES = 100_000
 DTYPES = {6: np.dtype("<f2"), 7: np.dtype("<f4"), 13: np.dtype(bfloat16)}
 """PyTorch's serialised type codes of the parameters that we take."""
+_DAMAGED = (zipfile.BadZipFile, EOFError, ValueError, KeyError, IndexError, RuntimeError, struct.error)
+"""What Python's zip reader and disassembler raise on bytes that make no sense."""
 _TENSOR_GLOBALS = {
     "collections OrderedDict",
     "torch._utils _rebuild_tensor_v2",
     *(f"torch {kind}Storage" for kind in ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Bool")),
 }
 """What sample inputs that are only tensors refer to."""
+
+
+Folder = Literal["weights", "constants"]
 
 
 class Json(BaseModel):
@@ -73,7 +79,7 @@ class Archive:
             self.zip = zipfile.ZipFile(path)
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-        except (zipfile.BadZipFile, ValueError):
+        except _DAMAGED:
             raise UserError(f"{path} is not a .pt2 file, or it is truncated") from None
         entries = self.zip.infolist()
         if len(entries) > MAX_ENTRIES or sum(entry.file_size for entry in entries) > MAX_BYTES:
@@ -97,7 +103,7 @@ class Archive:
             raise UserError(f"{self.path}: entry {name} has {self.sizes[full]} bytes, at most {limit} are read")
         try:
             return self.zip.read(full)
-        except (OSError, EOFError, zipfile.BadZipFile, RuntimeError):
+        except (OSError, *_DAMAGED):
             raise UserError(f"{self.path}: entry {name} is damaged") from None
 
     def json(self, name: str, model: type[Json]) -> Any:
@@ -109,15 +115,19 @@ class Archive:
             place = ".".join(str(part) for part in first["loc"]) or "text"
             raise UserError(f"{self.path}: {name}: {place}: {first['msg'].lower()}") from None
 
-    def tensors(self, folder: Literal["weights", "constants"]) -> dict[str, NDArray[np.float32]]:
-        """All parameters (or constants) by name, as float32. Pickled ones are refused."""
+    def entries(self, folder: Folder) -> dict[str, WeightEntry]:
+        """Descriptions of all parameters (or constants) by name. Pickled ones are refused."""
         config: WeightConfig = self.json(f"data/{folder}/model_{folder}_config.json", WeightConfig)
-        return {name: self._tensor(folder, name, entry) for name, entry in config.config.items()}
+        for name, entry in config.config.items():
+            if entry.use_pickle:
+                raise UserError(
+                    f"{self.path}: parameter {name} is stored as a pickle, which can run code; it is refused"
+                )
+        return config.config
 
-    def _tensor(self, folder: str, name: str, entry: WeightEntry) -> NDArray[np.float32]:
+    def tensor(self, folder: Folder, name: str, entry: WeightEntry) -> NDArray[np.float32]:
+        """Values of a parameter (or constant)."""
         what = f"{self.path}: parameter {name}"
-        if entry.use_pickle:
-            raise UserError(f"{what} is stored as a pickle, which can run code; it is refused")
         if entry.tensor_meta.dtype not in DTYPES:
             raise UserError(
                 f"{what} has type code {entry.tensor_meta.dtype}, allowed are float32, float16 and bfloat16"
@@ -145,7 +155,7 @@ class Archive:
             found = {str(value) for text in programs for code, value, _ in pickletools.genops(text) if _is_global(code)}
         except UserError:
             raise
-        except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError):
+        except (OSError, *_DAMAGED):
             raise UserError(f"{self.path}: the sample inputs are damaged") from None
         if found - _TENSOR_GLOBALS:
             raise UserError(

@@ -96,12 +96,12 @@ def _buffers(state: Lowering, names: dict[str, str], layers: tuple[Layer, ...]) 
         if isinstance(item, Reshape) and names[item.output] == item.output:
             base = buffers[names[item.input]]
             buffers[item.output] = _view(state, item, buffers[base.base or base.name], item.output in read)
-    operands = read | {buffers[name].base for name in read}
+    operands = read | {buffers[name].base for name in read if buffers[name].base is not None}
     fp32 = state.options.output_format == "fp32"
     return {name: replace(item, fp32=fp32 and _is_result(item, operands)) for name, item in buffers.items()}
 
 
-def _is_result(item: Buffer, operands: set[str | None]) -> bool:
+def _is_result(item: Buffer, operands: set[str]) -> bool:
     return item.source is None and item.name not in operands and item.base not in operands
 
 

@@ -9,7 +9,7 @@ from hwgen.arch import UserError
 from models.formats import encode
 from models.sparsity import nm_mask
 from scheduler.options import Pattern
-from scheduler.state import Lowering, Weights
+from scheduler.state import Layer, Lowering, Weights
 
 
 def run(state: Lowering) -> Lowering:
@@ -20,7 +20,7 @@ def run(state: Lowering) -> Lowering:
     """
     policy, array = state.options.sparsity, state.arch.array
     linear = [layer for layer in state.layers if layer.weight is not None]
-    unknown = set(policy.dense) - {layer.name for layer in linear}
+    unknown = set(policy.dense).difference(*(_names(layer) for layer in linear))
     if unknown:
         known = ", ".join(layer.name for layer in linear)
         raise UserError(
@@ -31,11 +31,17 @@ def run(state: Lowering) -> Lowering:
             f"sparsity {policy.pattern} needs groups of {policy.pattern.m}, array.group_max is {array.group_max}"
         )
     _check_biases(state)
-    return replace(state, weights={layer.name: _weights(state, layer.name, layer.weight) for layer in linear})
+    return replace(state, weights={layer.name: _weights(state, layer) for layer in linear})
 
 
-def _weights(state: Lowering, layer: str, parameter: str) -> Weights:
-    values, operand = state.graph.constants[parameter], state.arch.array.operand
+def _names(layer: Layer) -> set[str]:
+    """What a policy may call a layer: its own name or that of its parameter, which layers can share."""
+    return {layer.name, layer.weight.removesuffix(".weight")}
+
+
+def _weights(state: Lowering, layer: Layer) -> Weights:
+    parameter, operand = layer.weight, state.arch.array.operand
+    values = state.graph.constants[parameter]
     _check(values, np.isfinite(values), parameter, "every weight must be finite")
     with np.errstate(over="ignore"):
         bits = encode(values, operand)
@@ -48,12 +54,12 @@ def _weights(state: Lowering, layer: str, parameter: str) -> Weights:
     return Weights(np.where(mask, bits, np.uint16(0)), mask, pattern, note)
 
 
-def _pattern(state: Lowering, layer: str, shape: tuple[int, ...]) -> tuple[Pattern | None, str]:
+def _pattern(state: Lowering, layer: Layer, shape: tuple[int, ...]) -> tuple[Pattern | None, str]:
     """Pattern of a layer, or None and the reason if it stays dense against the wish of the policy."""
     policy = state.options.sparsity
     if policy.pattern is None:
         return None, ""
-    if layer in policy.dense:
+    if _names(layer) & set(policy.dense):
         return None, "kept dense by the policy"
     for size, what in zip(shape, ("inputs", "outputs"), strict=True):
         if size < policy.pattern.m:
