@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgen.arch import INSTRUCTION_BYTES, Arch, ProgramError, UserError
-from hwgen.arch.isa import TABLE, Cause, Command, Engine, Opcode, decode
+from hwgen.arch.isa import TABLE, Cause, Command, Opcode, decode
 from hwgen.arch.registers import FETCH
 from models.machine_load import execute_load
 from models.machine_output import execute_store, execute_vector
@@ -94,19 +94,7 @@ def commands(program: bytes) -> Iterator[Command]:
 def _command(pc: int, data: bytes) -> Command:
     if data[0] not in TABLE:
         raise MachineError(Cause.BAD_OPCODE, FETCH, pc, f"no instruction has opcode {data[0]}")
-    row = TABLE[Opcode(data[0])]
-
-    def refuse(text: str) -> MachineError:
-        return MachineError(Cause.BAD_FIELD, row.engine, pc, text)
-
     try:
-        item = decode(data)
+        return decode(data)
     except ProgramError as error:
-        raise refuse(str(error)) from None
-    used = sum(spec.width for spec in row.fields)
-    if int.from_bytes(data, "little") >> used:
-        raise refuse(f"bits {used} and up are reserved and must be zero")
-    for name, mask in (("wait", item.wait), ("signal", item.signal)):
-        if mask >> len(Engine) or mask >> row.engine & 1:
-            raise refuse(f"{name} mask {mask:#04x} names the engine itself or one that does not exist")
-    return item
+        raise MachineError(Cause.BAD_FIELD, TABLE[Opcode(data[0])].engine, pc, str(error)) from None

@@ -207,6 +207,17 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESET_FOLDER.glob("*.yaml"))
 
 
+class _Loader(yaml.SafeLoader):
+    """The safe loader, but a setting given twice is an error instead of the last one winning."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key, _ in node.value:
+            if keys.count(key.value) > 1:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def load(source: str | Path) -> Arch:
     """Read an architecture: the name of a preset, or the path of a YAML file (`*.yaml`, `*.yml`)."""
     path = Path(source)
@@ -223,7 +234,7 @@ def load(source: str | Path) -> Arch:
     except (OSError, ValueError) as error:
         raise ArchError(f"cannot read architecture {str(path)!r}: {getattr(error, 'strerror', error)}") from None
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""

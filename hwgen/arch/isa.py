@@ -239,6 +239,7 @@ def encode(item: Command) -> bytes:
         if not spec.low <= value <= spec.limit:
             raise ProgramError(f"{row.opcode.name}.{spec.name} must be in {spec.low}..{spec.limit}, not {value}")
         word |= value << row.offsets[spec.name]
+    _check_tokens(item)
     return word.to_bytes(INSTRUCTION_BYTES, "little")
 
 
@@ -254,7 +255,20 @@ def decode(data: bytes) -> Command:
             raise ProgramError(
                 f"{row.opcode.name}.{spec.name} must be in {spec.low}..{spec.limit}, not {values[spec.name]}"
             )
-    return Command(row.opcode, {f.name: values[f.name] for f in row.operands}, values["wait"], values["signal"])
+    top = row.offsets[row.operands[-1].name] + row.operands[-1].width
+    if word >> top:
+        raise ProgramError(f"{row.opcode.name}: bits {top} and above must be zero")
+    made = Command(row.opcode, {f.name: values[f.name] for f in row.operands}, values["wait"], values["signal"])
+    _check_tokens(made)
+    return made
+
+
+def _check_tokens(item: Command) -> None:
+    """Raise `ProgramError` for tokens from or to an engine that does not exist, or the instruction's own."""
+    others = sum(1 << engine for engine in Engine if engine != item.engine)
+    for name, mask in (("wait", item.wait), ("signal", item.signal)):
+        if mask & ~others:
+            raise ProgramError(f"{item.opcode.name}.{name} mask must name other engines (bits {others:#x}), not {mask:#x}")
 
 
 def listing(item: Command) -> str:

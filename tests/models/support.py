@@ -23,6 +23,13 @@ def program(*items: Command) -> bytes:
     return b"".join(encode(item) for item in items)
 
 
+def with_mask(item: Command, name: str, mask: int) -> bytes:
+    """An encoded instruction whose token mask `name` the encoder would refuse."""
+    data = bytearray(encode(item))
+    data[{"wait": 1, "signal": 2}[name]] = mask
+    return bytes(data)
+
+
 def run(machine: Machine, *items: Command) -> MachineResult:
     return machine.run(program(*items))
 

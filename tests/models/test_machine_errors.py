@@ -9,7 +9,7 @@ from hwgen.arch.registers import FETCH
 from models.machine import Machine
 from models.machine_state import MachineError
 from models.memory import BusError, Memory
-from tests.models.support import arch, program
+from tests.models.support import arch, program, with_mask
 
 TINY, TINY2 = arch("tiny"), arch("tiny2")
 NOTHING = command(Opcode.VECTOR, rows=1, words=1, d_addr=1)
@@ -107,8 +107,8 @@ def test_ring_of_a_row_block_is_rounded_down():
 @pytest.mark.parametrize("mask", [0b0001, 0b10000, 0x80])
 @pytest.mark.parametrize("name", ["wait", "signal"])
 def test_token_for_oneself_or_for_nobody(name, mask):
-    with pytest.raises(MachineError, match=rf"^instruction 1 stopped the load engine with BAD_FIELD: {name} mask"):
-        new_machine().run(program(NOTHING, command(Opcode.LOAD, **LOAD, **{name: mask})))
+    with pytest.raises(MachineError, match=rf"^instruction 1 stopped the load engine with BAD_FIELD: LOAD.{name} mask"):
+        new_machine().run(program(NOTHING) + with_mask(command(Opcode.LOAD, **LOAD), name, mask))
     new_machine().run(program(command(Opcode.LOAD, **LOAD, **{name: 0b1110})))
 
 

@@ -8,7 +8,7 @@ import pytest
 from hwgen.arch.isa import Cause, Engine, Opcode, command
 from models.machine_state import MachineError
 from models.tokens import check_tokens
-from tests.models.support import SEED, arch, program
+from tests.models.support import SEED, arch, program, with_mask
 
 TINY = arch("tiny")
 LOAD, TENSOR, VECTOR, STORE = (1 << engine for engine in Engine)
@@ -93,7 +93,7 @@ def test_slow_consumer_is_assumed():
 
 def test_malformed_instruction_is_an_error():
     with pytest.raises(MachineError, match="BAD_FIELD"):
-        check_tokens(program(load(wait=LOAD)), TINY)
+        check_tokens(with_mask(load(), "wait", LOAD), TINY)
 
 
 def random_items(rng: random.Random) -> list:
