@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from hwgen.arch import Arch
 from hwgen.arch.digest import hash32
 from hwgen.arch.isa import Engine, Target
-from hwgen.arch.registers import ADDRESS_BITS
+from hwgen.arch.registers import ADDRESS_BITS, TensorState
 from hwgen.array.engine import TensorEngine
 from hwgen.control.arbiter import ReadArbiter
 from hwgen.control.control import Controller
@@ -30,9 +30,9 @@ class Accelerator(wiring.Component):
     s_axi_control_* : AXI4-Lite slave, registers of hwgen/arch/REGISTERS.md
     m_axi_gmem_* : AXI4 master, INCR bursts of whole beats
     interrupt : Out(1)
-    activity : Out(32)   For timelines and logic analysers: 4 bits of state for each engine (load 0, tensor 4, vector 8, store 12;
-                         the tensor engine's is TensorState, the others': 0 idle, 1 busy, 2 waiting for tokens, 3 stalled),
-                         then a bit for each engine that takes an instruction (16), and that ends one (20).
+    activity : Out(32)   For timelines and logic analysers: 4 bits of state for each engine (load 0, tensor 4, vector 8,
+                         store 12; the tensor engine's is TensorState, the others': 0 idle, 1 busy, 2 waiting for
+                         tokens, 3 stalled), a bit for each engine that takes an instruction (16), that ends one (20).
     """
 
     def __init__(self, arch: Arch) -> None:
@@ -176,7 +176,7 @@ class Accelerator(wiring.Component):
 
     def _activity(self, m: Module, engines: dict) -> None:
         """What every engine does, and whether anything moves at all."""
-        controller, load, store, vector = self._controller, self._load, self._store, self._vector
+        controller, load, vector = self._controller, self._load, self._vector
         port = _Flat(self, "m_axi_gmem_")
         read_beat, write_beat = port.rvalid & port.rready, port.wvalid & port.wready
         stalls = {
@@ -200,8 +200,9 @@ class Accelerator(wiring.Component):
             self.activity.eq(Cat(*states, *issues, *ends)),
             controller.read_beat.eq(read_beat),
             controller.write_beat.eq(write_beat),
-            # The tensor engine never waits for the outside once it has started, so that working is progress.
-            controller.progress.eq(read_beat | write_beat | self._tensor.control.busy | vector.d.valid & vector.d.ready),
+            controller.progress.eq(
+                read_beat | write_beat | (self._tensor.state == TensorState.BUSY) | (vector.d.valid & vector.d.ready)
+            ),
         ]
 
 

@@ -1,11 +1,15 @@
 """Cycle-by-cycle runs of one block: a Verilated module that takes and gives arrays, a row for each cycle."""
 
 import ctypes
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from amaranth.lib import wiring
 
+from hwgen.emit import emit_verilog
+from hwgen.lib.shared import PortDirection, component_ports
 from sim.verilate import build_library
 
 _HARNESS = """
@@ -70,6 +74,16 @@ class Block:
         self._library.block_free.argtypes = [ctypes.c_void_p]
         self._library.block_run.argtypes = [ctypes.c_void_p, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
         self._run = self._library.block_new()
+
+    @classmethod
+    def of(cls, component: wiring.Component, name: str) -> "Block":
+        """The block of a component, with its ports in the order of its signature. Reset is never asserted."""
+        text = emit_verilog(component, name)
+        ports = component_ports(component)
+        clock = "clk" if re.search(rf"^module {name}\(clk[,)]", text, re.M) and "clk" not in ports else None
+        inputs = {port: len(value) for port, (value, direction) in ports.items() if direction is PortDirection.Input}
+        outputs = {port: len(value) for port, (value, _) in ports.items() if port not in inputs}
+        return cls([text], top=name, inputs=inputs, outputs=outputs, clock=clock)
 
     def run(self, inputs: np.ndarray) -> np.ndarray:
         """Apply uint32 `[cycles, input words]` and return uint32 `[cycles, output words]`."""

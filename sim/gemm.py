@@ -2,8 +2,8 @@
 
     python -m sim.gemm --arch sat32 --size 512
 
-Runs dense and 2:8 in both dataflows on the Verilated accelerator, compares every result word with the golden machine, and
-accounts for every cycle from the first tensor instruction to the last result.
+Runs dense and 2:8 in both dataflows on the Verilated accelerator, compares every result word with the golden machine,
+and accounts for every cycle from the first tensor instruction to the last result.
 """
 
 import json
@@ -177,7 +177,8 @@ def check_fit(arch: Arch, case: Case) -> None:
     pads, array = arch.scratchpads, arch.array
     if case.size % (array.rows * PATTERN[1]) or case.size % (array.cols * array.interleave_max):
         raise UserError(
-            f"size {case.size} must be a multiple of {array.rows * PATTERN[1]} and of {array.cols * array.interleave_max}"
+            f"size {case.size} must be a multiple of {array.rows * PATTERN[1]} "
+            f"and of {array.cols * array.interleave_max}"
         )
     needs = {
         "act_depth": case.size**2 // (array.rows * array.cols),

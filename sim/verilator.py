@@ -9,6 +9,7 @@ import os
 import re
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -75,7 +76,8 @@ def prepare(folder: Path) -> dict[str, str]:
     _replace(launcher, f'#!/bin/sh\nexec {script} "$@"\n', mode=0o755)
     fixed = _repaired_root(folder / "root")
     path = os.pathsep.join([str(folder), os.environ.get("PATH", os.defpath)])
-    return os.environ | {"PATH": path, "VERILATOR_ROOT": str(fixed)}
+    objcache = {"OBJCACHE": "ccache"} if shutil.which("ccache") else {}
+    return os.environ | {"PATH": path, "VERILATOR_ROOT": str(fixed)} | objcache
 
 
 def _repaired_root(folder: Path) -> Path:

@@ -131,7 +131,11 @@ TABLE: dict[Opcode, Instruction] = {
                 Field("target", 4, "destination", choices=Target),
                 Field("chunk_log2", 4, "ACT_CHUNKS: log2 of the values that one bank takes of a row", high=6),
                 Field("addr", 20, "first scratchpad word"),
-                Field("stride", 20, "scratchpad words between rows (ACT_ROWS: between groups of `array.rows` rows; ACT_CHUNKS: unused)"),
+                Field(
+                    "stride",
+                    20,
+                    "scratchpad words between rows (ACT_ROWS: between groups of `array.rows` rows; ACT_CHUNKS: unused)",
+                ),
                 Field("rows", 16, "rows of the block", low=1),
                 Field("beats", 16, "memory beats read for each row"),
                 Field("pad", 16, "zero beats appended to each row"),
@@ -146,14 +150,29 @@ TABLE: dict[Opcode, Instruction] = {
             (
                 Field("dataflow", 1, "what stays in the processing elements", choices=Dataflow),
                 Field("sparse", 1, "1: weights are N:M with stored indices; 0: dense, a group is `array.lanes` values"),
-                Field("first", 1, "1: sums start at +0; 0: they continue (OS: those held in the array, WS: those at acc_addr)"),
+                Field(
+                    "first",
+                    1,
+                    "1: sums start at +0; 0: they continue (OS: those held in the array, WS: those at acc_addr)",
+                ),
                 Field("last", 1, "OS: 1 writes the sums to acc_addr, 0 keeps them in the array; WS: must be 1"),
                 Field("n", 5, "sparse: weights kept of each group", high=16),
                 Field("m", 5, "sparse: values of a group", high=16),
                 Field("tile_cols", 5, "interleave over columns: column blocks of `array.cols`", low=1, high=16),
-                Field("tile_rows", 5, "OS: interleave over rows: row blocks of `array.rows`; WS: must be 1", low=1, high=16),
+                Field(
+                    "tile_rows",
+                    5,
+                    "OS: interleave over rows: row blocks of `array.rows`; WS: must be 1",
+                    low=1,
+                    high=16,
+                ),
                 Field("groups", 16, "OS: groups along the reduction; WS: array rows that hold weights", low=1),
-                Field("rows", 16, "OS: output rows written, at most tile_rows x array.rows; WS: activation rows streamed", low=1),
+                Field(
+                    "rows",
+                    16,
+                    "OS: output rows written, at most tile_rows x array.rows; WS: activation rows streamed",
+                    low=1,
+                ),
                 Field("act_addr", 20, "first activation word in every bank"),
                 Field("act_stride", 20, "OS: words between row blocks"),
                 Field("wgt_addr", 20, "first weight (and index) word"),
@@ -183,8 +202,15 @@ TABLE: dict[Opcode, Instruction] = {
             Engine.STORE,
             "Write a strided block of accumulator words to external memory.",
             (
-                Field("format", 4, "FP32 (two beats a word) or the operand format (one beat, rounded to nearest even)", choices=Format),
-                Field("lanes", 8, "valid values in the last word of each row; the rest is written as +0", low=1, high=64),
+                Field(
+                    "format",
+                    4,
+                    "FP32 (two beats a word) or the operand format (one beat, rounded to nearest even)",
+                    choices=Format,
+                ),
+                Field(
+                    "lanes", 8, "valid values in the last word of each row; the rest is written as +0", low=1, high=64
+                ),
                 Field("addr", 20, f"first {_ACC}"),
                 Field("stride", 20, f"{_ACC}s between rows"),
                 Field("rows", 16, "rows of the block", low=1),
@@ -268,7 +294,9 @@ def _check_tokens(item: Command) -> None:
     others = sum(1 << engine for engine in Engine if engine != item.engine)
     for name, mask in (("wait", item.wait), ("signal", item.signal)):
         if mask & ~others:
-            raise ProgramError(f"{item.opcode.name}.{name} mask must name other engines (bits {others:#x}), not {mask:#x}")
+            raise ProgramError(
+                f"{item.opcode.name}.{name} mask must name other engines (bits {others:#x}), not {mask:#x}"
+            )
 
 
 def listing(item: Command) -> str:

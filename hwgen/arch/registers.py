@@ -84,13 +84,21 @@ REGISTERS: tuple[Register, ...] = (
         _RW,
         0xC,
     ),
-    Register("GIE", 0x04, "Global interrupt enable.", (Bits("enable", 0, 1, _RW, "1: the interrupt line may rise"),), _RW),
+    Register(
+        "GIE", 0x04, "Global interrupt enable.", (Bits("enable", 0, 1, _RW, "1: the interrupt line may rise"),), _RW
+    ),
     Register("IER", 0x08, "Interrupt enable.", (Bits("done", 0, 1, _RW, "1: ap_done raises the interrupt"),), _RW),
-    Register("ISR", 0x0C, "Interrupt status.", (Bits("done", 0, 1, Access.WRITE_ONE_CLEARS, "ap_done has risen"),), _RW),
-    Register("PROGRAM_LOW", 0x10, "Byte address of the program, bits 31-0; a multiple of the beat size and of 32.", (), _RW),
+    Register(
+        "ISR", 0x0C, "Interrupt status.", (Bits("done", 0, 1, Access.WRITE_ONE_CLEARS, "ap_done has risen"),), _RW
+    ),
+    Register(
+        "PROGRAM_LOW", 0x10, "Byte address of the program, bits 31-0; a multiple of the beat size and of 32.", (), _RW
+    ),
     Register("PROGRAM_HIGH", 0x14, "Byte address of the program, bits 63-32.", (), _RW),
     Register("COUNT", 0x1C, "Instructions in the program; 0 ends at once.", (), _RW),
-    Register("WATCHDOG", 0x24, "Cycles without any progress after which a run is stopped; 0 means never.", (), _RW, 1 << 20),
+    Register(
+        "WATCHDOG", 0x24, "Cycles without any progress after which a run is stopped; 0 means never.", (), _RW, 1 << 20
+    ),
     Register(
         "STATUS",
         0x28,
@@ -106,7 +114,9 @@ REGISTERS: tuple[Register, ...] = (
     Register("READ_BEATS", 0x38, "Beats read from memory in the last run, program included."),
     Register("WRITE_BEATS", 0x3C, "Beats written to memory in the last run."),
     *(
-        Register(f"BUSY_{engine.name}", 0x40 + 4 * engine, f"Cycles in which the {engine.name.lower()} engine executed.")
+        Register(
+            f"BUSY_{engine.name}", 0x40 + 4 * engine, f"Cycles in which the {engine.name.lower()} engine executed."
+        )
         for engine in Engine
     ),
     *(
@@ -114,7 +124,9 @@ REGISTERS: tuple[Register, ...] = (
         for state in TensorState
     ),
     Register("ID", 0xF0, "Constant 0x53504C4D.", (), _RO, MAGIC),
-    Register("ARCH_HASH", 0xF4, "First 32 bits of the SHA-256 of the architecture, to match a program with its hardware."),
+    Register(
+        "ARCH_HASH", 0xF4, "First 32 bits of the SHA-256 of the architecture, to match a program with its hardware."
+    ),
 )
 
 ADDRESS_BITS = 12

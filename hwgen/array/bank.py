@@ -64,7 +64,10 @@ class ActivationBank(wiring.Component):
         part = Signal(max(1, part_bits), reset_less=True)
         o = Signal(16 * self.act_width, reset_less=True, name="o_register")
         m.d.comb += [memory.read_address.eq(self.address[part_bits:]), self.o.eq(o)]
-        m.d.sync += [part.eq(self.address[:part_bits]), o.eq(select_part(m, memory.read_data, part, 16 * self.act_width))]
+        m.d.sync += [
+            part.eq(self.address[:part_bits]),
+            o.eq(select_part(m, memory.read_data, part, 16 * self.act_width)),
+        ]
         return m
 
     def _take(self, m: Module, enables: Signal, data: Signal) -> None:

@@ -234,7 +234,9 @@ class BeatSequencer(wiring.Component):
             beat.stationary.eq(tile.stationary),
             beat.slot.eq(Mux(tile.page, buffer, 0) + self.slot),
             self.continues.eq(~north & ~zero),
-            beat.source.eq(Mux(zero, Source.ZERO, Mux(north, Source.NORTH, Mux(self.forward, Source.FORWARD, Source.HELD)))),
+            beat.source.eq(
+                Mux(zero, Source.ZERO, Mux(north, Source.NORTH, Mux(self.forward, Source.FORWARD, Source.HELD)))
+            ),
             beat.sum.eq(self.sum_index),
             beat.keep.eq(Mux(tile.stationary, ~self.last_word, ~leaves)),
             beat.leave.eq(leaves),
@@ -244,6 +246,9 @@ class BeatSequencer(wiring.Component):
             self.weight_address.eq(self.weight_base + self.column),
             self.sum.eq(self.fire & north & ~tile.first),
             self.sum_address.eq(self.sum_base + self.column),
-            *(result[name].eq(tile[name]) for name in ("pc", "stationary", "rows", "tile_cols", "acc_addr", "acc_stride")),
+            *(
+                result[name].eq(tile[name])
+                for name in ("pc", "stationary", "rows", "tile_cols", "acc_addr", "acc_stride")
+            ),
             result.silent.eq(~tile.last),
         ]

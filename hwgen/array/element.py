@@ -23,8 +23,8 @@ class ProcessingElement(wiring.Component):
     Timing
     ------
     A beat's sum is read `read_stage` and written `write_stage` cycles after its control; the same sum can be used by a
-    beat `chain_latency` cycles later (through FORWARD) or more (HELD). All links have one register. A sum emitted to the
-    south is on `o_sum` `write_stage + 1` cycles after its control.
+    beat `chain_latency` cycles later (through FORWARD) or more (HELD). All links have one register. A sum emitted
+    to the south is on `o_sum` `write_stage + 1` cycles after its control.
 
     Parameters
     ----------

@@ -147,5 +147,3 @@ class TensorEngine(wiring.Component):
         load_or_store = self.waiting[0] | self.waiting[3]
         with m.If(~sequencer.active & self.waiting.any()):
             m.d.comb += self.state.eq(Mux(load_or_store, TensorState.MEMORY, TensorState.TOKENS))
-
-

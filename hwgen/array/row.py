@@ -1,13 +1,13 @@
 """One array row: its activation bank, its place in the command chain, and its processing elements."""
 
-from amaranth.hdl import Cat, Const, Module, Mux
+from amaranth.hdl import Cat, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch import Arch
 from hwgen.array.bank import ActivationBank
 from hwgen.array.element import ProcessingElement
-from hwgen.array.words import CommandLayout, ControlLayout, ElementShape, WeightLayout, hop_limit, index_width
+from hwgen.array.words import CommandLayout, ControlLayout, ElementShape, WeightLayout, hop_limit
 from hwgen.lib.pipeline import VariableDelay, delay
 from hwgen.lib.shapes import LoadBeat
 from hwgen.lib.shared import Shared
@@ -140,9 +140,7 @@ class RowHead(wiring.Component):
         drain = delay(m, Cat(mine, command.drained), self.LATENCY, "drain")
         read = delay(m, Cat(command.source, command.sum), self.LATENCY + self.shape.read_stage, "read")
         results = Cat(command.keep, command.leave, command.emit)
-        write = delay(
-            m, Cat(results, command.sum), self.LATENCY + self.shape.write_stage, "write"
-        )
+        write = delay(m, Cat(results, command.sum), self.LATENCY + self.shape.write_stage, "write")
         m.d.comb += [
             Cat(control.act_write, control.act_word).eq(fetch),
             Cat(control.base, control.mask, control.dense, control.stationary, control.slot).eq(

@@ -136,7 +136,10 @@ class Sequencer(wiring.Component):
         command, beat, fire = self.row_command, self._beats.beat, self._beats.fire
         feeder, drain = self._feeder, self._drain
         m.d.comb += [
-            *(command[name].eq(beat[name]) for name in ("base", "mask", "dense", "stationary", "slot", "source", "sum")),
+            *(
+                command[name].eq(beat[name])
+                for name in ("base", "mask", "dense", "stationary", "slot", "source", "sum")
+            ),
             *(command[name].eq(beat[name] & fire) for name in ("keep", "leave", "emit", "flush")),
             *(command[name].eq(getattr(feeder, name)) for name in ("fetch", "act_addr", "act_word")),
             command.drain.eq(drain.drain),
@@ -165,5 +168,3 @@ class Sequencer(wiring.Component):
                 m.d.comb += self.state.eq(TensorState.FILL)
             with m.Elif(collector.results.valid):
                 m.d.comb += self.state.eq(TensorState.DRAIN)
-
-

@@ -118,7 +118,10 @@ class ControlLayout(data.StructLayout):
 
 
 class WeightLayout(data.StructLayout):
-    """Weights moving south: `lanes` values and indices; with `load`, they go into slot `slot` of the row that `row` counts down to."""
+    """Weights moving south: `lanes` values and indices.
+
+    With `load`, they go into slot `slot` of the row at which `row`, one less in each row, is 0.
+    """
 
     def __init__(self, shape: ElementShape) -> None:
         super().__init__(

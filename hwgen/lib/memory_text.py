@@ -2,7 +2,9 @@
 
 import re
 
-_CELL = re.compile(r"^  cell \$meminit_v2 (?:(?!^  end\n).)*?connect \\DATA \d+'0+\n(?:(?!^  end\n).)*?^  end\n\n?", re.M | re.S)
+_CELL = re.compile(
+    r"^  cell \$meminit_v2 (?:(?!^  end\n).)*?connect \\DATA \d+'0+\n(?:(?!^  end\n).)*?^  end\n\n?", re.M | re.S
+)
 _DECLARATION = re.compile(r"^  reg \[(\d+):0\] (\S+|\\\S+ ) ?\[(\d+):0\];\n", re.M)
 
 

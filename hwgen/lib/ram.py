@@ -53,7 +53,12 @@ class Ram(wiring.Component):
         """An instance when Verilog is emitted, Amaranth's memory in its own simulator."""
         m = Module()
         if isinstance(platform, EmitPlatform):
-            sizes = {"p_WIDTH": self.width, "p_DEPTH": self.depth, "p_ADDRESS": self.address_bits, "p_PARTS": self.parts}
+            sizes = {
+                "p_WIDTH": self.width,
+                "p_DEPTH": self.depth,
+                "p_ADDRESS": self.address_bits,
+                "p_PARTS": self.parts,
+            }
             ports = {
                 f"{'i' if member.flow is In else 'o'}_{name}": getattr(self, name)
                 for name, member in self.signature.members.items()

@@ -52,7 +52,7 @@ class EngineSignature(wiring.Signature):
     command : In(stream of CommandLayout)  Next instruction; its tokens have been taken.
     done : Out(1)      Pulses for each instruction, in order, when its last effect is visible.
     busy : Out(1)      An instruction is under way.
-    error : Out(ErrorLayout), error_valid : Out(1)   Pulses once when the engine meets an error; the engine then stops taking commands.
+    error : Out(ErrorLayout), error_valid : Out(1)   Pulses once when the engine meets an error; it then takes no command.
     stop : In(1)       Another engine met an error: finish transfers under way, start nothing.
     """
 
@@ -74,9 +74,10 @@ class LoadBeat(data.StructLayout):
 
     target : `Target`. data : one beat. address : word in the bank or memory.
     ACT_ROWS: `bank` takes the whole beat (`whole` = 1).
-    ACT_CHUNKS with chunks of at least a beat: as ACT_ROWS. Smaller chunks (`whole` = 0): bank `bank + i` takes chunk `i` of the beat
-    for every i < C / B, at operand `position` of the word; B = 2**chunk_log2; banks >= R are dropped.
-    WGT: `part` is the lane. IDX: `address` is the first of 4/lanes index words. ACC32: `part` is the half. ACC16: whole word.
+    ACT_CHUNKS with chunks of at least a beat: as ACT_ROWS. Smaller chunks (`whole` = 0): bank `bank + i` takes chunk `i`
+    of the beat for every i < C / B, at operand `position` of the word; B = 2**chunk_log2; banks >= R are dropped.
+    WGT: `part` is the lane. IDX: `address` is the first of 4/lanes index words. ACC32: `part` is the half.
+    ACC16: whole word.
     """
 
     def __init__(self, arch: Arch) -> None:
@@ -97,7 +98,8 @@ class LoadBeat(data.StructLayout):
 class AccRead(wiring.Signature):
     """A read port of the accumulator scratchpad, seen from the reader.
 
-    A request is accepted in a cycle with `valid & ready`; its word is on `data` exactly `AccRead.LATENCY` cycles later, for that one cycle.
+    A request is accepted in a cycle with `valid & ready`; its word is on `data` exactly `AccRead.LATENCY` cycles later,
+    for that one cycle.
 
     Members
     -------
@@ -108,9 +110,7 @@ class AccRead(wiring.Signature):
     LATENCY = 2
 
     def __init__(self, arch: Arch) -> None:
-        super().__init__(
-            {"valid": Out(1), "ready": In(1), "address": Out(WORD_BITS), "data": In(32 * arch.array.cols)}
-        )
+        super().__init__({"valid": Out(1), "ready": In(1), "address": Out(WORD_BITS), "data": In(32 * arch.array.cols)})
 
 
 class AccWrite(wiring.Signature):

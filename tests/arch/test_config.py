@@ -220,5 +220,5 @@ def test_hash_is_that_of_text_anyone_can_write():
 def test_setting_given_twice(tmp_path):
     path = tmp_path / "twice.yaml"
     path.write_text("name: twice\nclock_mhz: 100\nclock_mhz: 200\n")
-    with pytest.raises(ArchError, match=r"twice\.yaml line 3: not valid YAML: clock_mhz is given twice$"):
+    with pytest.raises(ArchError, match=r"twice\.yaml line 2: not valid YAML: clock_mhz is given twice$"):
         load(path)

@@ -167,7 +167,9 @@ def test_sums_continue_over_instructions(bench, rng):
     array = bench.arch.array
     cols = array.chain_latency // 2
     parts = [
-        output(groups=4, rows=array.rows, tile_cols=cols, first=t == 0, last=t == 2, acc_stride=cols, wgt_addr=t * 4 * cols)
+        output(
+            groups=4, rows=array.rows, tile_cols=cols, first=t == 0, last=t == 2, acc_stride=cols, wgt_addr=t * 4 * cols
+        )
         for t in range(3)
     ]
     run_both(bench, machine_with(bench.arch, rng, 1), parts)
@@ -181,7 +183,11 @@ def random_tiles(arch, rng):
     group, words = (m, ceil(n / array.lanes)) if sparse else (array.lanes, 1)
     pattern = {"sparse": sparse, "n": n * sparse, "m": m * sparse}
     for _ in range(rng.integers(1, 9)):
-        place = {"act_addr": int(rng.integers(20)), "wgt_addr": int(rng.integers(50)), "acc_addr": int(rng.integers(20))}
+        place = {
+            "act_addr": int(rng.integers(20)),
+            "wgt_addr": int(rng.integers(50)),
+            "acc_addr": int(rng.integers(20)),
+        }
         if rng.integers(2):
             cols, blocks = int(rng.integers(1, array.interleave_max + 1)), int(rng.integers(1, 5))
             ring = array.act_buffer >> (blocks - 1).bit_length()
