@@ -56,7 +56,7 @@ class _Fuser:
             number = max((self._open(tensor) for tensor in operands), default=-1)
             extended = self.built[number].output if number >= 0 else operands[0]
             other = operands[1] if extended == operands[0] else operands[0]
-            if False:
+            if number >= 0 and self._producer(other) > number:
                 number, extended, other = -1, operands[0], operands[1]
             self._append(number, extended, Step("add", other), item.output)
         elif isinstance(item, Bias):
