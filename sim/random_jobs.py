@@ -19,6 +19,10 @@ BASES = (0, 1 << 16, 0x00FF_F000)
 """Where the memory image may begin."""
 
 
+SPARE = 2
+"""Words that strides may be longer than what they step over."""
+
+
 @dataclass(frozen=True)
 class Block:
     """Words of the accumulator scratchpad: `rows` rows of `words`, `stride` apart."""
@@ -65,12 +69,12 @@ class JobBuilder:
         rings = [t for t in range(1, 17) if 1 << ((array.act_buffer // t).bit_length() - 1) >= room]
         tile_rows = self._draw(1, min(rings[-1], array.interleave_max))
         tile_cols = self._draw(1, array.interleave_max // tile_rows)
-        rows = self._draw(1, tile_rows * array.rows)
+        rows = self._draw(1, min(tile_rows * array.rows, self.arch.scratchpads.acc_depth // (tile_cols + SPARE)))
         result = self._place(rows, tile_cols)
         for part, pattern in enumerate(patterns):
-            groups = self._draw(1, max(1, min(24, self.arch.scratchpads.wgt_depth // (32 * tile_cols))))
+            groups = self._draw(1, self._most_groups(pattern, tile_rows, tile_cols))
             words = -(-groups * self._group(pattern) // array.cols)
-            stride = words + self._draw(0, 2)
+            stride = words + self._draw(0, SPARE)
             act = self._act_rows(words, stride, tile_rows, self._draw(1, tile_rows * array.rows))
             last = part == parts - 1
             writes = [result.access] if last else []
@@ -85,7 +89,7 @@ class JobBuilder:
         words = self._words(pattern)
         tile_cols = self._draw(1, min(array.interleave_max, array.weight_buffer // words))
         limit = self.arch.scratchpads.act_depth * array.cols // self._group(pattern)
-        rows = self._draw(1, min(40, limit))
+        rows = self._draw(1, min(40, limit, self.arch.scratchpads.acc_depth // (tile_cols + SPARE)))
         result = self._place(rows, tile_cols)
         continued = self.rng.random() < 0.4
         if continued:
@@ -228,9 +232,16 @@ class JobBuilder:
         return 1 if pattern is None else -(-pattern[0] // self.arch.array.lanes)
 
     def _place(self, rows: int, words: int) -> Block:
-        stride = words + self._draw(0, 2)
+        stride = words + self._draw(0, SPARE)
         extent = (rows - 1) * stride + words
         return Block(self._draw(0, self.arch.scratchpads.acc_depth - extent), rows, words, stride)
+
+    def _most_groups(self, pattern, tile_rows: int, tile_cols: int) -> int:
+        """Groups whose weights and activations fit; at most 24 sparse or 120 dense ones, to keep programs short."""
+        pads, array = self.arch.scratchpads, self.arch.array
+        by_weights = pads.wgt_depth // (32 * tile_cols)
+        by_activations = (pads.act_depth // tile_rows - SPARE) * array.cols // self._group(pattern)
+        return max(1, min(24 if pattern else 120, by_weights, by_activations))
 
     def _allocate(self, size: int) -> int:
         beat = self.arch.beat_bytes
