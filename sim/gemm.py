@@ -42,8 +42,7 @@ class Case:
     @property
     def name(self) -> str:
         """Text for tables."""
-        flow = "output stationary" if self.dataflow is Dataflow.OUTPUT_STATIONARY else "weight stationary"
-        return f"{'2:8' if self.sparse else 'dense'}, {flow}"
+        return f"{'2:8' if self.sparse else 'dense'} {self.dataflow.name.lower().replace('_', ' ')}"
 
 
 @dataclass(frozen=True)
