@@ -137,6 +137,30 @@ def test_elementwise_layers_and_reshapes():
     np.testing.assert_array_equal(result["output2"], fp32_bits(relu(o)))
 
 
+class LateOperand(nn.Module):
+    """An addition whose only exclusive operand is made before the other one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        y, z = torch.relu(self.fc1(x)), self.fc2(x)
+        return y + z, z
+
+
+def test_an_addition_waits_for_both_operands():
+    torch.manual_seed(4)
+    module, x = LateOperand().eval(), torch.randn(5, 8)
+    result = run_golden(compile_graph(capture(module, (x,)), load("tiny")), {"x": x})
+    bits = store(x.numpy(), "fp16")
+    y, z = (
+        store(values, "fp16") for values in (relu(linear(bits, module.fc1, "fp16")), linear(bits, module.fc2, "fp16"))
+    )
+    np.testing.assert_array_equal(result["output0"], fp32_bits(widen(y, "fp16") + widen(z, "fp16")))
+    np.testing.assert_array_equal(result["output1"], z)
+
+
 def test_several_readers_keep_a_tensor_in_memory():
     """The ReLU of the stem has two readers, so it is stored once and read by both."""
     state = lower(captured("residual_mlp", batch=21, hidden=50)[2], load("tiny"))

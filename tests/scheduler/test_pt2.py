@@ -72,6 +72,29 @@ def test_unsupported_operators_are_named_with_place_and_line(tmp_path):
         load_pt2(path)
 
 
+class Overwritten(nn.Module):
+    """Reads a view that an in-place operator has changed meanwhile."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x):
+        y = self.fc(x)
+        view = y.view(1, -1)
+        y.relu_()
+        return view + view
+
+
+def test_a_view_of_an_overwritten_value_is_refused(tmp_path):
+    """Only a graph that was saved before decomposition has such views; capture gets rid of them."""
+    path = save(tmp_path / "model.pt2", Overwritten().eval(), (torch.ones(2, 4),))
+    with pytest.raises(
+        UserError, match=r"aten\.add\.Tensor \(.*; it reads a value that an in-place operator has changed\)"
+    ):
+        load_pt2(path)
+
+
 @pytest.fixture
 def plain(tmp_path):
     """A good file of one linear layer."""
