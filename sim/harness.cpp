@@ -126,6 +126,7 @@ class Harness {
     }
 
     static constexpr int PATIENCE = 1000;
+    static constexpr uint64_t TIME = 10;  // units of time of a cycle in waveforms
     VerilatedContext context;
     std::unique_ptr<Vaccelerator> top;
     AxiMemory memory;
@@ -150,7 +151,7 @@ class Harness {
             top->trace(wave.get(), 99);
             wave->open(wave_path.c_str());
         }
-        wave->dump(2 * now + phase);
+        wave->dump(TIME * (now - origin) + phase * TIME / 2);
 #else
         (void)phase;
 #endif

@@ -1,5 +1,6 @@
 """The harness, its memory model and its protocol checks, tried on a stand-in that copies memory and can break rules."""
 
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -170,6 +171,22 @@ def test_a_run_that_does_not_end_stops_at_its_limit(library):
 def test_a_waveform_needs_a_build_for_it(library, tmp_path):
     with Device(library) as device, pytest.raises(ValueError, match="built without waveforms"):
         device.record(tmp_path / "wave.fst", 0, 10)
+
+
+def test_a_waveform_holds_the_cycles_that_were_asked_for(tmp_path):
+    library = load_library(compile_verilog([Path(__file__).parent / "standin.v"], trace=True))
+    path = tmp_path / "wave.fst"
+    with Device(library) as device:
+        device.attach(np.zeros(1 << 12, np.uint8), 0, MemoryModel())
+        device.reset()
+        device.write(0x1C, 20)
+        device.start_log(100)
+        device.record(path, 30, 70)
+        device.write(0, 1)
+        assert device.run(TIMEOUT)
+        device.finish()
+    block, _, start, end = struct.unpack(">BQQQ", path.read_bytes()[:25])
+    assert (block, start, end) == (0, 30 * 10, 69 * 10 + 5)
 
 
 def test_settings_out_of_range_are_refused():
