@@ -7,10 +7,10 @@ from hwgen.arch import Arch
 from hwgen.arch.isa import Dataflow
 from scheduler.state import Plan
 
-START_CYCLES = 24
-"""Assumed cycles from the start of a LOAD, VECTOR or STORE to its first useful one: tokens and memory latency."""
-ADMISSION_CYCLES = 4
-"""The same for TENSOR, which the array admits while it still works on the one before."""
+LOAD_START, TENSOR_START, VECTOR_START, STORE_START = 24, 4, 8, 24
+"""Assumed cycles that an instruction of each engine takes beside its work, when another one follows."""
+READ_LATENCY, WRITE_LATENCY = 48, 28
+"""Assumed cycles from a burst's address to its end beside its beats; `memory.outstanding` bursts share them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,24 +45,22 @@ class Estimate:
 
 
 def estimate(arch: Arch, problem: Problem, plan: Plan) -> Estimate:
-    """Cycles of a layer under a plan, memory at one beat a cycle.
+    """Cycles of a layer under a plan.
 
     The tensor engine's cycles are those of `hwgen/array/engine.py`. Output stationary, each tile: groups x max(K x
     max(interleave, adder chain), feed), but not less than the drain of the tile before, rows x tile_cols. Weight
     stationary, each instruction: rows x max(K x interleave, feed), but not less than the R x K x interleave words of
-    weights that enter meanwhile, nor than the way of a continued sum through all array rows. Every instruction starts
-    once, which costs `START_CYCLES` or `ADMISSION_CYCLES`. Engines overlap; the first load and the last drain do not.
+    weights that enter meanwhile, nor than the way of a continued sum through all array rows. Memory moves a beat a
+    cycle, but a row of few beats takes as long as its bursts. Engines overlap; first load and last result do not.
     """
-    output, tiles = problem.rows * problem.words, plan.row_tiles * plan.col_tiles
-    vector = output * problem.steps + START_CYCLES * tiles * problem.steps
-    store = output * problem.store_beats + START_CYCLES * tiles
-    act_loads, wgt_loads = transfers(plan)
-    act, wgt = _load_cycles(arch, problem, plan)
-    load = act_loads * act + wgt_loads * wgt
-    load += (output + START_CYCLES * tiles) * problem.adds
-    load += (2 * problem.words + START_CYCLES * plan.col_tiles) * problem.biased
+    tiles, output = plan.row_tiles * plan.col_tiles, problem.rows * problem.words
+    act, wgt, load = _load(arch, problem, plan)
     tensor = 0 if plan.dataflow is None else _tensor_cycles(arch, problem, plan)
-    tail = min(plan.out_words, output) * (problem.steps + problem.store_beats) + START_CYCLES * (problem.steps + 1)
+    vector = (output + VECTOR_START * tiles) * problem.steps
+    beats, joined = plan.tile_cols * problem.store_beats, plan.col_tiles == 1
+    last = STORE_START + _block(arch, min(plan.row_tile, problem.rows), beats, joined, WRITE_LATENCY)
+    store = STORE_START * tiles + _block(arch, problem.rows * plan.col_tiles, beats, joined, WRITE_LATENCY)
+    tail = (min(plan.out_words, output) + VECTOR_START) * problem.steps + last
     if plan.dataflow is not None:
         tail += plan.out_words
     first = act + wgt
@@ -83,23 +81,34 @@ def transfers(plan: Plan) -> tuple[int, int]:
     return (rows * depth if rows * depth <= plan.act_slots else act), wgt
 
 
-def _load_cycles(arch: Arch, problem: Problem, plan: Plan) -> tuple[int, int]:
-    """Cycles of a load of activations and of a load of weights with their indices."""
+def _load(arch: Arch, problem: Problem, plan: Plan) -> tuple[int, int, int]:
+    """Cycles of a load of activations (or of a plain tensor's tile), of a load of weights with indices, and of all."""
+    tiles, rows = plan.row_tiles * plan.col_tiles, min(plan.row_tile, problem.rows)
+    addend = LOAD_START + _block(arch, rows, plan.tile_cols, plan.col_tiles == 1, READ_LATENCY)
+    biases = (2 * problem.words + LOAD_START * plan.col_tiles) * problem.biased
     if plan.dataflow is None:
-        return START_CYCLES + plan.out_words, 0
-    act = min(plan.row_tile, problem.rows) * ceil(min(plan.depth_tile, problem.depth) / arch.array.cols)
-    words = ceil(min(plan.depth_tile, problem.depth) / plan.group) * plan.group_words * plan.tile_cols
-    wgt = START_CYCLES + words * arch.array.lanes
-    if problem.sparse:
-        wgt += START_CYCLES + ceil(words * arch.array.lanes / 4)
-    return START_CYCLES + act, wgt
+        return addend, 0, tiles * addend * (1 + problem.adds) + biases
+    depth, lanes = min(plan.depth_tile, problem.depth), arch.array.lanes
+    act = LOAD_START + _block(arch, rows, ceil(depth / arch.array.cols), plan.depth_tiles == 1, READ_LATENCY)
+    words = ceil(depth / plan.group) * plan.group_words * plan.tile_cols
+    wgt = LOAD_START + words * lanes + (LOAD_START + ceil(words * lanes / 4)) * problem.sparse
+    act_loads, wgt_loads = transfers(plan)
+    return act, wgt, act_loads * act + wgt_loads * wgt + tiles * addend * problem.adds + biases
+
+
+def _block(arch: Arch, rows: int, beats: int, joined: bool, latency: int) -> int:
+    """Cycles of a strided block; `joined` rows follow one another without a gap and make long bursts."""
+    if joined:
+        return rows * beats
+    bursts = ceil(beats / arch.memory.burst_beats)
+    return ceil(rows * max(beats, bursts * latency / arch.memory.outstanding))
 
 
 def _tensor_cycles(arch: Arch, problem: Problem, plan: Plan) -> int:
     tile = _output_stationary if plan.dataflow == Dataflow.OUTPUT_STATIONARY else _weight_stationary
     last_rows = problem.rows - (plan.row_tiles - 1) * plan.row_tile
     last_cols = problem.words - (plan.col_tiles - 1) * plan.tile_cols
-    total = ADMISSION_CYCLES * plan.row_tiles * plan.col_tiles * plan.depth_tiles
+    total = TENSOR_START * plan.row_tiles * plan.col_tiles * plan.depth_tiles
     for rows, row_count in ((plan.row_tile, plan.row_tiles - 1), (last_rows, 1)):
         for cols, col_count in ((plan.tile_cols, plan.col_tiles - 1), (last_cols, 1)):
             if row_count and col_count:

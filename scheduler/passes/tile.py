@@ -13,6 +13,8 @@ FIELD_MAX = (1 << 16) - 1
 """Largest count of rows, beats or groups in an instruction."""
 INDEX_WORDS = 4
 """Slots of the weight scratchpad begin at multiples of this, as LOAD IDX asks for."""
+MARGIN = 0.03
+"""Share by which weight stationary must be cheaper to be taken: the array runs empty when the dataflow changes."""
 OS, WS = Dataflow.OUTPUT_STATIONARY, Dataflow.WEIGHT_STATIONARY
 
 
@@ -65,7 +67,7 @@ def _choose(state: Lowering, layer: Layer) -> Plan:
     found = {name: plan for name, plan in best.items() if plan is not None and wanted in ("auto", name)}
     if not found:
         raise UserError(_no_plan(state, layer, problem))
-    name = min(found, key=lambda key: (found[key].cycles, key))
+    name = min(found, key=lambda key: found[key].cycles * (1 + MARGIN * (key == "ws")))
     rival = best["ws" if name == "os" else "os"]
     other = Dataflow(1 - found[name].dataflow).name.lower().replace("_", " ")
     note = f"{other}: {rival.cycles:,} cycles" if rival else f"{other}: does not fit"
@@ -88,7 +90,12 @@ def _best(arch: Arch, problem: Problem, plans: Iterator[Plan]) -> Plan | None:
 
 
 def _orders(plan: Plan) -> Iterator[Plan]:
-    """The loop orders of a tile shape: as many tiles as fit stay in their scratchpad, less one to load ahead."""
+    """The loop orders of a tile shape: as many tiles as fit stay in their scratchpad, less one to load ahead.
+
+    Row after row comes first if all weights stay: then the next layer can load its first rows early.
+    """
+    if plan.wgt_slots >= plan.col_tiles * plan.depth_tiles:
+        yield replace(plan, outer="rows", panel=1)
     rows = _panel(plan.act_slots, plan.depth_tiles, plan.row_tiles)
     cols = _panel(plan.wgt_slots, plan.depth_tiles, plan.col_tiles)
     yield replace(plan, outer="rows", panel=rows)
@@ -213,11 +220,17 @@ def _weight_stationary(arch: Arch, problem: Problem) -> Iterator[Plan]:
         if not small or wgt * wgt_needed > arch.scratchpads.wgt_depth:
             continue
         streams = arch.scratchpads.act_depth // 2 * array.cols // problem.group
-        row_tile = min(problem.rows, room.rows(tile_cols), streams)
-        if row_tile:
-            row_tile = ceil(problem.rows / ceil(problem.rows / row_tile))
+        for row_tile in _row_tiles(problem.rows, min(room.rows(tile_cols), streams), array.rows):
             act = ceil(row_tile * problem.group / array.cols)
             yield _plan(arch, problem, WS, (1, tile_cols), row_tile, depth, act)
+
+
+def _row_tiles(rows: int, most: int, least: int) -> Iterator[int]:
+    """Equal shares of the rows: as few as possible, then twice as many, and so on down to `least` rows in each."""
+    count = ceil(rows / most) if most else rows + 1
+    while count <= rows:
+        yield ceil(rows / count)
+        count = 2 * count if rows >= 2 * count * least else rows + 1
 
 
 def _plan(
