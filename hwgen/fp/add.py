@@ -7,7 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.fp.formats import FP32, FloatLayout
-from hwgen.fp.pipeline import Pipeline, leading_zeros
+from hwgen.fp.pipeline import Pipeline, check_latency, leading_zeros
 
 _SIGNIFICAND = FP32.fraction + 1
 _SUM = _SIGNIFICAND + 4
@@ -40,7 +40,7 @@ class FpAdd(wiring.Component):
 
     def __init__(self, *, latency: int = 0, subnormals: bool = True) -> None:
         super().__init__()
-        self.latency, self.subnormals = latency, subnormals
+        self.latency, self.subnormals = check_latency(latency), subnormals
 
     def elaborate(self, platform: Any) -> Module:
         """Order by magnitude | align | add | normalise | round and pack."""

@@ -7,7 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.fp.formats import BF16, FP16, FP32, FloatFormat, FloatLayout
-from hwgen.fp.pipeline import Pipeline, leading_zeros
+from hwgen.fp.pipeline import Pipeline, check_latency, leading_zeros
 
 
 def is_nan(value: Value, fmt: FloatFormat = FP32) -> Value:
@@ -48,7 +48,7 @@ class FpNarrow(wiring.Component):
         if fmt not in (FP16, BF16):
             raise ValueError(f"fmt must be FP16 or BF16, not {fmt!r}")
         super().__init__()
-        self.fmt, self.latency = fmt, latency
+        self.fmt, self.latency = fmt, check_latency(latency)
 
     def elaborate(self, platform: Any) -> Module:
         """Shift what is below the normal numbers | round and pack."""

@@ -7,7 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.fp.formats import BF16, FP16, FP32, FloatFormat, FloatLayout
-from hwgen.fp.pipeline import Pipeline, leading_zeros
+from hwgen.fp.pipeline import Pipeline, check_latency, leading_zeros
 
 
 class FpMultiply(wiring.Component):
@@ -39,7 +39,7 @@ class FpMultiply(wiring.Component):
         if fmt not in (FP16, BF16):
             raise ValueError(f"fmt must be FP16 or BF16, not {fmt!r}")
         super().__init__()
-        self.fmt, self.latency = fmt, latency
+        self.fmt, self.latency = fmt, check_latency(latency)
 
     def elaborate(self, platform: Any) -> Module:
         """Multiply | normalise | pack. `flags`: special (infinity or NaN), NaN, sign."""

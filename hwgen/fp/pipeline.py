@@ -5,6 +5,13 @@ from collections.abc import Sequence
 from amaranth.hdl import C, Cat, Module, Mux, Shape, Signal, Value
 
 
+def check_latency(latency: int) -> int:
+    """Return `latency`. Raises ValueError when it is negative."""
+    if latency < 0:
+        raise ValueError(f"latency must be at least 0, not {latency!r}")
+    return latency
+
+
 class Pipeline:
     """Places `latency` registers on the cuts of a data path.
 
@@ -13,8 +20,6 @@ class Pipeline:
     """
 
     def __init__(self, m: Module, *, latency: int, priority: Sequence[str]) -> None:
-        if latency < 0:
-            raise ValueError(f"latency must be at least 0, not {latency!r}")
         self._m = m
         self._registers = {cut: int(index < latency) for index, cut in enumerate(priority)}
         self._registers["output"] += max(0, latency - len(priority))
