@@ -70,8 +70,7 @@ class _Builder:
         self.group, self.words = (
             (PATTERN[1], -(-PATTERN[0] // self.array.lanes)) if case.sparse else (self.array.lanes, 1)
         )
-        wide = case.dataflow is Dataflow.OUTPUT_STATIONARY
-        self.tile_cols = min(self.array.interleave_max, max(8 if wide else 1, self.array.chain_latency))
+        self.tile_cols = self._tile_cols()
         self.segments: list[tuple[int, bytes]] = []
         self.end = _PAGE * 16
         self.commands: list[Command] = []
@@ -79,6 +78,12 @@ class _Builder:
         shape = (case.size, case.size)
         self.a, self.w = (to_operand(rng.standard_normal(shape, np.float32), self.array.operand) for _ in range(2))
         self.mask = nm_mask(rng.standard_normal(shape), *PATTERN, axis=0) if case.sparse else None
+
+    def _tile_cols(self) -> int:
+        """Least power of two that fills the adder chain; at least 8 output stationary, where drains are shorter then."""
+        chain = self.array.chain_latency
+        wide = self.case.dataflow is Dataflow.OUTPUT_STATIONARY
+        return min(self.array.interleave_max, max(8 if wide else 1, 1 << (chain - 1).bit_length()))
 
     def place(self, data: bytes) -> int:
         """Put bytes at the next free page."""

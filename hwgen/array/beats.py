@@ -71,7 +71,7 @@ class BeatSequencer(wiring.Component):
     weight : Out(1), weight_address : Out(20)   Streamed weights (output stationary).
     sum : Out(1), sum_address : Out(20)         Earlier sums (weight stationary, not first).
     fetched, released : position                 See ActivationFeeder.
-    loaded : In(2), first_row : In(1)            See WeightPreloader.
+    loaded : In(2), safe : In(1)                 See WeightPreloader.
     ended : In(2)        Weight-stationary tiles that have ended, modulo 4.
     written : In(21)     Result words of the tile being collected that have been written.
     draining : In(1)     Drain buffers are not free.
@@ -95,7 +95,7 @@ class BeatSequencer(wiring.Component):
                 "fetched": In(bits),
                 "released": Out(bits),
                 "loaded": In(2),
-                "first_row": In(1),
+                "safe": In(1),
                 "ended": In(2),
                 "written": In(21),
                 "draining": In(1),
@@ -169,8 +169,9 @@ class BeatSequencer(wiring.Component):
         weights, activations, bubble, sums, drain = (Signal() for _ in range(5))
         start_of_word = (self.column == 0) & (self.block == 0)
         available = (self.fetched - self.released)[: len(self.fetched)] >= tile.group
-        this_loaded = self.loaded != self.stationary_count
-        early = self.first_row & (tile.tile_cols <= self.shape.chain_latency)
+        # The preloader is at most two tiles ahead, and at most one behind, when a short tile has overtaken its weights.
+        ahead = (self.loaded - self.stationary_count)[:2]
+        loaded = (ahead == 1) | (ahead == 2) | ((ahead == 0) & self.safe)
         needs_sum = tile.stationary & ~tile.first & (self.word == 0)
         behind = (self.stationary_count - self.ended)[:2]
         earlier_written = (behind == 0) | ((behind == 1) & tile.same & (self.written > self.issued))
@@ -178,7 +179,7 @@ class BeatSequencer(wiring.Component):
         m.d.comb += [
             starting.eq(~self.running),
             group_start.eq(start_of_word & (self.word == 0)),
-            weights.eq(starting & tile.stationary & ~(this_loaded | early)),
+            weights.eq(starting & tile.stationary & ~loaded),
             activations.eq(group_start & ~available),
             bubble.eq(self._in_chain(m)),
             sums.eq(needs_sum & ~earlier_written),

@@ -25,8 +25,8 @@ class TensorEngine(wiring.Component):
     Output stationary: groups x K x max(tile_rows x tile_cols, chain latency) cycles a tile, or the drain of the tile
     before (rows x tile_cols) if that is longer; the first tile fills in about 8 cycles, the last drains in
     rows x tile_cols + rows + cols + `write_stage`.
-    Weight stationary: rows x K x max(tile_cols, chain latency if K > 1) cycles a tile; the first tile waits for
-    the weights of row 0, the last drains in array rows x hop + cols + `write_stage`, where
+    Weight stationary: rows x K x max(tile_cols, chain latency if K > 1) cycles a tile; the first tile waits
+    until no row will overtake its weights, the last drains in array rows x hop + cols + `write_stage`, where
     hop = (K - 1) x max(tile_cols, chain latency) + chain latency + 1.
     Tiles follow one another without a gap unless dataflow, hop or ring size change.
 

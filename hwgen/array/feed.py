@@ -94,8 +94,9 @@ class WeightPreloader(wiring.Component):
 
     Timing
     ------
-    One slot of one row a cycle, row 0 first: `rows` x K x tile_cols cycles. Row r's weights of slot s arrive before
-    beat s of row r if the beats start when row 0 is loaded and `tile_cols` is at most the adder chain's latency.
+    One slot of one row a cycle, row 0 first: `rows` x K x tile_cols cycles. Beats use the slots in the same order, and
+    row r starts `hop` cycles after row r - 1, so that they may start before the last row is loaded: a row loses
+    tile_cols - chain latency cycles of its lead, if that is positive.
 
     Members
     -------
@@ -103,7 +104,7 @@ class WeightPreloader(wiring.Component):
     read : Out(1), address : Out(20)     Weight scratchpad read.
     load, zero : Out(1), row, slot : Out Where the word goes, in the cycle of the read; `zero`: the row holds no group.
     loaded : Out(2)      Tiles loaded, modulo 4.
-    first_row : Out(1)   Row 0 of the tile being loaded is loaded.
+    safe : Out(1)        The beats of the tile being loaded may start: no row will overtake its weights.
     ended : In(2)        Weight-stationary tiles that have ended, modulo 4.
     error : Out(1)       The word is outside the scratchpad (SCRATCHPAD_RANGE). Stays until reset.
     """
@@ -121,7 +122,7 @@ class WeightPreloader(wiring.Component):
                 "row": Out(arch.row_bits),
                 "slot": Out(index_width(shape.weight_slots)),
                 "loaded": Out(2),
-                "first_row": Out(1),
+                "safe": Out(1),
                 "ended": In(2),
                 "error": Out(1),
             }
@@ -133,7 +134,7 @@ class WeightPreloader(wiring.Component):
         tile, buffer = self.tiles.payload, self.arch.array.weight_buffer
         slots, slot, row = Signal(range(buffer + 1)), Signal(range(buffer)), Signal(self.arch.row_bits)
         offset, address = Signal(WORD_BITS), Signal(WORD_BITS + 1)
-        step = Signal()
+        step, excess, chain = Signal(), Signal(5), self.arch.array.chain_latency
         m.d.comb += [
             slots.eq(tile.words * tile.tile_cols),
             address.eq(tile.wgt_addr + offset),
@@ -145,7 +146,8 @@ class WeightPreloader(wiring.Component):
             self.load.eq(step),
             self.row.eq(row),
             self.slot.eq(Mux(tile.page, buffer, 0) + slot),
-            self.first_row.eq(self.tiles.valid & (row != 0)),
+            excess.eq(Mux(tile.tile_cols > chain, tile.tile_cols - chain, 0)),
+            self.safe.eq(self.tiles.valid & (offset > excess * (self.arch.array.rows - 1))),
         ]
         with m.If(step):
             m.d.sync += [slot.eq(slot + 1), offset.eq(offset + 1)]

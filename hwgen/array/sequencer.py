@@ -80,7 +80,7 @@ class Sequencer(wiring.Component):
             beats.fetched.eq(feeder.fetched),
             feeder.released.eq(beats.released),
             beats.loaded.eq(preloader.loaded),
-            beats.first_row.eq(preloader.first_row),
+            beats.safe.eq(preloader.safe),
             beats.ended.eq(collector.ended),
             preloader.ended.eq(collector.ended),
             beats.written.eq(collector.written),
