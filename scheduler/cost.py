@@ -91,15 +91,17 @@ def _load(arch: Arch, problem: Problem, plan: Plan) -> tuple[int, int, int]:
     depth, lanes = min(plan.depth_tile, problem.depth), arch.array.lanes
     act = LOAD_START + _block(arch, rows, ceil(depth / arch.array.cols), plan.depth_tiles == 1, READ_LATENCY)
     words = ceil(depth / plan.group) * plan.group_words * plan.tile_cols
-    wgt = LOAD_START + words * lanes + (LOAD_START + ceil(words * lanes / 4)) * problem.sparse
+    wgt = LOAD_START + _block(arch, 1, words * lanes, True, READ_LATENCY)
+    if problem.sparse:
+        wgt += LOAD_START + _block(arch, 1, ceil(words * lanes / 4), True, READ_LATENCY)
     act_loads, wgt_loads = transfers(plan)
     return act, wgt, act_loads * act + wgt_loads * wgt + tiles * addend * problem.adds + biases
 
 
 def _block(arch: Arch, rows: int, beats: int, joined: bool, latency: int) -> int:
-    """Cycles of a strided block; `joined` rows follow one another without a gap and make long bursts."""
+    """Cycles of a strided block: a beat each, or as long as its bursts wait; `joined` rows make long bursts."""
     if joined:
-        return rows * beats
+        rows, beats = 1, rows * beats
     bursts = ceil(beats / arch.memory.burst_beats)
     return ceil(rows * max(beats, bursts * latency / arch.memory.outstanding))
 

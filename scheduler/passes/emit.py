@@ -25,7 +25,8 @@ def run(state: Lowering) -> Lowering:
     commands = emitter.recorder.finish((1 << state.arch.control.token_bits) - 1)
     unit = max(INSTRUCTION_BYTES, state.arch.beat_bytes)
     start = ceil(state.memory.end / unit) * unit
-    size = INSTRUCTION_BYTES * len(commands)
+    # The program is read in whole beats, so its last one must be there even if an instruction fills half of it.
+    size = ceil(INSTRUCTION_BYTES * len(commands) / unit) * unit
     check_space(state.arch, start + size, f"the program itself ({size:,} bytes)")
     program = Program(
         arch=state.arch,

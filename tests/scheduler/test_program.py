@@ -23,6 +23,16 @@ def program():
     return compile_module(*zoo.build("residual_mlp", batch=3, hidden=20), load("tiny"), options("2:8"))
 
 
+@pytest.mark.parametrize("relu", [nn.ReLU(), nn.Identity()])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_program_ends_on_a_whole_beat(bias, relu):
+    """A beat of sat32 is two instructions, and the hardware reads the last one whole."""
+    module = nn.Sequential(nn.Linear(4, 4, bias=bias), relu)
+    program = compile_module(module, (torch.ones(2, 4),), load("sat32"))
+    assert len(program.commands) == 4 + 2 * bias + (not bias and isinstance(relu, nn.ReLU))
+    assert program.memory_size % program.arch.beat_bytes == 0
+
+
 def test_segments_follow_one_another_on_whole_beats(program):
     end = 0
     for segment in program.segments:
