@@ -103,7 +103,7 @@ class Shadow:
         return expected
 
 
-def interleave(program, rng):
+def check_interleaving(program, rng):
     """Run on the shadow memory with random engine speeds; each read must always see what program order gives."""
     shadow, engines = Shadow(program), [item.engine for item in program.commands]
     expected, writer, busy = shadow.expected(), {}, {}
@@ -187,7 +187,7 @@ def test_programs_are_right_for_any_engine_speeds(name, settings, parts, pattern
     program = compile_graph(captured(name, **settings)[2], arch, options(pattern, dataflow))
     for run in range(3):
         print(f"{name} {pattern} {dataflow}, {len(program.commands)} instructions, run {run}")
-        interleave(program, rng)
+        check_interleaving(program, rng)
 
 
 def test_the_shadow_memory_notices_a_missing_token():
@@ -202,7 +202,7 @@ def test_the_shadow_memory_notices_a_missing_token():
         broken = dataclasses.replace(program, commands=tuple(commands))
         try:
             for run in range(10):
-                interleave(broken, random.Random(run))
+                check_interleaving(broken, random.Random(run))
         except AssertionError:
             noticed += 1
     assert noticed >= 4, f"{noticed} of 6 noticed"

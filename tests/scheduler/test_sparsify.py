@@ -63,7 +63,8 @@ def test_a_bias_that_is_not_finite_is_refused_with_its_place():
 def test_bf16_takes_what_fp16_cannot():
     module, inputs = zoo.build("linear")
     module[0].weight.data[0, 0] = 1e5
-    lower(capture(module, inputs), variant("tiny", array={"operand": "bf16"}))
+    state = lower(capture(module, inputs), variant("tiny", array={"operand": "bf16"}))
+    assert state.weights["0"].bits[0, 0] == encode(np.float32(1e5), "bf16")
 
 
 @pytest.mark.parametrize(
