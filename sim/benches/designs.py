@@ -1,0 +1,74 @@
+"""What each bench runs on: the component whose Verilog it gets, and the architecture."""
+
+import os
+from collections.abc import Callable
+
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hwgen.arch import Arch, load
+from hwgen.array.engine import TensorEngine
+from hwgen.control.control import Controller
+from hwgen.emit import emit_verilog
+from hwgen.lib.shapes import AccRead, AccWrite, EngineSignature, LoadBeat
+from hwgen.memory.load import LoadEngine
+from hwgen.memory.store import StoreEngine
+from hwgen.vector.engine import VectorEngine
+from sim.design import TOP, verilog
+
+ARCH_VARIABLE = "SPARSELOOM_BENCH_ARCH"
+"""Environment variable that tells the simulator's process which architecture it runs."""
+
+
+class TensorPorts(wiring.Component):
+    """The tensor engine with ports that Verilog can have: a stream that is always ready becomes payload and valid."""
+
+    def __init__(self, arch: Arch) -> None:
+        self._arch = arch
+        beats = wiring.Signature({"payload": Out(LoadBeat(arch)), "valid": Out(1)})
+        super().__init__(
+            {
+                "control": Out(EngineSignature()),
+                "beats": In(beats),
+                "acc_read": Out(AccRead(arch)),
+                "acc_write": Out(AccWrite(arch)),
+                "state": Out(4),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.engine = engine = TensorEngine(arch=self._arch)
+        for name in ("control", "acc_read", "acc_write"):
+            wiring.connect(m, getattr(engine, name), wiring.flipped(getattr(self, name)))
+        m.d.comb += [
+            engine.beats.payload.eq(self.beats.payload),
+            engine.beats.valid.eq(self.beats.valid),
+            self.state.eq(engine.state),
+        ]
+        return m
+
+
+COMPONENTS: dict[str, tuple[str, Callable[[Arch], wiring.Component]]] = {
+    "load": ("load_engine", LoadEngine),
+    "tensor": ("tensor_engine", TensorPorts),
+    "vector": ("vector_engine", VectorEngine),
+    "store": ("store_engine", StoreEngine),
+    "controller": ("controller", lambda arch: Controller(arch=arch)),
+}
+"""Bench -> name of its top module, and what that is made from."""
+BENCHES = (*COMPONENTS, "top")
+
+
+def design(bench: str, arch: Arch) -> tuple[str, str]:
+    """Name of the top module and Verilog text of a bench."""
+    if bench not in COMPONENTS:
+        return TOP, verilog(arch)
+    name, make = COMPONENTS[bench]
+    return name, emit_verilog(make(arch), name)
+
+
+def bench_arch() -> Arch:
+    """The architecture of the design under test, inside the simulator's process."""
+    return load(os.environ[ARCH_VARIABLE])

@@ -1,0 +1,64 @@
+"""Vector engine: every word written, in order, is the one that the golden machine writes there."""
+
+import cocotb
+
+from hwgen.arch.isa import Engine, Opcode, command, decode
+from hwgen.vector.engine import VectorEngine
+from models.machine import Machine
+from sim.benches.designs import bench_arch
+from sim.benches.engine import EngineBench, program_with, random_sums, written_words
+from sim.benches.memories import AccReader, AccWriter
+from sim.streams import STALL_CASES, stalls
+
+LIMIT = 60_000
+
+
+class VectorBench(EngineBench):
+    """Accumulator words around the engine, the golden machine beside it.
+
+    `inputs` stalls commands and reads, `outputs` the writes. `writes` has the cycle of every word.
+    """
+
+    def __init__(self, dut, inputs: str, outputs: str) -> None:
+        to_design, from_design = stalls(inputs, cocotb.RANDOM_SEED), stalls(outputs, cocotb.RANDOM_SEED + 1)
+        super().__init__(dut, to_design, "written word")
+        self.machine = Machine(self.arch, 0x1000)
+        self.machine.state.acc[:] = random_sums(self.arch, cocotb.RANDOM_SEED)
+        self.words = self.machine.state.acc.copy()
+        self.writes: list[int] = []
+        self.add(AccReader(dut, "x", self.words, to_design), AccReader(dut, "y", self.words, to_design))
+        self.add(*AccWriter(dut, "d", self.words, from_design, self.written).actors)
+
+    def model(self, instruction: bytes) -> None:
+        self.machine.run(instruction)
+        item = decode(instruction)
+        block = {"addr": item.d_addr, "stride": item.d_stride, "rows": item.rows, "words": item.words}
+        for word in written_words(self.machine.state, **block):
+            self.scoreboard.expect(word)
+
+    def written(self, address: int, word: int, cycle: int) -> None:
+        self.scoreboard.see((address, word), cycle)
+        self.writes.append(cycle)
+
+    async def check(self, commands) -> None:
+        await self.start()
+        await self.execute(commands, limit=LIMIT)
+        assert (self.words == self.machine.state.acc).all()
+
+
+@cocotb.test()
+@cocotb.parametrize((("inputs", "outputs"), STALL_CASES))
+async def random_vectors_equal_golden(dut, inputs, outputs):
+    _, commands = program_with(bench_arch(), Engine.VECTOR, cocotb.RANDOM_SEED, 5)
+    await VectorBench(dut, inputs, outputs).check(commands)
+
+
+@cocotb.test()
+@cocotb.parametrize(add=[0, 1])
+async def one_word_a_cycle(dut, add):
+    blocks = {"x_stride": 20, "y_addr": 300, "d_addr": 600, "d_stride": 20}
+    bench = VectorBench(dut, "never", "never")
+    await bench.check([command(Opcode.VECTOR, rows=5, words=20, add=add, relu=1, **blocks)])
+    latency = VectorEngine(bench.arch).latency
+    assert bench.writes == list(range(bench.writes[0], bench.writes[0] + 100))
+    assert bench.writes[0] <= bench.taken[0] + 2 + latency

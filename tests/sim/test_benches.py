@@ -1,0 +1,42 @@
+"""The cocotb benches pass on the emitted Verilog of `tiny`, and fail when that Verilog is broken."""
+
+import re
+
+import pytest
+
+from hwgen.arch import load
+from sim.benches.designs import BENCHES, design
+from sim.cocotb_runner import BenchError, build_bench, port_rules, run_bench
+
+pytestmark = pytest.mark.verilator
+
+
+@pytest.mark.parametrize("bench", BENCHES)
+def test_bench_passes(bench, seed, tmp_path):
+    assert run_bench(bench, folder=tmp_path, seed=seed) >= 6
+
+
+def test_a_swapped_mux_is_found(seed, tmp_path):
+    """Every lane of the vector engine adds when it should not, and the other way round."""
+    top, text = design("vector", load("tiny"))
+    broken, count = re.subn(r"(assign \S+ = add \?) (\S+\s+): (\S+);", r"\1 \3 : \2;", text)
+    assert count == 1
+    with pytest.raises(BenchError, match=r"written word \d+ in cycle \d+: expected"):
+        run_bench("vector", folder=tmp_path, seed=seed, design_text=(top, broken))
+
+
+def test_a_run_without_tests_is_a_failure(seed, tmp_path):
+    with pytest.raises(BenchError, match="0 of 0 tests failed"):
+        run_bench("vector", folder=tmp_path, seed=seed, testcase="no_such_test")
+
+
+def test_only_ports_of_the_top_module_are_public():
+    inner = "module inner(a);\n  input a;\nendmodule\n"
+    outer = "module outer(a, b);\n  input [3:0] a;\n  output b;\n  wire c;\nendmodule\n"
+    rules = [f'public_flat_rw -module "outer" -var "{port}"' for port in "ab"]
+    assert port_rules("outer", inner + outer).splitlines() == ["`verilator_config", *rules]
+
+
+def test_a_bench_is_built_once(tmp_path):
+    program = build_bench(*design("vector", load("tiny")))
+    assert build_bench(*design("vector", load("tiny"))) == program
