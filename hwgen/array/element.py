@@ -1,6 +1,6 @@
 """The unified sparse processing element (USPE): dense and N:M products, output or weight stationary."""
 
-from amaranth.hdl import Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -111,7 +111,8 @@ class ProcessingElement(wiring.Component):
                 element.eq((moved & control.mask) | (control.base & ~control.mask)),
                 read.addr.eq(element[sub_bits:]),
             ]
-            chosen.append(read.data.word_select(element[:sub_bits], 16) if sub_bits else read.data)
+            # Not `word_select`, whose multiplication by 16 would stand in the Verilog.
+            chosen.append(read.data.bit_select(Cat(Const(0, 4), element[:sub_bits]), 16))
         return chosen
 
     def _multiply(self, m: Module, activations: list, values: list) -> list:
