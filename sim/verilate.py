@@ -45,7 +45,7 @@ _FORMAT = 1
 """Raise when the way of building changes without a change of any option."""
 
 _MODULE = re.compile(r"^module\s+(\w+)(.*?)^endmodule", re.M | re.S)
-_INPUT = re.compile(r"^\s*input\s+(?:wire\s+)?(?:signed\s+)?(?:\[(\d+):0\]\s*)?(\w+)\s*[;,)]", re.M)
+_INPUT = re.compile(r"(?:^|[(,])\s*input\s+(?:wire\s+)?(?:signed\s+)?(?:\[(\d+):0\]\s*)?(\w+)(?=\s*[;,)])", re.M)
 
 Progress = Callable[[str], None]
 
@@ -102,15 +102,15 @@ def _compiler() -> tuple[str, ...]:
     command = shlex.split(os.environ.get("CXX", "c++"))
     if shutil.which(command[0]) is None:
         raise BuildError(f"the C++ compiler {command[0]!r} is not on the PATH: install g++ or set CXX")
-    return (*((ccache,) if (ccache := shutil.which("ccache")) else ()), *command)
+    return tuple(command)
 
 
 @cache
 def _tools() -> tuple[str, ...]:
     """What the result depends on beside the design."""
-    command = [part for part in _compiler() if Path(part).name != "ccache"]
+    command = _compiler()
     about = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
-    return (" ".join(command), about, *VERILATOR_OPTIONS, *FAST, *SLOW, *RUNTIME)
+    return (*command, about, *VERILATOR_OPTIONS, *FAST, *SLOW, *RUNTIME)
 
 
 @contextlib.contextmanager
@@ -198,7 +198,9 @@ def _compile(folder: Path, name: str, flags: Sequence[str], *, trace: bool) -> N
     include = verilator.root() / "include"
     defines = [*(f"-D{name}=0" for name in _DEFINES), f"-DVM_TRACE={int(trace)}", f"-DVM_TRACE_FST={int(trace)}"]
     paths = ["-I.", f"-isystem{include}", f"-isystem{include / 'vltstd'}"]
-    _run([*_compiler(), "-std=gnu++17", "-fPIC", *flags, *defines, *paths, "-c", name, "-o", f"{name}.o"], folder)
+    ccache = shutil.which("ccache")
+    command = [ccache, *_compiler()] if ccache else [*_compiler()]
+    _run([*command, "-std=gnu++17", "-fPIC", *flags, *defines, *paths, "-c", name, "-o", f"{name}.o"], folder)
 
 
 def _run(command: Sequence[str], folder: Path) -> None:
@@ -211,29 +213,34 @@ def _run(command: Sequence[str], folder: Path) -> None:
 
 def _build_harness(library: Path, model: Path, harness: str, *, trace: bool, report: Progress) -> None:
     report("C++ harness")
-    objects = [str(path) for folder in (model, _runtime(trace=trace)) for path in sorted(folder.glob("*.o"))]
+    objects = [*sorted(model.glob("*.o")), *_runtime(trace=trace)]
     with tempfile.TemporaryDirectory(dir=library.parent) as name:
         folder = Path(name)
         (folder / "harness.cpp").write_text(harness)
         _compile(folder, "harness.cpp", (*RUNTIME, f"-I{model}"), trace=trace)
-        _run([*_compiler()[-1:], "-shared", "-o", "library.so", "harness.cpp.o", *objects, "-lpthread"], folder)
+        command = [*_compiler(), "-shared", "-o", "library.so", "harness.cpp.o", *map(str, objects), "-lpthread"]
+        _run(command, folder)
         (folder / "library.so").replace(library)
 
 
-def _runtime(*, trace: bool) -> Path:
-    """Folder with Verilator's own C++, compiled once for all designs."""
+def _runtime(*, trace: bool) -> list[Path]:
+    """Object files of Verilator's own C++, compiled once for all designs."""
     codecs = Path(__file__).with_name("fst_codecs.h").read_text()
-    folder = cache_folder() / f"runtime-{_digest([verilator.version(), *_tools(), trace, codecs, _FORMAT])}"
-    files = ("verilated.cpp", "verilated_threads.cpp", *(("verilated_fst_c.cpp",) if trace else ()))
-    with _locked(cache_folder() / "runtime.lock"):
-        if not folder.exists():
-            with _temporary_folder(folder) as temporary:
-                for name in files:
-                    shutil.copy(verilator.root() / "include" / name, temporary)
-                for name in ("lz4.h", "zlib.h"):
-                    (temporary / name).write_text(codecs)
-                _compile_all(temporary, [(name, RUNTIME) for name in files], trace=trace, report=lambda text: None)
-    return folder
+    folder = cache_folder() / f"runtime-{_digest([verilator.version(), *_tools(), codecs, _FORMAT])}"
+    names = ["verilated.cpp", "verilated_threads.cpp", *(["verilated_fst_c.cpp"] if trace else [])]
+    objects = [folder / f"{name}.o" for name in names]
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder / "lock"):
+        missing = [name for name, path in zip(names, objects) if not path.exists()]
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            for name in missing:
+                shutil.copy(verilator.root() / "include" / name, temporary)
+            for name in ("lz4.h", "zlib.h"):
+                (Path(temporary) / name).write_text(codecs)
+            _compile_all(Path(temporary), [(name, RUNTIME) for name in missing], trace=trace, report=lambda text: None)
+            for name in missing:
+                (Path(temporary) / f"{name}.o").replace(folder / f"{name}.o")
+    return objects
 
 
 __all__ = ["BuildError", "build_library", "cache_folder"]

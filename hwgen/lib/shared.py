@@ -66,7 +66,7 @@ class Shared(wiring.Component):
 def module_name(cls: type, params: dict[str, Hashable]) -> str:
     """Readable module name from a class and its parameters, a plain Verilog identifier of at most 60 characters."""
     words = [cls.__name__, *(f"{name}_{_word(value)}" for name, value in params.items())]
-    name = re.sub(r"\W+|__+", "_", "_".join(words)).strip("_")
+    name = re.sub(r"[\W_]+", "_", "_".join(words)).strip("_")
     if len(name) > _NAME_LIMIT:
         digest = hashlib.sha256(name.encode()).hexdigest()[:8]
         name = f"{name[: _NAME_LIMIT - 9].rstrip('_')}_{digest}"
