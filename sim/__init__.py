@@ -1,0 +1,1 @@
+"""Runs the hardware: build, memory model, comparison with golden, reports, command line."""

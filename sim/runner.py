@@ -110,7 +110,7 @@ def run_on(
     """
     image = np.array(image, np.uint8)
     device.attach(image, base, memory or MemoryModel())
-    for name, value in _start_registers(program, count, watchdog):
+    for name, value in start_registers(program, count, watchdog):
         device.write(register(name).offset, value)
     device.start_log(EVENT_LIMIT)
     if waveform is not None:
@@ -123,7 +123,8 @@ def run_on(
     return _result(device, image, states, events, dropped)
 
 
-def _start_registers(program: int, count: int, watchdog: int) -> list[tuple[str, int]]:
+def start_registers(program: int, count: int, watchdog: int) -> list[tuple[str, int]]:
+    """Names and values of the registers to write before CTRL."""
     values = {"PROGRAM_LOW": program & 0xFFFFFFFF, "PROGRAM_HIGH": program >> 32, "COUNT": count, "WATCHDOG": watchdog}
     return [*values.items(), ("ISR", 1), ("GIE", 1), ("IER", 1)]
 

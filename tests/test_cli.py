@@ -42,7 +42,7 @@ def sparseloom(capfd, monkeypatch):
 
 
 @pytest.fixture
-def refuses(sparseloom, tmp_path):
+def assert_refused(sparseloom, tmp_path):
     """Runs the command and expects one sentence, exit code 2, no result and nothing new in the test's folder."""
 
     def run(*arguments, text):
@@ -186,14 +186,14 @@ def test_an_unexpected_error_shows_its_traceback(monkeypatch):
         (settings(array={"cols": 4}), "array.rows is missing"),
     ],
 )
-def test_a_bad_architecture_file(refuses, tmp_path, text, error):
-    refuses("generate", "--arch", arch_file(tmp_path, text), "-o", tmp_path / "out", text=error)
+def test_a_bad_architecture_file(assert_refused, tmp_path, text, error):
+    assert_refused("generate", "--arch", arch_file(tmp_path, text), "-o", tmp_path / "out", text=error)
 
 
-def test_an_architecture_that_is_not_there(refuses, tmp_path):
-    refuses("generate", "--arch", "sat99", "-o", tmp_path / "out", text="unknown architecture 'sat99'")
-    refuses("generate", "--arch", "[red]", "-o", tmp_path / "out", text="unknown architecture '[red]'")
-    refuses("arch", tmp_path / "none.yaml", text="No such file or directory")
+def test_an_architecture_that_is_not_there(assert_refused, tmp_path):
+    assert_refused("generate", "--arch", "sat99", "-o", tmp_path / "out", text="unknown architecture 'sat99'")
+    assert_refused("generate", "--arch", "[red]", "-o", tmp_path / "out", text="unknown architecture '[red]'")
+    assert_refused("arch", tmp_path / "none.yaml", text="No such file or directory")
 
 
 # Options that cannot be.
@@ -215,8 +215,8 @@ def test_an_architecture_that_is_not_there(refuses, tmp_path):
         (("--weights", "none.safetensors"), "none.safetensors"),
     ],
 )
-def test_a_bad_option_of_simulate(refuses, arguments, error):
-    refuses("simulate", "mlp", "--arch", "tiny", *arguments, text=error)
+def test_a_bad_option_of_simulate(assert_refused, arguments, error):
+    assert_refused("simulate", "mlp", "--arch", "tiny", *arguments, text=error)
 
 
 @pytest.mark.parametrize(
@@ -230,8 +230,8 @@ def test_a_bad_option_of_simulate(refuses, arguments, error):
         ("[bold]what?", "cannot tell what model '[bold]what?' is"),
     ],
 )
-def test_a_model_that_is_not_there(refuses, model, error):
-    refuses("simulate", model, "--arch", "tiny", text=error)
+def test_a_model_that_is_not_there(assert_refused, model, error):
+    assert_refused("simulate", model, "--arch", "tiny", text=error)
 
 
 # Models that cannot be.
@@ -253,8 +253,8 @@ def model_file(tmp_path, body):
     ],
 )
 @pytest.mark.usefixtures("no_bytecode")
-def test_a_python_model_that_cannot_run(refuses, tmp_path, body, error):
-    refuses("simulate", model_file(tmp_path, body), "--arch", "tiny", text=error)
+def test_a_python_model_that_cannot_run(assert_refused, tmp_path, body, error):
+    assert_refused("simulate", model_file(tmp_path, body), "--arch", "tiny", text=error)
 
 
 @pytest.fixture
@@ -263,12 +263,12 @@ def no_bytecode(monkeypatch):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_that_are_no_numbers(refuses, tmp_path, value):
+def test_weights_that_are_no_numbers(assert_refused, tmp_path, value):
     state = {name: item.numpy().copy() for name, item in Mlp().state_dict().items()}
     state["fc2.weight"][3, 5] = value
     path = tmp_path / "weights.safetensors"
     save_file(state, path)
-    refuses("simulate", "mlp", "--arch", "tiny", "--weights", path, text="fc2.weight")
+    assert_refused("simulate", "mlp", "--arch", "tiny", "--weights", path, text="fc2.weight")
 
 
 @pytest.fixture(scope="module")
@@ -300,15 +300,15 @@ class Planted:
         return os.system, (f"touch {self.mark}",)
 
 
-def test_a_truncated_pt2_file(refuses, tmp_path, exported):
+def test_a_truncated_pt2_file(assert_refused, tmp_path, exported):
     path = tmp_path / "model.pt2"
     path.write_bytes(exported[: len(exported) // 2])
-    refuses("simulate", path, "--arch", "tiny", text="model.pt2")
+    assert_refused("simulate", path, "--arch", "tiny", text="model.pt2")
     path.write_bytes(b"")
-    refuses("simulate", path, "--arch", "tiny", text="model.pt2")
+    assert_refused("simulate", path, "--arch", "tiny", text="model.pt2")
 
 
-def test_a_pt2_file_that_hides_code_in_a_weight(refuses, tmp_path, exported):
+def test_a_pt2_file_that_hides_code_in_a_weight(assert_refused, tmp_path, exported):
     mark = tmp_path / "it_ran"
     planted = io.BytesIO()
     torch.save(Planted(mark), planted)
@@ -324,7 +324,7 @@ def test_a_pt2_file_that_hides_code_in_a_weight(refuses, tmp_path, exported):
     }
     path = tmp_path / "model.pt2"
     path.write_bytes(replaced(exported, changes))
-    refuses("simulate", path, "--arch", "tiny", text="model.pt2")
+    assert_refused("simulate", path, "--arch", "tiny", text="model.pt2")
     assert not mark.exists()
 
 
@@ -343,18 +343,18 @@ def test_code_in_a_place_that_is_not_read_never_runs(sparseloom, tmp_path, expor
 # Output that cannot be written.
 
 
-def test_a_folder_that_cannot_be_written(refuses, tmp_path):
-    refuses("generate", "--arch", "tiny", "-o", "/proc/nothing/out", text="cannot write to /proc/nothing/out")
+def test_a_folder_that_cannot_be_written(assert_refused, tmp_path):
+    assert_refused("generate", "--arch", "tiny", "-o", "/proc/nothing/out", text="cannot write to /proc/nothing/out")
     (tmp_path / "file").write_text("")
-    refuses("generate", "--arch", "tiny", "-o", tmp_path / "file", text="it is not a folder")
+    assert_refused("generate", "--arch", "tiny", "-o", tmp_path / "file", text="it is not a folder")
 
 
-def test_a_disk_that_is_full(refuses, tmp_path):
+def test_a_disk_that_is_full(assert_refused, tmp_path):
     sim.design.verilog(TINY)  # so that the cache has it and only the output is limited
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     try:
-        refuses("generate", "--arch", "tiny", "-o", tmp_path / "out", text="out: File too large")
+        assert_refused("generate", "--arch", "tiny", "-o", tmp_path / "out", text="out: File too large")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 

@@ -6,6 +6,8 @@ import pytest
 from hwgen.arch import ProgramError, load
 from hwgen.arch.isa import Engine, Opcode, command, decode
 from models.machine import Machine
+from models.races import check_races
+from models.tokens import check_tokens
 from sim.dependencies import Access, Step, with_tokens
 from sim.random_jobs import JobBuilder
 from sim.random_programs import random_program
@@ -21,6 +23,8 @@ def test_random_programs_are_legal(name, seed):
         machine = Machine(arch, {program.base: program.image})
         result = machine.run(program.encoded)
         assert result.instructions == len(program.commands)
+        assert check_tokens(program.encoded, arch) is None
+        assert check_races(program.encoded, arch) is None
         start = program.program - program.base
         assert program.image[start : start + 32 * len(program.commands)].tobytes() == program.encoded
 
