@@ -7,10 +7,9 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.fp.formats import FP32, FloatLayout
-from hwgen.fp.pipeline import Pipeline, check_latency, leading_zeros
+from hwgen.fp.pipeline import Pipeline, check_latency, shift_bits, shift_bytes, shift_right
 
-_SIGNIFICAND = FP32.fraction + 1
-_SUM = _SIGNIFICAND + 4
+_SUM = FP32.fraction + 5
 """Bits of the sum: carry, significand, guard, round, sticky."""
 
 
@@ -43,13 +42,13 @@ class FpAdd(wiring.Component):
         self.latency, self.subnormals = check_latency(latency), subnormals
 
     def elaborate(self, platform: Any) -> Module:
-        """Order by magnitude | align | add | normalise | round and pack."""
+        """Order by magnitude | align | add | normalise in two steps | round and pack."""
         m = Module()
-        order = ("sum", "output", "ordered", "normal", "aligned", "counted", "input")
+        order = ("sum", "output", "ordered", "normal", "aligned", "coarse", "input")
         pipe = Pipeline(m, latency=self.latency, priority=order)
         a, b = pipe.cut("input", a=self.a, b=self.b)
-        large, small, distance, subtract, tail = pipe.cut("ordered", **self._order(m, a, b))
-        small = self._align(m, small, distance)
+        large, small, places, subtract, tail = pipe.cut("ordered", **self._order(m, a, b))
+        small = shift_right(m, Cat(C(0, 2), small), places, "aligned")  # significand, guard, round, sticky
         small, large, subtract, tail = pipe.cut("aligned", small=small, large=large, subtract=subtract, tail=tail)
 
         # x - y is x + ~y + 1; the lowest bit of the larger addend is free for the 1.
@@ -57,13 +56,12 @@ class FpAdd(wiring.Component):
         total, tail = pipe.cut("sum", total=total, tail=tail)
 
         # Shift the leading one to the top, but no further than the exponent allows.
-        exponent = tail[:8]
-        zeros = leading_zeros(m, total, "zeros")
-        if self.subnormals:
-            zeros = Mux(zeros > exponent, exponent[: len(zeros)], zeros)
-        total, zeros, tail = pipe.cut("counted", total=total, zeros=zeros, tail=tail)
-        tail = Cat((tail[:8] - zeros)[:8], tail[8:])
-        normal, tail = pipe.cut("normal", total=(total << zeros)[:_SUM], tail=tail)
+        limit = tail[:8] if self.subnormals else None
+        total, zeros = shift_bytes(m, total, limit, "coarse")
+        total, tail = pipe.cut("coarse", total=total, tail=Cat(tail[:3], (tail[3:8] - zeros)[:5], tail[8:]))
+        limit = tail[:8] if self.subnormals else None
+        total, zeros = shift_bits(m, total, limit, "fine")
+        normal, tail = pipe.cut("normal", total=total, tail=Cat((tail[:8] - zeros)[:8], tail[8:]))
         (output,) = pipe.cut("output", o=self._round(m, normal, tail))
         m.d.comb += self.o.eq(output)
         return m
@@ -71,10 +69,10 @@ class FpAdd(wiring.Component):
     def _order(self, m: Module, a: Value, b: Value) -> dict[str, Value]:
         """Larger magnitude first; of equal magnitudes the positive one, so that its sign is the sign of the sum.
 
-        Infinity and NaN become 2**128 + 0 with a flag for NaN. `tail`: exponent, sign, NaN.
+        Infinity and NaN are added to next to nothing, so that the exponent stays; NaN has a flag. `places` is how far
+        the smaller is shifted, at most 31. `tail`: exponent, sign, NaN.
         """
-        swap, x, y = Signal(), Signal(32), Signal(32)
-        difference = Signal(32)
+        swap, difference, x, y = Signal(), Signal(32), Signal(32), Signal(32)
         m.d.comb += [
             swap.eq(Cat(~a[31], a[:31]) < Cat(~b[31], b[:31])),
             difference.eq((a ^ b) & swap.replicate(32)),
@@ -82,44 +80,29 @@ class FpAdd(wiring.Component):
             y.eq(b ^ difference),
         ]
         large, small = FloatLayout(FP32)(x), FloatLayout(FP32)(y)
-        exponent_x, exponent_y = Signal(8), Signal(8)
-        normal_x, normal_y, special, nan, subtract = (
-            Signal(name=n) for n in ("normal_x", "normal_y", "special", "nan", "subtract")
-        )
+        exponent, distance, special, opposite = Signal(8), Signal(8), Signal(), Signal()
         m.d.comb += [
-            normal_x.eq(large.exponent != 0),
-            normal_y.eq(small.exponent != 0),
-            exponent_x.eq(large.exponent | ~normal_x),
-            exponent_y.eq(small.exponent | ~normal_y),
+            exponent.eq(large.exponent | (large.exponent == 0)),
+            distance.eq(exponent - (small.exponent | (small.exponent == 0))),
             special.eq(large.exponent == 255),
-            subtract.eq(x[31] ^ y[31]),
-            nan.eq(special & ((large.fraction != 0) | ((small.exponent == 255) & subtract))),
+            opposite.eq(x[31] ^ y[31]),
         ]
+        nan = special & ((large.fraction != 0) | ((small.exponent == 255) & opposite))
         return {
-            "large": Cat(Mux(special, 0, large.fraction), normal_x),
-            "small": Mux(special, 0, Cat(small.fraction, normal_y)),
-            "distance": (exponent_x - exponent_y)[:8],
-            "subtract": subtract & ~special,
-            "tail": Cat(exponent_x, x[31] & ~nan, nan),
+            "large": Cat(large.fraction, large.exponent != 0),
+            "small": Cat(small.fraction, small.exponent != 0),
+            "places": Mux(special | (distance > 31), 31, distance[:5]),
+            "subtract": opposite & ~special,
+            "tail": Cat(exponent, x[31] & ~nan, nan),
         }
-
-    def _align(self, m: Module, small: Value, distance: Value) -> Value:
-        """Shift right into significand, guard, round and sticky."""
-        places = Mux(distance > 31, 31, distance[:5])
-        wide = Signal(_SIGNIFICAND + 31)
-        m.d.comb += wide.eq(Cat(C(0, 31), small) >> places)
-        return Cat(wide[: -(_SIGNIFICAND + 2)].any(), wide[-(_SIGNIFICAND + 2) :])
 
     def _round(self, m: Module, normal: Value, tail: Value) -> Value:
         """To nearest even; the hidden bit and the carry of the rounding step into the exponent."""
         exponent, sign, nan = tail[:8], tail[8], tail[9]
-        hidden, up = normal[-1], Signal()
-        packed = Signal(31)
+        hidden, up, packed = normal[-1], Signal(), Signal(31)
         m.d.comb += [
             up.eq(normal[3] & (Cat(normal[:3], normal[4]) != 0)),
             packed.eq(Cat(normal[4:-1], Mux(hidden, exponent, 0)) + Cat(up, C(0, FP32.fraction - 1), hidden)),
         ]
-        infinite = packed[FP32.fraction :] == 255
-        return Cat(
-            Mux(infinite, Cat(C(0, FP32.fraction - 1), nan), packed[: FP32.fraction]), packed[FP32.fraction :], sign
-        )
+        fraction, exponent = packed[: FP32.fraction], packed[FP32.fraction :]
+        return Cat(Mux(exponent == 255, Cat(C(0, FP32.fraction - 1), nan), fraction), exponent, sign)

@@ -7,7 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.fp.formats import BF16, FP16, FP32, FloatFormat, FloatLayout
-from hwgen.fp.pipeline import Pipeline, check_latency, leading_zeros
+from hwgen.fp.pipeline import Pipeline, check_latency, leading_zeros, shift_right
 
 
 def is_nan(value: Value, fmt: FloatFormat = FP32) -> Value:
@@ -81,13 +81,9 @@ class FpNarrow(wiring.Component):
             return Cat(fields.fraction, fields.exponent)
         offset = FP32.bias - self.fmt.bias
         low, distance = Signal(), Signal(FP32.exponent)
-        wide = Signal(2 * FP32.fraction + 2)
-        m.d.comb += [
-            low.eq(fields.exponent <= offset),
-            distance.eq(offset + 1 - fields.exponent),
-            wide.eq(Cat(C(0, FP32.fraction + 1), fields.fraction, 1) >> Mux(distance > 24, 24, distance[:5])),
-        ]
-        shifted = Cat(wide[: FP32.fraction + 2].any(), wide[FP32.fraction + 2 :])
+        m.d.comb += [low.eq(fields.exponent <= offset), distance.eq(offset + 1 - fields.exponent)]
+        shifted = shift_right(m, Cat(fields.fraction, C(1, 1)), Mux(distance > 31, 31, distance[:5]), "low")
+        shifted = Cat(shifted[:2] != 0, shifted[2:])
         return Mux(low, shifted, Cat(fields.fraction, (fields.exponent - offset)[: FP32.exponent]))
 
 

@@ -7,7 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.fp.formats import BF16, FP16, FP32, FloatFormat, FloatLayout
-from hwgen.fp.pipeline import Pipeline, check_latency, leading_zeros
+from hwgen.fp.pipeline import Pipeline, check_latency, shift_bits, shift_bytes, shift_right
 
 
 class FpMultiply(wiring.Component):
@@ -57,12 +57,13 @@ class FpMultiply(wiring.Component):
         )
 
         # The leading one goes to the top: at most one place for normal operands, more for subnormal ones.
-        zeros = leading_zeros(m, product, "zeros")
         offset = FP32.bias - 2 * self.fmt.bias + 1
+        product, whole = shift_bytes(m, product, None, "coarse")
+        product, single = shift_bits(m, product, None, "fine")
         normal, exponent, flags = pipe.cut(
             "normal",
-            significand=(product << zeros)[: len(product)],
-            exponent=(exponent + offset - zeros)[:10].as_signed(),
+            significand=product,
+            exponent=(exponent + offset - Cat(single, whole))[:10].as_signed(),
             flags=flags,
         )
 
@@ -92,19 +93,18 @@ class FpMultiply(wiring.Component):
 
     def _round(self, m: Module, normal: Value, exponent: Value) -> Value:
         """BF16: small products are shifted right and rounded, large ones become infinite."""
-        kept = FP32.fraction + 1
         low, overflow, up = Signal(), Signal(), Signal()
-        distance, places = Signal(signed(11)), Signal(5)
-        wide, packed = Signal(2 * kept), Signal(31)
+        distance, places, packed = Signal(signed(11)), Signal(5), Signal(31)
         m.d.comb += [
             low.eq(exponent <= 0),
             distance.eq(1 - exponent),
-            places.eq(Mux(low, Mux(distance > kept + 1, kept + 1, distance), 0)),
-            wide.eq(Cat(C(0, 2 * kept - len(normal)), normal) >> places),
+            places.eq(Mux(low, Mux(distance > 31, 31, distance), 0)),
         ]
-        top, rest = wide[-kept:], wide[:-kept]
+        kept = FP32.fraction + 2
+        shifted = shift_right(m, Cat(C(0, kept - len(normal)), normal), places, "low")
+        top, rest = shifted[2:], shifted[:2]
         m.d.comb += [
-            up.eq(rest[-1] & (top[0] | (rest[:-1] != 0))),
+            up.eq(rest[1] & (rest[0] | top[0])),
             packed.eq(Cat(top[:-1], Mux(top[-1], exponent, 0)[:8]) + up),
             overflow.eq(normal[-1] & (exponent >= 255)),
         ]

@@ -1,4 +1,4 @@
-"""Pipeline registers at chosen cuts of a data path, and the two bit tricks that floating point units share."""
+"""Pipeline registers at chosen cuts of a data path, and the shifters that floating point units share."""
 
 from collections.abc import Sequence
 
@@ -62,3 +62,44 @@ def leading_zeros(m: Module, value: Value, name: str) -> Signal:
     count = Signal(steps, name=name)
     m.d.comb += count.eq(Cat(bits))
     return count
+
+
+def shift_right(m: Module, value: Value, places: Value, name: str) -> Value:
+    """`value` (24 to 32 bits) shifted right by `places` (5 bits), above one bit that is 1 when ones were lost."""
+    width = len(value)
+    coarse, lost = Signal(width, name=f"{name}_coarse"), Signal(24, name=f"{name}_lost")
+    wide = Signal(width + 7, name=f"{name}_wide")
+    skipped = Cat(C(0, 3), places[3:])
+    m.d.comb += [
+        coarse.eq(value >> skipped),
+        lost.eq(value[:24] & ~(C(0xFFFFFF, 24) << skipped)[:24]),
+        wide.eq(Cat(C(0, 7), coarse) >> places[:3]),
+    ]
+    return Cat((lost != 0) | (wide[:7] != 0), wide[7:])
+
+
+def shift_bytes(m: Module, value: Value, limit: Value | None, name: str) -> tuple[Signal, Signal]:
+    """Shift `value` (9 to 32 bits) left by whole bytes while its top byte is zero and is not the last one.
+
+    `limit`, when given, is the number of bits that it may be shifted at most. Returns the value and the bytes.
+    """
+    width = len(value)
+    empty = [value < (1 << rest) if rest > 0 else C(0, 1) for rest in (width - 8, width - 16, width - 24)]
+    count, shifted = Signal(2, name=f"{name}_bytes"), Signal(width, name=f"{name}_shifted")
+    wanted = Signal(2, name=f"{name}_wanted")
+    m.d.comb += wanted.eq(Cat(Mux(empty[1], empty[2], empty[0]), empty[1]))
+    m.d.comb += count.eq(wanted if limit is None else Mux(limit[3:] < wanted, limit[3:5], wanted))
+    m.d.comb += shifted.eq(value << Cat(C(0, 3), count))
+    return shifted, count
+
+
+def shift_bits(m: Module, value: Value, limit: Value | None, name: str) -> tuple[Signal, Signal]:
+    """Shift `value` left while its top bit is zero, at most seven places and at most `limit`, when given.
+
+    Returns the value and the places.
+    """
+    wanted = leading_zeros(m, value[-8:], f"{name}_zeros")
+    count, shifted = Signal(3, name=f"{name}_places"), Signal(len(value), name=f"{name}_shifted")
+    m.d.comb += count.eq(wanted if limit is None else Mux(limit < wanted, limit[:3], wanted))
+    m.d.comb += shifted.eq(value << count)
+    return shifted, count
