@@ -86,7 +86,10 @@ def vector(*, x=(0, 0), y=(0, 0), d=(0, 0), rows=1, words=1, add=1, relu=0):
 def random_vector(source: random.Random):
     """Blocks in three regions, or `d` over `x`."""
     rows, words = source.randint(1, 5), source.randint(1, 6)
-    pick = lambda base: (base + source.randrange(30), source.randint(words, 12))  # noqa: E731
+
+    def pick(base):
+        return base + source.randrange(30), source.randint(words, 12)
+
     x, y, d = pick(0), source.choice([pick(200), (source.randrange(200, 230), 0)]), pick(400)
     d = source.choice([x, d])
     return vector(x=x, y=y, d=d, rows=rows, words=words, add=source.randrange(2), relu=source.randrange(2))

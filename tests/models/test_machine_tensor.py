@@ -180,7 +180,7 @@ def test_weight_stationary_rows_without_weights_add_zero_products(sparse):
     assert machine.state.acc[:2].tolist() == [[0] * 4, [0x7FC00000] * 4]
 
 
-def undefined(machine, match, *items):
+def check_undefined(machine, match, *items):
     before = machine.state.acc.copy()
     with pytest.raises(UndefinedResultError, match=match):
         run(machine, *items)
@@ -191,7 +191,7 @@ CONTINUE = {"last": 1, "groups": 1, "rows": 1, "tile_cols": 2, "tile_rows": 1}
 
 
 def test_nothing_to_continue_is_refused():
-    undefined(
+    check_undefined(
         Machine(ARCHES["one lane"], 64),
         r"^instruction 0 has no defined result: sums of 2 slots are continued, the array holds those of 0$",
         command(Opcode.TENSOR, **CONTINUE),
@@ -220,13 +220,13 @@ def test_stored_index_outside_the_group_is_refused(dataflow):
     machine.state.idx[3, 0, 2] = 4
     fields = {"dataflow": dataflow, "first": 1, "last": 1, "groups": 2, "rows": 1, "tile_cols": 1, "tile_rows": 1}
     item = command(Opcode.TENSOR, sparse=1, n=2, m=4, **fields)
-    undefined(machine, r"a stored index is 4, which must be below m=4$", item)
+    check_undefined(machine, r"a stored index is 4, which must be below m=4$", item)
 
 
 @pytest.mark.parametrize("dataflow", [OS, WS])
 def test_overlapping_output_rows_are_refused(dataflow):
     fields = {"dataflow": dataflow, "first": 1, "last": 1, "groups": 1, "rows": 2, "tile_cols": 2, "tile_rows": 1}
-    undefined(
+    check_undefined(
         Machine(ARCHES["one lane"], 64),
         r"output rows of 2 words overlap, because acc_stride is 1$",
         command(Opcode.TENSOR, acc_stride=1, **fields),
