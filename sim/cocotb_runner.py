@@ -9,7 +9,9 @@ public, which takes eight times as long to compile.
 """
 
 import argparse
+import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -23,7 +25,7 @@ from hwgen.arch import load
 from sim import verilator
 from sim.benches.designs import ARCH_VARIABLE, BENCHES, design
 from sim.design import TOP, repeated_modules
-from sim.verilate import BuildError, build_library
+from sim.verilate import BuildError, build_library, cache_folder
 
 SEED = 20260214
 _PORT = re.compile(r"^  (?:input|output) (?:wire )?(?:\[\d+:0\] )?(\w+);", re.M)
@@ -55,10 +57,10 @@ def build_bench(top: str, text: str, *, waves: bool = False) -> Path:
     program = library.with_suffix("") / top
     if not program.exists():
         program.parent.mkdir(exist_ok=True)
-        partial = program.with_suffix(".partial")
+        partial = program.with_suffix(f".{os.getpid()}")
         links = ["-Wl,--no-as-needed", "-lcocotbvpi_verilator"]
         links += [f"-L{libraries}", f"-Wl,-rpath,{libraries}", f"-Wl,-rpath,{library.parent}"]
-        _compile(["-o", partial, _vpi_object(library.parent.parent), library, *links])
+        _compile(["-o", partial, _vpi_object(), library, *links])
         partial.replace(program)
     return program
 
@@ -95,7 +97,7 @@ def run_bench(
     program = build_bench(top, text, waves=waves)
     folder.mkdir(parents=True, exist_ok=True)
     log, results = folder.resolve() / f"{bench}.log", folder.resolve() / f"{bench}.xml"
-    environment = {ARCH_VARIABLE: arch, "COCOTB_ANSI_OUTPUT": "0", **(variables or {})}
+    environment = {ARCH_VARIABLE: arch, **(variables or {})}
     try:
         get_runner("verilator").test(
             test_module=f"sim.benches.{bench}",
@@ -120,12 +122,12 @@ def run_bench(
     return tests
 
 
-def _vpi_object(cache: Path) -> Path:
+def _vpi_object() -> Path:
     """Verilator's VPI, compiled once for all benches."""
     include = verilator.root() / "include"
-    target = cache / f"verilated_vpi-{verilator.version().split()[1]}.o"
+    target = cache_folder() / f"verilated_vpi-{verilator.version().split()[1]}.o"
     if not target.exists():
-        partial = target.with_suffix(".partial")
+        partial = target.with_suffix(f".{os.getpid()}")
         paths = [f"-I{include}", f"-I{include / 'vltstd'}"]
         _compile([*_VPI_OPTIONS, *paths, "-c", include / "verilated_vpi.cpp", "-o", partial])
         partial.replace(target)
@@ -133,16 +135,19 @@ def _vpi_object(cache: Path) -> Path:
 
 
 def _compile(arguments: list[str | Path]) -> None:
-    result = subprocess.run(["c++", *map(str, arguments)], capture_output=True, text=True, check=False)
+    compiler = shlex.split(os.environ.get("CXX", "c++"))
+    result = subprocess.run([*compiler, *map(str, arguments)], capture_output=True, text=True, check=False)
     if result.returncode:
-        raise BuildError(f"c++ failed:\n{verilator.tail(result.stderr)}")
+        raise BuildError(f"{compiler[0]} failed:\n{verilator.tail(result.stderr)}")
 
 
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m sim.cocotb_runner", description="Run a cocotb bench.")
     parser.add_argument("bench", choices=BENCHES)
-    parser.add_argument("--arch", default="tiny", help="name of a preset")
+    parser.add_argument(
+        "--arch", default="tiny", help="name of a preset; the throughput tests expect the memory port of tiny"
+    )
     parser.add_argument("--folder", type=Path, default=Path("bench"), help="for log, results and waveform")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--test", help="run only the tests whose name ends like this")

@@ -1,7 +1,8 @@
 """Actors of a cocotb bench: stall patterns, and driver, sink and monitor of valid/ready streams on a common clock.
 
 In every cycle all actors sample, then all drive. cocotb shows at a rising edge what the ports held just before it, and
-what is driven then reaches the design after it, so that the order of actors makes no difference.
+what is driven then reaches the design after it. Actors sample in the order in which they were added, which matters when
+what one saw concerns another in the same cycle.
 """
 
 import itertools
@@ -228,6 +229,7 @@ class Bench:
     def __init__(self, dut: HierarchyObject) -> None:
         self.dut, self.cycle = dut, 0
         self.actors: list[Actor] = []
+        """Everyone who takes part, in the order of sampling."""
 
     async def start(self) -> None:
         """Start the clock and hold reset for some cycles."""

@@ -5,6 +5,7 @@ from collections import Counter
 
 import cocotb
 
+from hwgen.arch import INSTRUCTION_BYTES
 from hwgen.arch.isa import Cause, Engine, Opcode, command, encode
 from hwgen.arch.registers import FETCH
 from hwgen.control.words import Report, Settings
@@ -20,7 +21,6 @@ from sim.streams import STALL_CASES, Actor, Bench, Channel, MakeStalls, Monitor,
 LIMIT = 60_000
 PROGRAM = 0x1000
 WATCHDOG = 2000
-INSTRUCTION_BYTES = 32
 
 
 class StandIn(Actor):

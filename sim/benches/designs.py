@@ -63,7 +63,9 @@ BENCHES = (*COMPONENTS, "top")
 
 def design(bench: str, arch: Arch) -> tuple[str, str]:
     """Name of the top module and Verilog text of a bench."""
-    if bench not in COMPONENTS:
+    if bench not in BENCHES:
+        raise ValueError(f"bench must be one of {', '.join(BENCHES)}, not {bench!r}")
+    if bench == "top":
         return TOP, verilog(arch)
     name, make = COMPONENTS[bench]
     return name, emit_verilog(make(arch), name)

@@ -54,7 +54,8 @@ class EngineBench(Bench):
         self._due: deque[int] = deque()
         channel = Channel.packed(dut, "control__command", CommandLayout())
         self._driver = Source(channel, make_stalls)
-        self.actors = [Monitor("command", channel, self._command), self._driver, _End(self)]
+        self._command_side = [Monitor("command", channel, self._command), self._driver, _End(self)]
+        self.actors = [*self._command_side]
 
     def model(self, instruction: bytes) -> None:
         """Execute an instruction and say what the engine must make of it."""
@@ -63,8 +64,8 @@ class EngineBench(Bench):
         """An instruction has ended."""
 
     def add(self, *actors: Actor) -> None:
-        """Actors that sample before the command side does."""
-        self.actors = [*actors, *self.actors]
+        """Append actors that sample before the command side does: `done` comes with the last result, or after it."""
+        self.actors[-len(self._command_side) : -len(self._command_side)] = actors
 
     async def execute(self, commands: list[Command], *, limit: int) -> None:
         """Run commands to the end of the last one; check that the engine comes to rest and that nothing is missing."""

@@ -14,7 +14,6 @@ from sim.streams import STALL_CASES, Channel, Monitor, Sink, stalls
 
 LIMIT = 60_000
 BEATS = 300
-LATENCY = 10
 
 
 class LoadBench(EngineBench):
@@ -23,14 +22,14 @@ class LoadBench(EngineBench):
     `beats` has the cycle of every beat on the output.
     """
 
-    def __init__(self, dut, memory: dict, inputs: str, outputs: str) -> None:
+    def __init__(self, dut, memory: dict, inputs: str, outputs: str, latency: int = 10) -> None:
         to_design, from_design = stalls(inputs, cocotb.RANDOM_SEED), stalls(outputs, cocotb.RANDOM_SEED + 1)
         super().__init__(dut, to_design, "scratchpads after LOAD")
         self.machine = Machine(self.arch, memory)
         self.loaded = State(self.arch, Memory(0x1000))
         self.beats: list[int] = []
         self.memory = AxiMemory(
-            self.arch, Memory(memory), to_design=to_design, from_design=from_design, latency=LATENCY
+            self.arch, Memory(memory), to_design=to_design, from_design=from_design, latency=latency
         )
         beats = Channel.packed(dut, "beats", LoadBeat(self.arch))
         self.add(*self.memory.serve_read(*read_channels(dut, "read", self.arch)))
@@ -66,8 +65,8 @@ async def random_loads_equal_golden(dut, inputs, outputs):
 async def one_beat_a_cycle(dut, target):
     shape = {"rows": BEATS // 3, "beats": 3} if target == Target.ACT_ROWS else {"rows": 1, "beats": BEATS}
     item = command(Opcode.LOAD, target=target, stride=4, row_stride=3 * bench_arch().beat_bytes, **shape)
-    bench = LoadBench(dut, {0: bytes(range(256)) * 64}, "never", "never")
+    bench = LoadBench(dut, {0: bytes(range(256)) * 64}, "never", "never", latency=2)
     await bench.check([item])
     # From the command: address after 3 cycles, the memory's latency, 1 cycle to the output.
-    first = bench.taken[0] + 3 + LATENCY + 1
+    first = bench.taken[0] + 3 + 2 + 1
     assert bench.beats == list(range(first, first + BEATS))

@@ -85,7 +85,7 @@ class TopBench(Bench):
     of beats on the memory port.
     """
 
-    def __init__(self, dut, inputs: str, outputs: str) -> None:
+    def __init__(self, dut, inputs: str, outputs: str, latency: int = 10) -> None:
         super().__init__(dut)
         self.arch = bench_arch()
         to_design, from_design = stalls(inputs, cocotb.RANDOM_SEED), stalls(outputs, cocotb.RANDOM_SEED + 1)
@@ -99,6 +99,7 @@ class TopBench(Bench):
             Memory(1),
             to_design=to_design,
             from_design=from_design,
+            latency=latency,
             outstanding=2 * self.arch.memory.outstanding,
             on_read=lambda address, data, cycle: self.reads.append(cycle),
             on_write=self.written,
@@ -174,7 +175,7 @@ async def random_programs_equal_golden(dut, inputs, outputs):
 
 @cocotb.test()
 async def a_beat_in_every_cycle_each_way(dut):
-    bench = TopBench(dut, "never", "never")
+    bench = TopBench(dut, "never", "never", latency=2)
     await bench.power_up()
     bench.reads.clear()
     program = [
