@@ -269,6 +269,11 @@ def test_packed_blocks_can_be_read(pack, seed, letters, size):
         assert len(packed) < size // 10
 
 
+def test_packing_does_not_reach_back_too_far(pack):
+    data = b"abcdefgh" + bytes(70_000) + b"abcdefgh" + bytes(20)
+    assert unpack(pack(data)) == data
+
+
 def blocks(data):
     """Kind and contents of every block of an FST file."""
     at = 0
