@@ -62,9 +62,9 @@ def bench(say: Progress) -> dict[str, Any]:
 @contextmanager
 def empty_cache():
     """Let builds go to an empty folder, without help of a compiler cache."""
-    with tempfile.TemporaryDirectory() as folder:
-        with mock.patch.dict(os.environ, {"SPARSELOOM_CACHE": folder, "CCACHE_DISABLE": "1"}):
-            yield
+    folder = tempfile.TemporaryDirectory()
+    with folder, mock.patch.dict(os.environ, {"SPARSELOOM_CACHE": folder.name, "CCACHE_DISABLE": "1"}):
+        yield
 
 
 def machine() -> dict[str, str]:
