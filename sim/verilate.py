@@ -33,6 +33,8 @@ VERILATOR_OPTIONS = (
     "fast",
     "-fno-dfg",
 )
+"""The data-flow optimiser is off: it saves 6 % of the operations, but makes instances of one module differ, so that
+256 elements become 26 MB of C++ instead of 7 and run at half the speed."""
 FAST = ("-O1",)
 """Compiler options for code that runs every cycle; -O3 takes three times as long to compile and runs no faster."""
 SLOW = ("-O0",)

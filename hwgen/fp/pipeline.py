@@ -26,7 +26,7 @@ class Pipeline:
 
     def cut(self, name: str, **values: Value) -> list[Signal]:
         """Named copies of `values` behind the registers of cut `name`."""
-        return [self._delay(f"{name}_{key}" if key else name, Value.cast(value), name) for key, value in values.items()]
+        return [self._delay(f"{name}_{key}", Value.cast(value), name) for key, value in values.items()]
 
     def _delay(self, name: str, value: Value, cut: str) -> Signal:
         shape = Shape(len(value), value.shape().signed)
