@@ -131,7 +131,8 @@ class ProcessingElement(wiring.Component):
         """Chain the lanes' adders, so that addends are taken in ascending order."""
         total = addend
         for lane, product in enumerate(products):
-            adder = Shared(FpAdd, latency=self.shape.add_latency, subnormals=self.shape.operand != "fp16")
+            # Sums of FP16 products are never subnormal, but sums that a program loads and continues may be.
+            adder = Shared(FpAdd, latency=self.shape.add_latency)
             m.submodules[f"add_{lane}"] = adder
             m.d.comb += [adder.a.eq(total), adder.b.eq(product)]
             total = adder.o

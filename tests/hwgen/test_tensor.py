@@ -45,6 +45,7 @@ def machine_with(arch, rng, m):
         memory[:] = rng.standard_normal(memory.shape).astype(np.float16).view(np.uint16)
     state.idx[:] = rng.integers(0, m, state.idx.shape)
     state.acc[:] = rng.standard_normal(state.acc.shape).astype(np.float32).view(np.uint32)
+    state.acc[::5] = rng.integers(1, 1 << 24, state.acc[::5].shape)  # subnormals and the least normal numbers
     return machine
 
 
