@@ -17,10 +17,13 @@ module ram_1r1w #(
   reg [WIDTH-1:0] words[0:DEPTH-1];
   integer index;
   integer part;
+`ifndef SYNTHESIS
+  // FPGA memories hold zeros after configuration without being told; synthesis tools unroll this loop for minutes.
   initial begin
     read_data = {WIDTH{1'b0}};
     for (index = 0; index < DEPTH; index = index + 1) words[index] = {WIDTH{1'b0}};
   end
+`endif
   always @(posedge clk) begin
     read_data <= words[read_address];
     if (|write_enable)

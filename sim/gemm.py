@@ -80,7 +80,7 @@ class _Builder:
         self.mask = nm_mask(rng.standard_normal(shape), *PATTERN, axis=0) if case.sparse else None
 
     def _tile_cols(self) -> int:
-        """Least power of two that fills the adder chain; at least 8 output stationary, where drains are shorter then."""
+        """Least power of two that fills the adder chain; at least 8 output stationary: shorter drains."""
         chain = self.array.chain_latency
         wide = self.case.dataflow is Dataflow.OUTPUT_STATIONARY
         return min(self.array.interleave_max, max(8 if wide else 1, 1 << (chain - 1).bit_length()))

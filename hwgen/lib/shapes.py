@@ -52,7 +52,7 @@ class EngineSignature(wiring.Signature):
     command : In(stream of CommandLayout)  Next instruction; its tokens have been taken.
     done : Out(1)      Pulses for each instruction, in order, when its last effect is visible.
     busy : Out(1)      An instruction is under way.
-    error : Out(ErrorLayout), error_valid : Out(1)   Pulses once when the engine meets an error; it then takes no command.
+    error : Out(ErrorLayout), error_valid : Out(1)   Pulses once at an error; the engine then takes no command.
     stop : In(1)       Another engine met an error: finish transfers under way, start nothing.
     """
 
@@ -74,8 +74,9 @@ class LoadBeat(data.StructLayout):
 
     target : `Target`. data : one beat. address : word in the bank or memory.
     ACT_ROWS: `bank` takes the whole beat (`whole` = 1).
-    ACT_CHUNKS with chunks of at least a beat: as ACT_ROWS. Smaller chunks (`whole` = 0): bank `bank + i` takes chunk `i`
-    of the beat for every i < C / B, at operand `position` of the word; B = 2**chunk_log2; banks >= R are dropped.
+    ACT_CHUNKS with chunks of at least a beat: as ACT_ROWS. Smaller chunks (`whole` = 0): bank `bank + i` takes
+    chunk `i` of the beat for every i < C / B, at operand `position` of the word; B = 2**chunk_log2; banks >= R are
+    dropped.
     WGT: `part` is the lane. IDX: `address` is the first of 4/lanes index words. ACC32: `part` is the half.
     ACC16: whole word.
     """
