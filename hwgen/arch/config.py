@@ -88,6 +88,22 @@ class Scratchpads:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Vector:
+    """The vector engine (WUVE): `cols` lanes of FP32 arithmetic."""
+
+    mul_latency: Annotated[int, Field(ge=1, le=6)] = 3
+    add_latency: Annotated[int, Field(ge=1, le=8)] = 4
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Reducer:
+    """The N:M reducer (SORE) on the way of STORE PACKED."""
+
+    style: Literal["serial", "parallel"] = "serial"
+    """serial: an insertion sorter of N cells takes one value a cycle; parallel: a group is ranked at once."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Memory:
     """The AXI4 port to external memory."""
 
@@ -121,6 +137,8 @@ class Arch:
     array: Array
     scratchpads: Scratchpads
     memory: Memory
+    vector: Vector = Field(default_factory=Vector)
+    reducer: Reducer = Field(default_factory=Reducer)
     control: Control = Field(default_factory=Control)
 
     @model_validator(mode="after")

@@ -37,6 +37,8 @@ class Target(enum.IntEnum):
     IDX = 3
     ACC32 = 4
     ACC16 = 5
+    COLS = 6
+    PACKED = 7
 
 
 class Dataflow(enum.IntEnum):
@@ -46,11 +48,46 @@ class Dataflow(enum.IntEnum):
     WEIGHT_STATIONARY = 1
 
 
+class Walk(enum.IntEnum):
+    """Which operand of a TENSOR instruction is not contiguous: convolutions walk over windows of an image."""
+
+    NONE = 0
+    ACT = 1
+    WGT = 2
+
+
+class Operation(enum.IntEnum):
+    """What VECTOR computes from the words x, y and z."""
+
+    COPY = 0
+    ADD = 1
+    SUB = 2
+    MUL = 3
+    MAC = 4
+    MAX = 5
+    MIN = 6
+    POSITIVE = 7
+    EQUAL = 8
+    AND = 9
+    OR = 10
+    XOR = 11
+    IADD = 12
+    ISUB = 13
+
+
+READS_Z = frozenset({Operation.MAC, Operation.EQUAL})
+"""Operations that read z; all but COPY read y."""
+INTEGER = frozenset({Operation.AND, Operation.OR, Operation.XOR, Operation.IADD, Operation.ISUB})
+"""Operations on bit patterns, whose y may be shifted."""
+
+
 class Format(enum.IntEnum):
     """What STORE writes."""
 
     FP32 = 0
     OPERAND = 1
+    DENSE = 2
+    PACKED = 3
 
 
 class Cause(enum.IntEnum):
@@ -137,10 +174,12 @@ TABLE: dict[Opcode, Instruction] = {
                     "scratchpad words between rows (ACT_ROWS: between groups of `array.rows` rows; ACT_CHUNKS: unused)",
                 ),
                 Field("rows", 16, "rows of the block", low=1),
-                Field("beats", 16, "memory beats read for each row"),
+                Field("beats", 16, "memory beats read in each run of a row"),
                 Field("pad", 16, "zero beats appended to each row"),
                 Field("dram_addr", 48, "byte address of the first beat, a multiple of the beat size"),
                 Field("row_stride", 32, "bytes between rows, a multiple of the beat size"),
+                Field("planes", 16, "runs of `beats` beats in each row", low=1),
+                Field("plane_stride", 32, "bytes between the runs of a row, a multiple of the beat size"),
             ),
         ),
         Instruction(
@@ -178,21 +217,36 @@ TABLE: dict[Opcode, Instruction] = {
                 Field("wgt_addr", 20, "first weight (and index) word"),
                 Field("acc_addr", 20, f"first {_ACC} of the result"),
                 Field("acc_stride", 20, f"{_ACC}s between output rows"),
+                Field("walk", 2, "which operand the fields below describe", choices=Walk),
+                Field("run", 12, "ACT: activation words, WGT: groups before each jump"),
+                Field("jump", 18, "ACT: activation words, WGT: weight words skipped between runs"),
+                Field("step", 10, "WGT: weight words from one word of the reduction to the next"),
+                Field("col_step", 8, "WGT: weight words from one column block to the next"),
+                Field("col_run", 5, "WGT: column blocks before each col_jump", high=16),
+                Field("col_jump", 13, "WGT: weight words from the first column block of a run to that of the next"),
             ),
         ),
         Instruction(
             Opcode.VECTOR,
             Engine.VECTOR,
-            "Elementwise FP32 work on accumulator words: d = relu?(x [+ y]).",
+            "Elementwise work on accumulator words: d = relu?(operation(x, y, z)).",
             (
-                Field("add", 1, "1: add y"),
+                Field("operation", 5, "what is computed", choices=Operation),
                 Field("relu", 1, "1: negative results become +0, NaN stays"),
+                Field("shuffle", 3, "0: y as it is; s: column i takes that of column i xor 2**(s-1)"),
+                Field("shift", 5, "integer operations: bits by which y is shifted first"),
+                Field("right", 1, "1: shift to the right, filling with zeros; 0: to the left"),
+                Field("x_hold", 1, "1: every word of a row of x is its first one"),
+                Field("y_hold", 1, "1: every word of a row of y is its first one"),
+                Field("z_hold", 1, "1: every word of a row of z is its first one"),
                 Field("rows", 16, "rows of the block", low=1),
                 Field("words", 16, f"{_ACC}s in a row", low=1),
                 Field("x_addr", 20, f"first {_ACC} of x"),
                 Field("x_stride", 20, f"{_ACC}s between rows of x"),
                 Field("y_addr", 20, f"first {_ACC} of y"),
                 Field("y_stride", 20, f"{_ACC}s between rows of y; 0 repeats one row, as a bias does"),
+                Field("z_addr", 20, f"first {_ACC} of z"),
+                Field("z_stride", 20, f"{_ACC}s between rows of z"),
                 Field("d_addr", 20, f"first {_ACC} of d"),
                 Field("d_stride", 20, f"{_ACC}s between rows of d"),
             ),
@@ -205,7 +259,7 @@ TABLE: dict[Opcode, Instruction] = {
                 Field(
                     "format",
                     4,
-                    "FP32 (two beats a word) or the operand format (one beat, rounded to nearest even)",
+                    "FP32 (two beats a word), or operands (rounded): OPERAND rows, DENSE and PACKED columns of weights",
                     choices=Format,
                 ),
                 Field(
@@ -217,6 +271,9 @@ TABLE: dict[Opcode, Instruction] = {
                 Field("words", 16, f"{_ACC}s in a row", low=1),
                 Field("dram_addr", 48, "byte address of the first beat, a multiple of the beat size"),
                 Field("row_stride", 32, "bytes between rows, a multiple of the beat size"),
+                Field("transpose", 1, "1: the transposed block is stored; not with FP32"),
+                Field("n", 5, "PACKED: weights kept of each group", high=16),
+                Field("m", 5, "PACKED: values of a group", high=16),
             ),
         ),
     )
@@ -305,7 +362,7 @@ def listing(item: Command) -> str:
     parts = [row.opcode.name.ljust(6)]
     for spec in row.operands:
         value = item.operands[spec.name]
-        if spec.choices is not None:
+        if spec.choices is not None and (value or spec is row.operands[0]):
             parts.append(f"{spec.name}={spec.choices(value).name.lower()}")
         elif value:
             parts.append(f"{spec.name}={value:#x}" if "addr" in spec.name else f"{spec.name}={value}")

@@ -24,6 +24,7 @@ from hwgen.arch.isa import (
     Format,
     Instruction,
     Opcode,
+    Operation,
     Target,
     encode,
     listing,
@@ -73,7 +74,7 @@ EXAMPLES: tuple[Command, ...] = (
         Opcode.VECTOR,
         wait=_TENSOR,
         signal=_TENSOR | _STORE,
-        add=1,
+        operation=Operation.ADD,
         relu=1,
         rows=7,
         words=4,
@@ -129,7 +130,8 @@ def instruction_section(row: Instruction, example: Command) -> list[str]:
         for item in row.fields
     ]
     end = row.offsets[row.fields[-1].name] + row.fields[-1].width
-    rows.append((_bit_range(end, 8 * INSTRUCTION_BYTES - end), "", "0", "reserved"))
+    if end < 8 * INSTRUCTION_BYTES:
+        rows.append((_bit_range(end, 8 * INSTRUCTION_BYTES - end), "", "0", "reserved"))
     data = encode(example)
     return [
         f"### {row.opcode.name}",
