@@ -1,0 +1,281 @@
+"""Instructions of a training step: accumulator blocks, feature maps in external memory, and what each one touches.
+
+Kernels are written as if everything ran one after the other; the hazards that are declared here let the offline
+scheduler run engines side by side.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import ceil
+
+import numpy as np
+
+from hwgen.arch import Arch, UserError
+from hwgen.arch.isa import READS_Z, Command, Format, Opcode, Operation, Target, command
+from scheduler.hazards import Recorder, Region
+
+STATIC_BANKS = 2
+"""Accumulator banks, the last ones, that hold what outlives a chunk: constants, parameters of channels, sums."""
+CONSTANTS = 64
+"""Accumulator words, at the end of the scratchpad, for constants and scalars; each has the same value in all columns."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """`rows` x `words` accumulator words: word (y, x) is `addr + y*stride + x`; with `hold`, `addr + y*stride`."""
+
+    addr: int
+    rows: int
+    words: int
+    stride: int
+    hold: bool = False
+
+    @property
+    def region(self) -> Region:
+        """From the first to the last word."""
+        width = 1 if self.hold else self.words
+        return Region("acc", self.addr, self.addr + (self.rows - 1) * self.stride + width)
+
+    def part(self, first: int, rows: int, step: int = 1) -> "Block":
+        """Every `step`-th row from `first` on, `rows` of them."""
+        return replace(self, addr=self.addr + first * self.stride, rows=rows, stride=step * self.stride)
+
+    def columns(self, first: int, words: int) -> "Block":
+        """`words` words of every row from word `first` on."""
+        return replace(self, addr=self.addr + first, words=words)
+
+    def reshape(self, rows: int, words: int) -> "Block":
+        """The same words in another shape; only for blocks without gaps."""
+        if self.hold or self.stride != self.words or rows * words != self.rows * self.words:
+            raise ValueError(f"a block of {self.rows} x {self.words} is not one of {rows} x {words}")
+        return replace(self, rows=rows, words=words, stride=words)
+
+    def over_rows(self, rows: int) -> "Block":
+        """One row repeated for `rows` rows, as a parameter of channels is."""
+        return replace(self, rows=rows, stride=0)
+
+    def over_words(self, words: int) -> "Block":
+        """One word of each row repeated for `words` words, as a sum over channels is."""
+        return replace(self, words=words, hold=True)
+
+    def over(self, block: "Block") -> "Block":
+        """One word repeated for a whole block, as a constant is."""
+        return self.over_rows(block.rows).over_words(block.words)
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A tensor [N, H, W, C] of operands in external memory, channels filled up with zeros to whole words.
+
+    `unit` numbers its image rows for hazards: row h of image block b (`array.rows` images) is `unit + b*H + h`.
+    """
+
+    name: str
+    n: int
+    h: int
+    w: int
+    c: int
+    words: int
+    address: int
+    unit: int
+
+    @property
+    def row_words(self) -> int:
+        """Words of one image row."""
+        return self.w * self.words
+
+    @property
+    def image_words(self) -> int:
+        """Words of one image."""
+        return self.h * self.row_words
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows `h` .. `h + rows - 1` of images `image` .. `image + images - 1`, which lie in one image block."""
+
+    image: int
+    images: int
+    h: int
+    rows: int
+
+
+class AccRing:
+    """Stretches of one accumulator bank, one after the other, from its beginning again at its end."""
+
+    def __init__(self, base: int, depth: int) -> None:
+        self.base, self.depth, self.next = base, depth, 0
+
+    def take(self, words: int) -> int:
+        """First of `words` words."""
+        if words > self.depth:
+            raise UserError(f"{words} accumulator words are needed in a bank that has {self.depth} left")
+        if self.next + words > self.depth:
+            self.next = 0
+        self.next += words
+        return self.base + self.next - words
+
+
+class Emitter:
+    """Records instructions with their accesses.
+
+    `take` gives blocks for a chunk (consecutive ones lie in different banks), `keep` blocks that live through a kernel,
+    `constant` words that live through the program.
+    """
+
+    def __init__(self, arch: Arch) -> None:
+        self.arch, self.recorder = arch, Recorder()
+        pads = arch.scratchpads
+        self.bank_words = pads.acc_depth // pads.acc_banks
+        bases = [bank * self.bank_words for bank in range(pads.acc_banks)]
+        count = max(1, pads.acc_banks - STATIC_BANKS)
+        self.rings = [AccRing(base, self.bank_words) for base in bases[:count]]
+        self.statics = [AccRing(base, self.bank_words) for base in bases[count:]]
+        self.statics[-1].depth -= CONSTANTS
+        self._turn, self._static_turn = 0, 0
+        self.constants: list[int | str] = []
+        """FP32 pattern of each constant, or the name of a scalar that the host sets before a run."""
+
+    # ---- accumulator blocks
+
+    def take(self, rows: int, words: int) -> Block:
+        """A block without gaps for this chunk; its words are free again when the bank's ring comes round."""
+        ring = self.rings[self._turn % len(self.rings)]
+        self._turn += 1
+        return Block(ring.take(rows * words), rows, words, words)
+
+    def keep(self, rows: int, words: int) -> Block:
+        """A block that stays until the kernel after this one ends."""
+        ring = self.statics[self._static_turn % len(self.statics)]
+        self._static_turn += 1
+        return Block(ring.take(rows * words), rows, words, words)
+
+    def constant(self, value: float | int | str) -> Block:
+        """The word that holds a number (float), a bit pattern (int) or a named scalar (str) in every column."""
+        key = constant_bits(value) if isinstance(value, float) else value
+        if key not in self.constants:
+            if len(self.constants) == CONSTANTS:
+                raise UserError(f"a training step may use at most {CONSTANTS} constants and scalars")
+            self.constants.append(key)
+        place = self.arch.scratchpads.acc_depth - CONSTANTS + self.constants.index(key)
+        return Block(place, 1, 1, 1)
+
+    # ---- instructions
+
+    def vector(
+        self,
+        operation: Operation,
+        d: Block,
+        x: Block,
+        y: Block | None = None,
+        z: Block | None = None,
+        **fields: int,
+    ) -> Block:
+        """Record `d = operation(x, y, z)`; `fields` are relu, shuffle, shift, right. Gives `d`."""
+        used = {"x": x}
+        if operation != Operation.COPY:
+            used["y"] = y
+        if operation in READS_Z:
+            used["z"] = z
+        operands = {"d_addr": d.addr, "d_stride": d.stride}
+        for name, block in used.items():
+            if block is None or (block.rows, block.words) != (d.rows, d.words):
+                raise ValueError(f"{operation.name}: {name} is {block}, but d is {d}")
+            operands |= {f"{name}_addr": block.addr, f"{name}_stride": block.stride, f"{name}_hold": block.hold}
+        item = command(Opcode.VECTOR, operation=operation, rows=d.rows, words=d.words, **operands, **fields)
+        self.recorder.add(item, reads=[block.region for block in used.values()], writes=[d.region])
+        return d
+
+    def load_block(self, block: Block, address: int, row_stride: int, reads: Region, *, wide: bool = False) -> Block:
+        """LOAD ACC16 (or, `wide`, ACC32) of `block.rows` rows into a block."""
+        self.load(
+            Target.ACC32 if wide else Target.ACC16,
+            block.addr,
+            reads,
+            block.region,
+            stride=block.stride,
+            rows=block.rows,
+            beats=block.words * (2 if wide else 1),
+            dram_addr=address,
+            row_stride=row_stride,
+        )
+        return block
+
+    def load(self, target: Target, addr: int, reads: Region | None, writes: Region, **fields: int) -> None:
+        """Any LOAD; `reads` is None for padding alone."""
+        item = command(Opcode.LOAD, target=target, addr=addr, **fields)
+        spaces = [writes, replace(writes, space="idx")] if target == Target.PACKED else [writes]
+        self.recorder.add(item, reads=[] if reads is None else [reads], writes=spaces)
+
+    def store(self, block: Block, address: int, row_stride: int, writes: Region, form: Format, **fields: int) -> None:
+        """Any STORE of a block."""
+        item = command(
+            Opcode.STORE,
+            format=form,
+            lanes=self.arch.array.cols,
+            addr=block.addr,
+            stride=block.stride,
+            rows=block.rows,
+            words=block.words,
+            dram_addr=address,
+            row_stride=row_stride,
+            **fields,
+        )
+        self.recorder.add(item, reads=[block.region], writes=[writes])
+
+    def tensor(self, reads: list[Region], writes: list[Region], **fields: int) -> None:
+        """Any TENSOR."""
+        self.recorder.add(command(Opcode.TENSOR, **fields), reads=reads, writes=writes)
+
+    # ---- feature maps
+
+    def region(self, feature: Feature, image: int, h: int, rows: int) -> Region:
+        """Image rows for hazards, of the block that `image` is in."""
+        start = feature.unit + image // self.arch.array.rows * feature.h + h
+        return Region("dram", start, start + rows)
+
+    def chunks(self, feature: Feature, limit: int) -> Iterator[Chunk]:
+        """Cut a feature map into chunks of at most `limit` words, whole image rows of images of one block."""
+        per_row = feature.row_words
+        images = max(1, min(self.arch.array.rows, feature.n, limit // per_row))
+        rows = max(1, min(feature.h, limit // (per_row * images)))
+        if per_row > limit:
+            raise UserError(f"an image row of {feature.name} takes {per_row} accumulator words, {limit} are free")
+        for block in range(0, feature.n, self.arch.array.rows):
+            end = min(feature.n, block + self.arch.array.rows)
+            for h in range(0, feature.h, rows):
+                for image in range(block, end, images):
+                    yield Chunk(image, min(images, end - image), h, min(rows, feature.h - h))
+
+    def fetch(self, feature: Feature, chunk: Chunk) -> Block:
+        """LOAD a chunk as FP32: one row for each pixel, `feature.words` words each."""
+        address, stride = self._place(feature, chunk)
+        block = self.take(chunk.images, chunk.rows * feature.row_words)
+        self.load_block(block, address, stride, self.region(feature, chunk.image, chunk.h, chunk.rows))
+        return block.reshape(chunk.images * chunk.rows * feature.w, feature.words)
+
+    def put(self, feature: Feature, chunk: Chunk, block: Block) -> None:
+        """STORE a chunk, rounded to operands; the shape of `block` is that of `fetch`."""
+        address, stride = self._place(feature, chunk)
+        image = block.reshape(chunk.images, chunk.rows * feature.row_words)
+        self.store(image, address, stride, self.region(feature, chunk.image, chunk.h, chunk.rows), Format.OPERAND)
+
+    def _place(self, feature: Feature, chunk: Chunk) -> tuple[int, int]:
+        beat = self.arch.beat_bytes
+        word = chunk.image * feature.image_words + chunk.h * feature.row_words
+        return feature.address + word * beat, feature.image_words * beat
+
+
+def constant_bits(value: float) -> int:
+    """FP32 pattern of a constant."""
+    return int(np.float32(value).view(np.uint32))
+
+
+def words_of(channels: int, arch: Arch) -> int:
+    """Words that hold `channels` channels."""
+    return ceil(channels / arch.array.cols)
+
+
+def commands_of(emitter: Emitter) -> tuple[Command, ...]:
+    """What has been recorded, without tokens."""
+    return tuple(emitter.recorder.commands)
