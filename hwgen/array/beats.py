@@ -125,42 +125,66 @@ class BeatSequencer(wiring.Component):
         self.stationary_count = Signal(2)
         self.last_word, self.last_step, self.last_column, self.last_block = (Signal() for _ in range(4))
         self.weight_base, self.sum_base = Signal(WORD_BITS + 1), Signal(WORD_BITS + 1)
+        # A WGT walk over the column blocks: weight words from block 0 to this one and to the first of its run.
+        tile = self.tiles.payload
+        offset_bits = len(tile.col_jump) + 4
+        self.offset, self.run_offset = Signal(offset_bits), Signal(offset_bits)
+        self.in_run, self.in_col_run = Signal.like(tile.run), Signal.like(tile.col_run)
 
     def _loops(self, m: Module) -> None:
         """Advance column, row block, weight word and group; the innermost is the column."""
         tile, pos, width = self.tiles.payload, self.released, self.arch.array.act_width
+        run_ends = Signal()
         m.d.comb += [
             self.last_column.eq(self.column == tile.tile_cols - 1),
             self.last_block.eq(self.block == tile.tile_rows - 1),
             self.last_word.eq(self.word == tile.words - 1),
             self.last_step.eq(self.step == tile.steps - 1),
+            run_ends.eq(self.in_run == tile.run - 1),
             self.weight_base.eq(Mux(self.running, self.weight_row, tile.wgt_addr)),
             self.sum_base.eq(Mux(self.running, self.sum_row, tile.acc_addr)),
         ]
         with m.If(self.fire):
+            self._next_column(m)
             m.d.sync += [
                 self.running.eq(1),
                 self.weight_row.eq(self.weight_base),
                 self.sum_row.eq(self.sum_base),
-                self.column.eq(self.column + 1),
                 self.sum_index.eq(self.sum_index + 1),
                 self.slot.eq(self.slot + 1),
                 self.issued.eq(self.issued + (self.word == 0)),
             ]
             with m.If(self.last_column):
-                m.d.sync += [self.column.eq(0), self.block.eq(self.block + 1)]
+                m.d.sync += self.block.eq(self.block + 1)
             with m.If(self.last_column & self.last_block):
                 m.d.sync += [self.block.eq(0), self.sum_index.eq(0), self.word.eq(self.word + 1)]
-                m.d.sync += self.weight_row.eq(self.weight_base + tile.tile_cols)
+                leap = self.last_word & run_ends
+                m.d.sync += self.weight_row.eq(self.weight_base + Mux(leap, tile.leap, tile.step))
                 with m.If(self.last_word):
                     following = (pos + tile.group)[: len(pos)]
                     m.d.sync += [self.word.eq(0), self.slot.eq(0), self.step.eq(self.step + 1), pos.eq(following)]
                     m.d.sync += self.sum_row.eq(self.sum_base + tile.acc_stride)
+                    m.d.sync += self.in_run.eq(Mux(run_ends, 0, self.in_run + 1))
                     with m.If(self.last_step):
                         aligned = (following + width - 1)[: len(pos)] & ~(width - 1)
                         m.d.comb += self.tiles.ready.eq(1)
                         m.d.sync += [self.step.eq(0), self.running.eq(0), self.issued.eq(0), pos.eq(aligned)]
+                        m.d.sync += self.in_run.eq(0)
                         m.d.sync += self.stationary_count.eq(self.stationary_count + tile.stationary)
+
+    def _next_column(self, m: Module) -> None:
+        """Advance the column block and its weight words; after the last one, start again."""
+        tile, following = self.tiles.payload, Signal.like(self.run_offset)
+        m.d.comb += following.eq(self.run_offset + tile.col_jump)
+        m.d.sync += [
+            self.column.eq(self.column + 1),
+            self.in_col_run.eq(self.in_col_run + 1),
+            self.offset.eq(self.offset + tile.col_step),
+        ]
+        with m.If(self.in_col_run == tile.col_run - 1):
+            m.d.sync += [self.in_col_run.eq(0), self.offset.eq(following), self.run_offset.eq(following)]
+        with m.If(self.last_column):
+            m.d.sync += [self.column.eq(0), self.in_col_run.eq(0), self.offset.eq(0), self.run_offset.eq(0)]
 
     def _conditions(self, m: Module) -> None:
         """Find the first reason to wait, and fire if there is none."""
@@ -204,7 +228,7 @@ class BeatSequencer(wiring.Component):
 
     def _out_of_range(self, tile: data.View, scratchpads: object, needs_sum: object) -> object:
         """Whether this beat would read a weight or sum word outside its memory."""
-        weight = ~tile.stationary & (self.weight_base + self.column >= scratchpads.wgt_depth)
+        weight = ~tile.stationary & (self.weight_base + self.offset >= scratchpads.wgt_depth)
         return weight | (needs_sum & (self.sum_base + self.column >= scratchpads.acc_depth))
 
     def _in_chain(self, m: Module) -> object:
@@ -244,7 +268,7 @@ class BeatSequencer(wiring.Component):
             beat.emit.eq(tile.stationary & self.last_word),
             beat.flush.eq(self.tiles.ready & ~tile.last),
             self.weight.eq(self.fire & ~tile.stationary),
-            self.weight_address.eq(self.weight_base + self.column),
+            self.weight_address.eq(self.weight_base + self.offset),
             self.sum.eq(self.fire & north & ~tile.first),
             self.sum_address.eq(self.sum_base + self.column),
             *(

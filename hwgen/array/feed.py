@@ -5,7 +5,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch import Arch
-from hwgen.array.tile import TileLayout
+from hwgen.array.tile import TileLayout, part_bits
 from hwgen.array.words import CommandLayout, ElementShape, index_width
 from hwgen.lib.shapes import WORD_BITS
 
@@ -18,7 +18,8 @@ def position_bits(arch: Arch) -> int:
 class ActivationFeeder(wiring.Component):
     """Fetches activation words into the rings ahead of the beats, across tile boundaries.
 
-    All rings of a tile (one for each row block) advance together: word by word, row block by row block.
+    All rings of a tile (one for each row block) advance together: word by word, row block by row block. After every
+    `run` words, an ACT walk skips `jump` words.
 
     Timing
     ------
@@ -52,40 +53,42 @@ class ActivationFeeder(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Two nested loops: words of the stream, row blocks."""
         m = Module()
-        array, tile = self.arch.array, self.tiles.payload
-        part_bits = (array.cols // array.act_width).bit_length() - 1
+        array, tile, parts = self.arch.array, self.tiles.payload, part_bits(self.arch)
         width_bits = array.act_width.bit_length() - 1
         started, words_left, block = Signal(), Signal(21), Signal(5)
-        cursor, offset = Signal(WORD_BITS + part_bits + 1), Signal(WORD_BITS + part_bits + 1)
+        cursor, offset = Signal(WORD_BITS + parts + 1), Signal(WORD_BITS + parts + 1)
         base, address = Signal.like(cursor), Signal(len(cursor) + 1)
+        in_run, run_ends = Signal.like(tile.run), Signal()
         room, step = Signal(), Signal()
         ring = Signal(len(self.fetched) + 1)
         used = (self.fetched - self.released)[: len(self.fetched)]
         m.d.comb += [
-            base.eq(Mux(started, cursor, tile.act_addr << part_bits)),
+            base.eq(Mux(started, cursor, tile.act_addr)),
             address.eq(base + offset),
+            run_ends.eq(in_run == tile.run - 1),
             ring.eq(1 << tile.ring_log2),
             room.eq(used + array.act_width <= ring),
-            self.error.eq(self.tiles.valid & (address >> part_bits >= self.arch.scratchpads.act_depth)),
+            self.error.eq(self.tiles.valid & (address >> parts >= self.arch.scratchpads.act_depth)),
             step.eq(self.tiles.valid & room & ~self.error),
             self.fetch.eq(step),
             self.act_addr.eq(address),
             self.act_word.eq(((block << tile.ring_log2) | (self.fetched & (ring - 1))) >> width_bits),
         ]
         with m.If(step):
-            m.d.sync += [block.eq(block + 1), offset.eq(offset + (tile.act_stride << part_bits))]
+            m.d.sync += [block.eq(block + 1), offset.eq(offset + tile.act_stride)]
             with m.If(block == tile.tile_rows - 1):
                 m.d.sync += [
                     block.eq(0),
                     offset.eq(0),
-                    cursor.eq(base + 1),
+                    cursor.eq(base + Mux(run_ends, tile.act_jump, 0) + 1),
+                    in_run.eq(Mux(run_ends, 0, in_run + 1)),
                     self.fetched.eq(self.fetched + array.act_width),
                     started.eq(1),
                     words_left.eq(Mux(started, words_left, tile.fetches) - 1),
                 ]
                 with m.If(Mux(started, words_left, tile.fetches) == 1):
                     m.d.comb += self.tiles.ready.eq(1)
-                    m.d.sync += started.eq(0)
+                    m.d.sync += [started.eq(0), in_run.eq(0)]
         return m
 
 

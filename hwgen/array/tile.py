@@ -5,7 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch import Arch
-from hwgen.arch.isa import Cause, Dataflow, Opcode
+from hwgen.arch.isa import Cause, Dataflow, Opcode, Walk
 from hwgen.array.words import hop_limit, index_width
 from hwgen.lib.shapes import PC_BITS, WORD_BITS, CommandLayout, operand_layout
 
@@ -18,9 +18,14 @@ class TileLayout(data.StructLayout):
     steps : groups the array works through: `groups` (output stationary) or `rows` (weight stationary).
     fetches : activation words of each ring. ring_log2 : log2 of the ring's values.
     page : weight buffer page. same : results go to the same words as those of the tile before.
+    act_addr, act_stride : in activation words, whatever the walk.
+    run : as in the instruction. act_jump : activation words skipped after each `run`, 0 without an ACT walk.
+    step, leap : weight words from one word of the reduction to the next, inside a run of groups and to the next run.
+    col_step, col_run, col_jump : as in the instruction, or those of contiguous weights without a WGT walk.
     """
 
     def __init__(self, arch: Arch) -> None:
+        walk, act_bits = operand_layout(Opcode.TENSOR), WORD_BITS + part_bits(arch)
         super().__init__(
             {
                 "pc": PC_BITS,
@@ -39,13 +44,21 @@ class TileLayout(data.StructLayout):
                 "rows": 16,
                 "steps": 16,
                 "fetches": 21,
-                "act_addr": WORD_BITS,
-                "act_stride": WORD_BITS,
+                "act_addr": act_bits,
+                "act_stride": act_bits,
                 "wgt_addr": WORD_BITS,
                 "acc_addr": WORD_BITS,
                 "acc_stride": WORD_BITS,
+                "act_jump": walk["jump"].width,
+                "leap": walk["jump"].width + 1,
+                **{name: walk[name].width for name in ("run", "step", "col_step", "col_run", "col_jump")},
             }
         )
+
+
+def part_bits(arch: Arch) -> int:
+    """Bits that number the activation words of a word of operands."""
+    return (arch.array.cols // arch.array.act_width).bit_length() - 1
 
 
 class TileAdmission(wiring.Component):
@@ -104,6 +117,7 @@ class TileAdmission(wiring.Component):
                     m.next = "DERIVE"
             with m.State("DERIVE"):
                 self._derive(m, ops, tile, previous, hop)
+                self._walk(m, ops, tile)
                 m.d.sync += tile.ring_log2.eq(ring_log2)
                 m.d.sync += legal.eq(self._rules(ops, ring_log2))
                 m.next = "CHECK"
@@ -137,7 +151,7 @@ class TileAdmission(wiring.Component):
             total.eq(steps * group),
         ]
         fields = ("first", "last", "tile_cols", "tile_rows", "groups", "rows")
-        addresses = ("act_addr", "act_stride", "wgt_addr", "acc_addr", "acc_stride")
+        addresses = ("wgt_addr", "acc_addr", "acc_stride")
         repeated = Cat(*(previous[name] == ops[name] for name in ("tile_cols", "acc_addr", "acc_stride"))).all()
         m.d.sync += [
             *(tile[name].eq(ops[name]) for name in fields + addresses),
@@ -151,6 +165,22 @@ class TileAdmission(wiring.Component):
             tile.steps.eq(steps),
             tile.fetches.eq((total + array.act_width - 1) >> width_bits),
             hop.eq(Mux(stationary, (words - 1) * rotation + array.chain_latency + 1, 1)),
+        ]
+
+    def _walk(self, m: Module, ops: data.View, tile: data.View) -> None:
+        """Fill in how the tile walks over its operands; without a walk, as over contiguous ones."""
+        parts = part_bits(self.arch)
+        activations, weights = ops.walk == Walk.ACT, ops.walk == Walk.WGT
+        step = Mux(weights, ops.step, ops.tile_cols)
+        m.d.sync += [
+            *(tile[name].eq(Mux(activations, ops[name], ops[name] << parts)) for name in ("act_addr", "act_stride")),
+            tile.run.eq(ops.run),
+            tile.act_jump.eq(Mux(activations, ops.jump, 0)),
+            tile.step.eq(step),
+            tile.leap.eq(step + Mux(weights, ops.jump, 0)),
+            tile.col_step.eq(Mux(weights, ops.col_step, 1)),
+            tile.col_run.eq(Mux(weights, ops.col_run, ops.tile_cols)),
+            tile.col_jump.eq(ops.col_jump),
         ]
 
     def _ring_log2(self, m: Module, tile_rows: Signal) -> Signal:
@@ -173,6 +203,8 @@ class TileAdmission(wiring.Component):
             ops.tile_rows * ops.tile_cols <= array.interleave_max,
             ops.rows <= (ops.tile_rows << (array.rows.bit_length() - 1)),
             (1 << ring_log2) >= group + 2 * array.act_width,
+            (ops.walk == Walk.NONE) | (ops.run != 0),
+            (ops.walk != Walk.WGT) | (ops.col_run != 0),
         ).all()
         stationary = Cat(
             ops.groups <= array.rows,
@@ -180,6 +212,7 @@ class TileAdmission(wiring.Component):
             ops.tile_cols <= array.interleave_max,
             ops.tile_rows == 1,
             ops.last,
+            ops.walk == Walk.NONE,
         ).all()
         return pattern & Mux(ops.dataflow == Dataflow.WEIGHT_STATIONARY, stationary, output)
 

@@ -6,10 +6,21 @@ import numpy as np
 import pytest
 
 from hwgen.arch import load
-from hwgen.arch.isa import Cause, Dataflow, Opcode, command, encode
+from hwgen.arch.isa import Cause, Opcode, Walk, command, encode
 from hwgen.arch.registers import TensorState
-from models.machine import Machine
 from tests.hwgen.tensor_support import Bench
+from tests.hwgen.tensor_tiles import (
+    activation_words,
+    group_of,
+    last_activation,
+    last_weight,
+    machine_with,
+    output,
+    random_tiles,
+    random_walk,
+    run_gathered,
+    weight,
+)
 
 pytestmark = pytest.mark.verilator
 LIMIT = 20_000
@@ -25,36 +36,16 @@ def rng(seed):
     return np.random.default_rng(seed)
 
 
-def tensor(**operands):
-    return command(Opcode.TENSOR, **{"first": 1, "last": 1, "tile_cols": 1, "tile_rows": 1} | operands)
-
-
-def output(**operands):
-    return tensor(dataflow=Dataflow.OUTPUT_STATIONARY, **operands)
-
-
-def weight(**operands):
-    return tensor(dataflow=Dataflow.WEIGHT_STATIONARY, **operands)
-
-
-def machine_with(arch, rng, m):
-    """A golden machine with random scratchpads whose indices lie within groups of `m`."""
-    machine = Machine(arch, 1024)
-    state = machine.state
-    for memory in (state.act, state.wgt):
-        memory[:] = rng.standard_normal(memory.shape).astype(np.float16).view(np.uint16)
-    state.idx[:] = rng.integers(0, m, state.idx.shape)
-    state.acc[:] = rng.standard_normal(state.acc.shape).astype(np.float32).view(np.uint32)
-    state.acc[::5] = rng.integers(1, 1 << 24, state.acc[::5].shape)  # subnormals and the least normal numbers
-    return machine
-
-
 def run_both(bench, machine, commands):
     """Run on hardware and golden machine from the same state; compare every accumulator word."""
     bench.reset()
     bench.load(machine.state)
     run = bench.run(commands, LIMIT)
-    machine.run(b"".join(map(encode, commands)))
+    for item in commands:
+        if item.walk:
+            run_gathered(machine, item)
+        else:
+            machine.run(encode(item))
     got, want = bench.accumulators(), machine.state.acc
     wrong = np.argwhere(got != want)
     assert not len(wrong), f"{len(wrong)} values differ, first at {wrong[0]}: {got[tuple(wrong[0])]:#x}"
@@ -65,9 +56,10 @@ def run_alone(bench, item, rng, m=8):
     return run_both(bench, machine_with(bench.arch, rng, m), [item])
 
 
-def group_of(array, item):
-    """(G, K) of an instruction, from ISA.md."""
-    return (item.m, ceil(item.n / array.lanes)) if item.sparse else (array.lanes, 1)
+def fitting(bench, item):
+    """The same tile with as many column blocks as the array has sums."""
+    cols = min(item.tile_cols, bench.arch.array.interleave_max // item.tile_rows)
+    return command(Opcode.TENSOR, **item.operands | {"tile_cols": cols})
 
 
 def write_stage(array):
@@ -87,8 +79,7 @@ OUTPUT_CASES = [
 @pytest.mark.parametrize("case", OUTPUT_CASES, ids=str)
 def test_output_stationary_cycles(bench, rng, case):
     item, array = output(acc_stride=case["tile_cols"], **case), bench.arch.array
-    if item.tile_cols * item.tile_rows > array.interleave_max:
-        item = output(**case | {"tile_cols": array.interleave_max // item.tile_rows})
+    item = fitting(bench, item)
     group, words = group_of(array, item)
     run = run_alone(bench, item, rng, item.m or 1)
 
@@ -147,6 +138,35 @@ def test_tiles_follow_without_a_gap(bench, rng):
     assert waits[-1] - waits[0] + 1 == len(waits)
 
 
+@pytest.mark.parametrize("case", OUTPUT_CASES, ids=str)
+@pytest.mark.parametrize("walk", [Walk.ACT, Walk.WGT], ids=str)
+def test_a_walk_costs_no_cycle(bench, rng, case, walk):
+    """The array does the same in every cycle as without the walk, also where activations come too late."""
+    item = fitting(bench, output(acc_stride=case["tile_cols"], **case))
+    plain = run_alone(bench, item, rng, item.m or 1)
+    walked = run_alone(bench, random_walk(bench.arch, rng, walk, item), rng, item.m or 1)
+    np.testing.assert_array_equal(walked.trace, plain.trace)
+
+
+@pytest.mark.parametrize("sparse", [{}, {"sparse": 1, "n": 2, "m": 8}], ids=["dense", "2:8"])
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_walked_tiles_follow_without_a_gap(bench, rng, sparse, blocks):
+    """Whatever their walks, a stream of tiles takes the beats of all of them, one fill and one drain."""
+    array = bench.arch.array
+    cols = min(array.chain_latency + 1, array.interleave_max // blocks)
+    shape = {"groups": 24, "rows": array.rows * blocks, "tile_cols": cols, "tile_rows": blocks, "acc_stride": cols}
+    tight = {"run": 1, "jump": 1, "step": 2, "col_step": 3, "col_run": 1, "col_jump": 2}
+    tiles = [output(**shape | sparse, walk=walk, **tight) for walk in Walk]
+    tiles += [random_walk(bench.arch, rng, Walk(rng.integers(3)), tiles[0]) for _ in range(4)]
+    run = run_both(bench, machine_with(bench.arch, rng, 8), tiles)
+    group, words = group_of(array, tiles[0])
+    rotation = max(blocks * cols, array.chain_latency)
+    fill = 3 + blocks * ceil(group / array.act_width)
+    drain = write_stage(array) + shape["rows"] * cols + array.rows + array.cols + 3 - rotation
+    assert run.cycles == fill + len(tiles) * 24 * words * rotation + drain
+    assert run.states[TensorState.BUSY] == len(tiles) * 24 * words * blocks * cols
+
+
 def test_weight_stationary_passes_follow_without_a_gap(bench, rng):
     """Accumulating passes over the same results: preload and earlier sums are hidden behind the pass before."""
     array = bench.arch.array
@@ -176,40 +196,14 @@ def test_sums_continue_over_instructions(bench, rng):
     run_both(bench, machine_with(bench.arch, rng, 1), parts)
 
 
-def random_tiles(arch, rng):
-    """A legal sequence of tiles of both dataflows, with sums that continue and results that overlap."""
-    array, tiles, held, block = arch.array, [], None, None
-    sparse, m = int(rng.integers(2)), int(rng.integers(1, array.group_max + 1))
-    n = int(rng.integers(1, m + 1))
-    group, words = (m, ceil(n / array.lanes)) if sparse else (array.lanes, 1)
-    pattern = {"sparse": sparse, "n": n * sparse, "m": m * sparse}
-    for _ in range(rng.integers(1, 9)):
-        place = {
-            "act_addr": int(rng.integers(20)),
-            "wgt_addr": int(rng.integers(50)),
-            "acc_addr": int(rng.integers(20)),
-        }
-        if rng.integers(2):
-            cols, blocks = int(rng.integers(1, array.interleave_max + 1)), int(rng.integers(1, 5))
-            ring = array.act_buffer >> (blocks - 1).bit_length()
-            if cols * blocks > array.interleave_max or ring < group + 2 * array.act_width:
-                cols = blocks = 1
-            first = 1 if held is None else int(rng.integers(2))
-            cols, blocks = (cols, blocks) if first else held
-            last = int(rng.integers(2))
-            held, block = None if last else (cols, blocks), None
-            sizes = {"groups": int(rng.integers(1, 12)), "rows": int(rng.integers(1, array.rows * blocks + 1))}
-            sizes |= {"tile_cols": cols, "tile_rows": blocks, "acc_stride": cols, "act_stride": int(rng.integers(40))}
-            tiles.append(output(first=first, last=last, **pattern, **sizes, **place))
-        else:
-            cols = int(rng.integers(1, min(array.interleave_max, array.weight_buffer // words) + 1))
-            sizes = {"rows": int(rng.integers(1, 40)), "tile_cols": cols, "acc_stride": cols + int(rng.integers(2))}
-            if block and rng.integers(2):
-                sizes, place = block[0], place | {"acc_addr": block[1]}
-            held, block = None, (sizes, place["acc_addr"])
-            groups = int(rng.integers(1, array.rows + 1))
-            tiles.append(weight(first=int(rng.integers(2)), groups=groups, **pattern, **sizes, **place))
-    return tiles, m if sparse else 16
+def test_sums_continue_over_walks(bench, rng):
+    """A sum that goes on over tiles of every walk, and over two row blocks."""
+    shape = {"groups": 5, "rows": 2 * bench.arch.array.rows, "tile_cols": 3, "tile_rows": 2, "act_stride": 11}
+    shape |= {"acc_stride": 3}
+    walks = [Walk.ACT, Walk.NONE, Walk.WGT, Walk.ACT]
+    parts = [output(first=t == 0, last=t == 3, **shape) for t in range(4)]
+    parts = [random_walk(bench.arch, rng, walk, part) for walk, part in zip(walks, parts, strict=True)]
+    run_both(bench, machine_with(bench.arch, rng, 1), parts)
 
 
 def test_random_tiles_equal_golden(bench, rng):
@@ -231,6 +225,11 @@ BAD = {
     "act outside": (output(act_addr=1 << 19), Cause.SCRATCHPAD_RANGE),
     "wgt outside": (output(wgt_addr=1 << 19), Cause.SCRATCHPAD_RANGE),
     "acc outside": (output(acc_addr=1 << 19), Cause.SCRATCHPAD_RANGE),
+    "no run of activations": (output(walk=Walk.ACT, run=0), Cause.BAD_FIELD),
+    "no run of groups": (output(walk=Walk.WGT, run=0, col_run=1), Cause.BAD_FIELD),
+    "no run of columns": (output(walk=Walk.WGT, run=1, col_run=0), Cause.BAD_FIELD),
+    "stationary act walk": (weight(walk=Walk.ACT, run=1), Cause.BAD_FIELD),
+    "stationary wgt walk": (weight(walk=Walk.WGT, run=1, col_run=1), Cause.BAD_FIELD),
     "stationary wgt outside": (weight(wgt_addr=1 << 19), Cause.SCRATCHPAD_RANGE),
     "stationary acc outside": (weight(acc_addr=1 << 19, first=0), Cause.SCRATCHPAD_RANGE),
 }
@@ -241,3 +240,40 @@ def test_bad_instruction_stops_with_cause_and_place(bench, name):
     item, cause = BAD[name]
     bench.reset()
     assert bench.run_to_error([output(), item], LIMIT) == (cause, 1)
+
+
+def test_walks_end_at_the_last_word(bench, rng):
+    """A walk may touch the last word of its memory; one word more is an error."""
+    shape = {"tile_rows": 2, "tile_cols": 3, "groups": 13, "acc_stride": 3}
+    for walk, field, last, size in (
+        (Walk.ACT, "act_addr", last_activation, activation_words(bench.arch)),
+        (Walk.WGT, "wgt_addr", last_weight, bench.arch.scratchpads.wgt_depth),
+    ):
+        item = random_walk(bench.arch, rng, walk, output(**shape))
+        item = command(
+            Opcode.TENSOR, **item.operands | {field: size - 1 - last(bench.arch, item) + item.operands[field]}
+        )
+        run_both(bench, machine_with(bench.arch, rng, 1), [item])
+        bench.reset()
+        beyond = command(Opcode.TENSOR, **item.operands | {field: item.operands[field] + 1})
+        assert bench.run_to_error([output(), beyond], LIMIT) == (Cause.SCRATCHPAD_RANGE, 1)
+
+
+FAR = {
+    "act stride": {"walk": Walk.ACT, "run": 1, "act_stride": (1 << 20) - 1, "tile_rows": 2},
+    "act jump": {"walk": Walk.ACT, "run": 9, "jump": (1 << 18) - 1},
+    "wgt step": {"walk": Walk.WGT, "run": 1, "col_run": 1, "step": 1023, "groups": 40},
+    "wgt jump": {"walk": Walk.WGT, "run": 39, "col_run": 1, "jump": (1 << 18) - 1},
+    "wgt col step": {"walk": Walk.WGT, "run": 1, "col_run": 16, "col_step": 255},
+    "wgt col jump": {"walk": Walk.WGT, "run": 1, "col_run": 3, "col_jump": 8191},
+}
+
+
+@pytest.mark.parametrize("name", FAR)
+def test_walk_out_of_the_scratchpad(bench, name):
+    """The largest strides leave the memory: they are not cut off."""
+    array = bench.arch.array
+    shape = {"groups": 40, "tile_cols": 1 if "act" in name else array.interleave_max, "acc_stride": 16}
+    far = output(**shape | FAR[name])
+    bench.reset()
+    assert bench.run_to_error([output(), far], LIMIT) == (Cause.SCRATCHPAD_RANGE, 1)
