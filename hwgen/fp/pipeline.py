@@ -79,7 +79,7 @@ def shift_right(m: Module, value: Value, places: Value, name: str) -> Value:
 
 
 def shift_bytes(m: Module, value: Value, limit: Value | None, name: str) -> tuple[Signal, Signal]:
-    """Shift `value` (9 to 32 bits) left by whole bytes while its top byte is zero and is not the last one.
+    """Shift `value` (9 bits or more) left by bytes, three at most, while its top byte is zero and is not the last one.
 
     `limit`, when given, is the number of bits that it may be shifted at most. Returns the value and the bytes.
     """

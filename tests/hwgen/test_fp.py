@@ -1,5 +1,6 @@
 # amaranth: UnusedElaboratable=no
 import itertools
+from functools import partial
 
 import ml_dtypes
 import numpy as np
@@ -11,7 +12,7 @@ from amaranth.sim import Simulator
 
 from hwgen.fp.add import FpAdd
 from hwgen.fp.convert import FpCompare, FpNarrow, FpWiden, relu
-from hwgen.fp.formats import BF16, FP16, FP32
+from hwgen.fp.formats import BF16, FP16, FP32, FloatFormat
 from hwgen.fp.multiply import FpMultiply
 from models.formats import CORNERS_BF16, CORNERS_FP16, CORNERS_FP32
 from sim.block import Block
@@ -157,6 +158,35 @@ def test_products_equal_numpy(multipliers, seed, column, fmt, corners):
         assert_equal(f"{fmt.name} multiply", pairs, got, want)
 
 
+def products_at_the_lower_end(rng, count):
+    """Random bits whose product has about the magnitude of a subnormal number; half have a subnormal factor."""
+    pairs = random_bits(rng, count, 32)
+    exponent = rng.integers(0, 152, count)
+    exponent[: count // 2] = 0
+    other = np.clip(126 - exponent + rng.integers(-27, 28, count), 0, 254)
+    pairs = pairs & 0x807FFFFF | np.stack([exponent, other], 1).astype(np.uint32) << 23
+    few = rng.random(count) < 0.5  # with few significant bits, products are exact or ties
+    pairs[few] &= np.uint32(0xFFFFFFFF) << rng.integers(0, 24, (few.sum(), 1), dtype=np.uint32)
+    return rng.permuted(pairs, axis=1)
+
+
+def fp32_factors(rng):
+    yield product(CORNERS_FP32)
+    for _ in range(0, PAIRS, CHUNK):
+        yield random_bits(rng, CHUNK // 4, 32)
+        yield random_values(rng, CHUNK // 4, FP32)
+        yield products_at_the_lower_end(rng, CHUNK // 2)
+
+
+@pytest.mark.verilator
+def test_products_of_fp32_equal_numpy(seed):
+    block = Block.of(FpMultiply(fmt=FP32, latency=MUL_LATENCY), "multiply_fp32")
+    for pairs in fp32_factors(np.random.default_rng(seed)):
+        with np.errstate(all="ignore"):
+            want = canonical(as_fp32(pairs[:, 0]) * as_fp32(pairs[:, 1]))
+        assert_equal("FP32 multiply", pairs, answers(block, pairs, MUL_LATENCY)[:, 0], want)
+
+
 @pytest.mark.verilator
 def test_sums_and_comparisons_equal_numpy(seed):
     block = Block.of(Adders(), "adders")
@@ -253,6 +283,10 @@ def multiply_reference(rows):
     return canonical(widened(rows[:, 0], FP16) * widened(rows[:, 1], FP16))
 
 
+def multiply_fp32_reference(rows):
+    return canonical(as_fp32(rows[:, 0]) * as_fp32(rows[:, 1]))
+
+
 def add_reference(rows):
     return canonical(as_fp32(rows[:, 0]) + as_fp32(rows[:, 1]))
 
@@ -262,6 +296,7 @@ def narrow_reference(rows):
 
 
 UNITS = {"multiply": (FpMultiply, FP16, multiply_reference), "add": (FpAdd, FP32, add_reference)}
+UNITS["multiply_fp32"] = (partial(FpMultiply, fmt=FP32), FP32, multiply_fp32_reference)
 UNITS["narrow"] = (FpNarrow, FP32, narrow_reference)
 
 
@@ -276,10 +311,15 @@ def test_latency_is_the_declared_one(unit, latency, seed):
     assert_equal(unit, rows, got[latency:], reference(rows)[: len(got) - latency])
 
 
-@pytest.mark.parametrize("make", [FpMultiply, FpNarrow, FpWiden])
+@pytest.mark.parametrize("make", [FpNarrow, FpWiden])
 def test_only_operand_formats_are_accepted(make):
     with pytest.raises(ValueError, match=r"^fmt must be FP16 or BF16, not "):
         make(fmt=FP32)
+
+
+def test_unknown_formats_are_not_multiplied():
+    with pytest.raises(ValueError, match=r"^fmt must be FP16, BF16 or FP32, not "):
+        FpMultiply(fmt=FloatFormat(name="fp8", exponent=4, fraction=3))
 
 
 @pytest.mark.parametrize("make", [FpMultiply, FpAdd, FpNarrow])
