@@ -17,7 +17,7 @@ from scheduler.hazards import Recorder, Region
 STATIC_BANKS = 2
 """Accumulator banks, the last ones, that hold what outlives a chunk: constants, parameters of channels, sums."""
 CONSTANTS = 64
-"""Accumulator words, at the end of the scratchpad, for constants and scalars; each has the same value in all columns."""
+"""Accumulator words at the end of the scratchpad for constants and scalars; each has the same value in all columns."""
 
 
 @dataclass(frozen=True)
@@ -233,6 +233,15 @@ class Emitter:
         """Image rows for hazards, of the block that `image` is in."""
         start = feature.unit + image // self.arch.array.rows * feature.h + h
         return Region("dram", start, start + rows)
+
+    def pixels(self, feature: Feature, first: int, count: int) -> Region:
+        """The same for `count` pixels from pixel `first` on, counted over images and rows."""
+        size, block = feature.h * feature.w, self.arch.array.rows
+        low, high = first // size, (first + count - 1) // size
+        if low == high:
+            h, last = first % size // feature.w, (first + count - 1) % size // feature.w
+            return self.region(feature, low, h, last - h + 1)
+        return Region("dram", feature.unit + low // block * feature.h, feature.unit + (high // block + 1) * feature.h)
 
     def chunks(self, feature: Feature, limit: int) -> Iterator[Chunk]:
         """Cut a feature map into chunks of at most `limit` words, whole image rows of images of one block."""

@@ -1,0 +1,354 @@
+"""Products over windows of feature maps: the forward pass (FF) and the input gradient (BP) of convolutions.
+
+Array row r works on image r of a block of `array.rows` images, so that all rows take their activations from the same
+addresses: the input is loaded once, and the ACT walk of TENSOR reads the windows out of it (implicit GEMM). A linear
+layer is a 1 x 1 window.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import ceil
+
+from hwgen.arch import Arch, UserError
+from hwgen.arch.isa import Dataflow, Format, Target, Walk
+from scheduler.hazards import Region
+from scheduler.options import Pattern
+from scheduler.scratchpad import Ring
+from scheduler.training.emitter import Block, Emitter, Feature
+
+BLOCK_SLOTS, BLOCK_BEATS = 4, 5
+"""Slots and beats of a block of packed weights (LOAD PACKED)."""
+
+
+@dataclass(frozen=True)
+class WeightImage:
+    """A copy of a weight matrix [reduction, columns] in external memory, one row of beats for each column block.
+
+    `unit` numbers its column blocks for hazards.
+    """
+
+    name: str
+    address: int
+    depth: int
+    """Values along the reduction, channels filled up to whole words."""
+    blocks: int
+    pattern: Pattern | None
+    unit: int
+
+    @property
+    def slots(self) -> int:
+        """Weight words of one column block."""
+        return self.depth if self.pattern is None else self.depth // self.pattern.m * self.pattern.n
+
+    @property
+    def beats(self) -> int:
+        """Beats of one column block."""
+        return self.slots if self.pattern is None else ceil(self.slots / BLOCK_SLOTS) * BLOCK_BEATS
+
+    def offset(self, position: int) -> int:
+        """Beats before the weight at `position` of the reduction; whole blocks only, if packed."""
+        if self.pattern is None:
+            return position
+        slots = position // self.pattern.m * self.pattern.n
+        if position % self.pattern.m or slots % BLOCK_SLOTS:
+            raise UserError(f"{self.name}: position {position} of {self.pattern} weights is not the start of a block")
+        return slots // BLOCK_SLOTS * BLOCK_BEATS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """Output (out_start + out_step*i) of each axis is the product of inputs in_step*i + in_offset .. + taps - 1."""
+
+    taps: tuple[int, int]
+    in_step: int
+    in_offset: tuple[int, int]
+    out_start: tuple[int, int]
+    out_step: int
+    counts: tuple[int, int]
+    """Outputs along height and width."""
+
+
+def forward_window(kernel: tuple[int, int], stride: int, padding: tuple[int, int], output: Feature) -> Window:
+    """The window of a convolution."""
+    return Window(
+        taps=kernel,
+        in_step=stride,
+        in_offset=(-padding[0], -padding[1]),
+        out_start=(0, 0),
+        out_step=1,
+        counts=(output.h, output.w),
+    )
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Input gradients at `window`'s pixels; `positions` are the kernel positions (ky, kx) in the order of its taps."""
+
+    window: Window
+    positions: tuple[tuple[int, int], ...]
+
+
+def gradient_phases(kernel: tuple[int, int], stride: int, padding: tuple[int, int], source: Feature) -> list[Phase]:
+    """Cut the input gradient of a convolution into stride x stride products without a wasted multiplication.
+
+    Input pixel h takes part in output (h + padding - ky) / stride for the ky that divide evenly, so pixels with the
+    same remainder share their taps. Phases without taps (their gradient is zero) are left out.
+    """
+    phases = []
+    for start_h in range(min(stride, source.h)):
+        for start_w in range(min(stride, source.w)):
+            axes = [
+                _phase_axis(size, stride, pad, start)
+                for size, pad, start in zip(kernel, padding, (start_h, start_w), strict=True)
+            ]
+            if not all(taps for taps, _ in axes):
+                continue
+            window = Window(
+                taps=(len(axes[0][0]), len(axes[1][0])),
+                in_step=1,
+                in_offset=(axes[0][1], axes[1][1]),
+                out_start=(start_h, start_w),
+                out_step=stride,
+                counts=(ceil((source.h - start_h) / stride), ceil((source.w - start_w) / stride)),
+            )
+            phases.append(Phase(window, tuple((ky, kx) for ky in axes[0][0] for kx in axes[1][0])))
+    return phases
+
+
+def _phase_axis(size: int, stride: int, padding: int, start: int) -> tuple[list[int], int]:
+    """Kernel positions of a phase, last first, and the output that the first of them meets for pixel `start`."""
+    taps = [k for k in reversed(range(size)) if (start + padding - k) % stride == 0]
+    return taps, (start + padding - taps[0]) // stride if taps else 0
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Where a result is: columns `block` .. `block + words - 1`, pixels (h, w + out_step*i), images of block `images`.
+
+    Its accumulator rows are [pixel][image].
+    """
+
+    image: int
+    h: int
+    w: int
+    pixels: int
+    block: int
+    words: int
+
+
+Epilogue = Callable[[Block, Tile], Block]
+"""What happens to a result before it is stored; gives the block to store."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a product is cut: row blocks (pixels) and column blocks of a TENSOR instruction."""
+
+    tile_rows: int
+    tile_cols: int
+
+
+def choose_shape(arch: Arch, image: WeightImage, width: int) -> Shape:
+    """The largest interleave that the rings, the sums and half of the weight scratchpad allow."""
+    array = arch.array
+    group = array.lanes if image.pattern is None else image.pattern.m
+    rows = max(r for r in (1, 2, 4, 8, 16) if r == 1 or array.act_buffer // r >= group + 2 * array.act_width)
+    rows = min(rows, width)
+    fitting = max(arch.scratchpads.wgt_depth // 2 // image.slots, 1)
+    cols = min(array.interleave_max // rows, image.blocks, fitting)
+    if image.slots * cols > arch.scratchpads.wgt_depth:
+        raise UserError(
+            f"{image.name} needs {image.slots} weight words a column block, scratchpads.wgt_depth is "
+            f"{arch.scratchpads.wgt_depth}"
+        )
+    return Shape(rows, cols)
+
+
+class WindowProduct:
+    """Emits one product over windows. `source` and `target` have the same images, a multiple of `array.rows`."""
+
+    def __init__(self, em: Emitter, rings: "Rings", source: Feature, target: Feature, window: Window) -> None:
+        self.em, self.source, self.target, self.window = em, source, target, window
+        self.array, self.rings = em.arch.array, rings
+        if source.n % self.array.rows:
+            raise UserError(
+                f"the batch of {source.n} must be a multiple of array.rows ({self.array.rows}), one image for each row"
+            )
+        self._layout()
+
+    def _layout(self) -> None:
+        """Words of an image row in a bank, the zeros between rows, rows that fit, output rows of a chunk."""
+        window, source = self.window, self.source
+        last = (window.counts[1] - 1) * window.in_step + window.in_offset[1] + window.taps[1]
+        self.zeros = max(0, -window.in_offset[1], last - source.w) * source.words
+        self.pitch = source.row_words + self.zeros
+        wanted = (window.counts[0] - 1) * window.in_step + window.taps[0]
+        depth = self.em.arch.scratchpads.act_depth
+        fit = (depth // 2 - self.zeros) // self.pitch
+        if fit < window.taps[0]:
+            fit = (depth - self.zeros) // self.pitch
+        if fit < window.taps[0]:
+            raise UserError(
+                f"{window.taps[0]} rows of {source.name} take {window.taps[0] * self.pitch} activation words a bank, "
+                f"scratchpads.act_depth is {depth}"
+            )
+        self.slots = min(fit, wanted)
+        self.chunk = (self.slots - window.taps[0]) // window.in_step + 1
+
+    def emit(self, image: WeightImage, epilogue: Epilogue | None = None) -> None:
+        """Record all tiles; results are stored to `target` as operands."""
+        shape = choose_shape(self.em.arch, image, self.window.counts[1])
+        self.image, self.shape = image, shape
+        weights = self.rings.weights(self.em, image, shape.tile_cols)
+        area = self.rings.act.take(self.zeros + self.slots * self.pitch)
+        self._pad(area, self.zeros)
+        for start in range(0, self.source.n, self.array.rows):
+            for first in range(0, self.window.counts[0], self.chunk):
+                rows = range(first, min(first + self.chunk, self.window.counts[0]))
+                self._chunk(area, start, rows, weights, epilogue)
+
+    def _chunk(self, area: int, start: int, rows: range, weights: "ResidentWeights", epilogue: Epilogue | None) -> None:
+        """Output rows whose inputs are in the banks together: column tiles outside, so that weights stay."""
+        loaded = 0
+        base = rows.start * self.window.in_step + self.window.in_offset[0]
+        for block, words in column_tiles(self.image, self.shape.tile_cols):
+            held = weights.get(block, words)
+            for row in rows:
+                slot = (row - rows.start) * self.window.in_step
+                for number in range(loaded, slot + self.window.taps[0]):
+                    self._load_row(area, number, start, base + number)
+                loaded = max(loaded, slot + self.window.taps[0])
+                for column in range(0, self.window.counts[1], self.shape.tile_rows):
+                    pixels = min(self.shape.tile_rows, self.window.counts[1] - column)
+                    tile = Tile(start, *self._pixel(row, column), pixels, block, words)
+                    self._tile(area, slot, column, tile, held, epilogue)
+
+    def _pixel(self, row: int, column: int) -> tuple[int, int]:
+        window = self.window
+        return window.out_start[0] + row * window.out_step, window.out_start[1] + column * window.out_step
+
+    def _load_row(self, area: int, slot: int, start: int, h: int) -> None:
+        """One image row of every image of the block, zeros behind it; zeros alone outside the image."""
+        addr = area + self.zeros + slot * self.pitch
+        if not 0 <= h < self.source.h:
+            self._pad(addr, self.pitch)
+            return
+        source, beat = self.source, self.em.arch.beat_bytes
+        self.em.load(
+            Target.ACT_ROWS,
+            addr,
+            self.em.region(source, start, h, 1),
+            Region("act", addr, addr + self.pitch),
+            rows=self.array.rows,
+            beats=source.row_words,
+            pad=self.zeros,
+            dram_addr=source.address + (start * source.image_words + h * source.row_words) * beat,
+            row_stride=source.image_words * beat,
+        )
+
+    def _pad(self, addr: int, words: int) -> None:
+        if words:
+            region = Region("act", addr, addr + words)
+            self.em.load(Target.ACT_ROWS, addr, None, region, rows=self.array.rows, pad=words)
+
+    def _tile(self, area: int, slot: int, column: int, tile: Tile, held: Region, epilogue: Epilogue | None) -> None:
+        """One TENSOR instruction and what follows it."""
+        window, source, image = self.window, self.source, self.image
+        unit = self.array.cols // self.array.act_width
+        first = area + self.zeros + slot * self.pitch
+        left = (column * window.in_step + window.in_offset[1]) * source.words
+        result = self.em.take(tile.pixels * self.array.rows, tile.words)
+        end = first + window.taps[0] * self.pitch
+        sparse = image.pattern is not None
+        self.em.tensor(
+            [Region("act", first - self.zeros, end), held, *([Region("idx", held.start, held.stop)] if sparse else [])],
+            [result.region],
+            dataflow=Dataflow.OUTPUT_STATIONARY,
+            sparse=sparse,
+            first=1,
+            last=1,
+            n=image.pattern.n if sparse else 0,
+            m=image.pattern.m if sparse else 0,
+            tile_cols=tile.words,
+            tile_rows=tile.pixels,
+            groups=image.depth // (image.pattern.m if sparse else self.array.lanes),
+            rows=result.rows,
+            act_addr=(first + left) * unit,
+            act_stride=window.in_step * source.words * unit,
+            wgt_addr=held.start,
+            acc_addr=result.addr,
+            acc_stride=result.stride,
+            walk=Walk.ACT,
+            run=window.taps[1] * source.words * unit,
+            jump=(self.pitch - window.taps[1] * source.words) * unit,
+        )
+        self._store(epilogue(result, tile) if epilogue else result, tile)
+
+    def _store(self, result: Block, tile: Tile) -> None:
+        """A STORE for each pixel: the same pixel of all images."""
+        target, beat = self.target, self.em.arch.beat_bytes
+        for pixel in range(tile.pixels):
+            w = tile.w + pixel * self.window.out_step
+            word = tile.image * target.image_words + tile.h * target.row_words + w * target.words + tile.block
+            self.em.store(
+                result.part(pixel * self.array.rows, self.array.rows),
+                target.address + word * beat,
+                target.image_words * beat,
+                self.em.region(target, tile.image, tile.h, 1),
+                Format.OPERAND,
+            )
+
+
+class Rings:
+    """Activation and weight scratchpads while a step is emitted; a kernel takes what it needs and goes on."""
+
+    def __init__(self, arch: Arch) -> None:
+        self.act = Ring(arch.scratchpads.act_depth)
+        self.wgt = Ring(arch.scratchpads.wgt_depth)
+        self.wgt_depth = arch.scratchpads.wgt_depth
+
+    def weights(self, em: Emitter, image: WeightImage, tile_cols: int) -> "ResidentWeights":
+        """Slots for the column tiles of an image: all of them if they fit, else two or one."""
+        tiles = ceil(image.blocks / tile_cols)
+        words = image.slots * tile_cols
+        slots = tiles if tiles * words <= self.wgt_depth // 2 else min(2, self.wgt_depth // words)
+        return ResidentWeights(em, image, [self.wgt.take(words) for _ in range(slots)])
+
+
+class ResidentWeights:
+    """Column tiles of a weight image in the weight scratchpad, loaded when they are not there."""
+
+    def __init__(self, em: Emitter, image: WeightImage, slots: list[int]) -> None:
+        self.em, self.image, self.free = em, image, slots
+        self.held: dict[int, Region] = {}
+
+    def get(self, block: int, words: int) -> Region:
+        """Weight words of `words` column blocks from `block` on; the tile that was asked for longest ago makes room."""
+        if block in self.held:
+            self.held[block] = self.held.pop(block)
+            return self.held[block]
+        address = self.free.pop(0) if self.free else self.held.pop(next(iter(self.held))).start
+        region = Region("wgt", address, address + self.image.slots * words)
+        self._load(address, block, words, region)
+        self.held[block] = region
+        return region
+
+    def _load(self, address: int, block: int, words: int, region: Region) -> None:
+        image, row = self.image, self.image.beats * self.em.arch.beat_bytes
+        self.em.load(
+            Target.COLS if image.pattern is None else Target.PACKED,
+            address,
+            Region("dram", image.unit + block, image.unit + block + words),
+            region,
+            stride=words,
+            rows=words,
+            beats=image.beats,
+            dram_addr=image.address + block * row,
+            row_stride=row,
+        )
+
+
+def column_tiles(image: WeightImage, tile_cols: int) -> Iterator[tuple[int, int]]:
+    """First block and width of each column tile."""
+    for block in range(0, image.blocks, tile_cols):
+        yield block, min(tile_cols, image.blocks - block)
