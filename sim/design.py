@@ -63,14 +63,23 @@ def repeated_modules(text: str) -> list[str]:
 
 @cache
 def harness_text() -> str:
-    """`harness.cpp` with the headers beside it written out, so that the text is all that a library depends on."""
-    folder = Path(__file__).parent
-    text = (folder / "harness.cpp").read_text()
-    return re.sub(r'#include "(\w+\.h)"', lambda m: _header(folder / m[1], m[0]), text)
+    """`harness.cpp` as one text that is all that a library depends on."""
+    return whole_text(Path(__file__).with_name("harness.cpp"))
 
 
-def _header(path: Path, line: str) -> str:
-    return path.read_text().replace("#pragma once\n", "") if path.exists() else line
+def whole_text(path: Path, done: set[Path] | None = None) -> str:
+    """A C++ file with the headers of this folder written out, each where it is included first."""
+    done = {path} if done is None else done
+
+    def header(found: re.Match[str]) -> str:
+        other = (path.parent / found[1]).resolve()
+        if not other.exists():
+            return found[0]
+        first = other not in done
+        done.add(other)
+        return whole_text(other, done).replace("#pragma once\n", "") if first else ""
+
+    return re.sub(r'#include "([\w./]+\.h)"', header, path.read_text())
 
 
 @cache

@@ -33,15 +33,16 @@ class Harness {
 
     /// One clock cycle. Handshakes are looked at when combinational paths have settled, before the rising edge.
     void tick() {
+        const uint64_t cycle = now - origin;
         top->clk = 0;
-        memory.drive(*top, now);
+        memory.drive(*top, cycle);
         top->eval();
         dump(0);
         if (!top->rst) {
-            memory.sample(*top, now);
+            memory.sample(*top, cycle);
             log.sample(top->activity, now);
         } else if (top->m_axi_gmem_arvalid || top->m_axi_gmem_awvalid || top->m_axi_gmem_wvalid) {
-            memory.complain(now, "VALID is high during reset");
+            memory.complain(cycle, "VALID is high during reset");
         }
         lite.aw_fired = top->s_axi_control_awvalid && top->s_axi_control_awready;
         lite.w_fired = top->s_axi_control_wvalid && top->s_axi_control_wready;
@@ -112,6 +113,7 @@ class Harness {
 #endif
     }
 
+    /// Makes this cycle number 0, for the log and for the memory's stalls.
     void start_log(uint64_t limit) {
         origin = now;
         log.start(now, limit);
@@ -178,7 +180,7 @@ void harness_free(void* h) {
 }
 uint32_t harness_beat_bytes() { return sizeof(Vaccelerator::m_axi_gmem_rdata); }
 void harness_attach(void* h, uint8_t* image, const MemorySettings* settings) {
-    as_harness(h)->memory.attach(image, *settings);
+    as_harness(h)->memory.attach(image, *settings, harness_beat_bytes());
 }
 void harness_reset(void* h, int cycles) { as_harness(h)->reset(cycles); }
 int harness_write(void* h, uint32_t address, uint32_t value) { return as_harness(h)->write(address, value); }
