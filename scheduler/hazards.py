@@ -1,7 +1,7 @@
 """Turns declared reads and writes of memory into dependencies between instructions, and those into tokens."""
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from hwgen.arch.isa import Command, Engine
@@ -77,7 +77,8 @@ class Recorder:
 
     def __init__(self) -> None:
         self.commands: list[Command] = []
-        self._needs: Needs = []
+        self.dependencies: list[set[int]] = []
+        """For each instruction, earlier ones that must be complete (on its own engine: that must stand before it)."""
         self._timelines = {space: _Timeline() for space in SPACES}
 
     def add(self, item: Command, *, reads: Iterable[Region] = (), writes: Iterable[Region] = ()) -> None:
@@ -88,17 +89,26 @@ class Recorder:
             found |= self._timelines[region.space].read(region, position, item.engine)
         for region in writes:
             found |= self._timelines[region.space].write(region, position)
-        need: dict[Engine, int] = {}
-        for earlier in found - {position}:
-            engine = self.commands[earlier].engine
-            if engine != item.engine:
-                need[engine] = max(need.get(engine, earlier), earlier)
         self.commands.append(item)
-        self._needs.append(need)
+        self.dependencies.append(found - {position})
 
-    def finish(self, token_limit: int) -> tuple[Command, ...]:
-        """The instructions with wait and signal masks; see `tokens` for why they are right."""
-        masks = place_tokens([item.engine for item in self.commands], self._needs, token_limit)
-        return tuple(
-            replace(item, wait=wait, signal=signal) for item, (wait, signal) in zip(self.commands, masks, strict=True)
-        )
+    def finish(self, token_limit: int, order: Sequence[int] | None = None) -> tuple[Command, ...]:
+        """The instructions with wait and signal masks; see `tokens` for why they are right.
+
+        `order` are positions of all instructions in another order in which none stands before one that it depends on.
+        """
+        order = range(len(self.commands)) if order is None else order
+        place = {position: number for number, position in enumerate(order)}
+        needs: Needs = []
+        for position in order:
+            need: dict[Engine, int] = {}
+            for earlier in self.dependencies[position]:
+                engine = self.commands[earlier].engine
+                if place[earlier] >= place[position]:
+                    raise ValueError(f"instruction {position} would stand before {earlier}, which it depends on")
+                if engine != self.commands[position].engine:
+                    need[engine] = max(need.get(engine, 0), place[earlier])
+            needs.append(need)
+        items = [self.commands[position] for position in order]
+        masks = place_tokens([item.engine for item in items], needs, token_limit)
+        return tuple(replace(item, wait=wait, signal=signal) for item, (wait, signal) in zip(items, masks, strict=True))
