@@ -9,6 +9,7 @@ from hwgen.arch import Arch
 from hwgen.arch.isa import Command, Dataflow, Format, Opcode, Target
 from models.machine_state import block_words
 from models.machine_tensor import group_shape
+from models.machine_vector import operand_words, sources
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ def scratchpad_accesses(item: Command, arch: Arch) -> list[Access]:
         case Opcode.TENSOR:
             return _tensor(item, arch)
         case Opcode.VECTOR:
-            names = "xyd" if item.add else "xd"
-            return [Access("acc", _vector_block(item, name), name == "d") for name in names]
+            names = (*sources(item), "d")
+            return [Access("acc", operand_words(item, name).ravel(), name == "d") for name in names]
         case Opcode.STORE:
             return [Access("acc", block_words(item.addr, item.stride, item.rows, item.words).ravel(), False)]
 
@@ -69,10 +70,6 @@ def memory_rows(item: Command, arch: Arch) -> Rows | None:
         size = item.words * arch.beat_bytes * (2 if item.format == Format.FP32 else 1)
         return Rows(item.dram_addr, item.rows, size, item.row_stride, True)
     return None
-
-
-def _vector_block(item: Command, name: str) -> NDArray[np.int64]:
-    return block_words(item.operands[f"{name}_addr"], item.operands[f"{name}_stride"], item.rows, item.words).ravel()
 
 
 def _bank_words(arch: Arch, banks: NDArray[np.int64], words: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -10,9 +10,10 @@ from hwgen.arch import INSTRUCTION_BYTES, Arch, ProgramError, UserError
 from hwgen.arch.isa import TABLE, Cause, Command, Opcode, decode
 from hwgen.arch.registers import FETCH
 from models.machine_load import execute_load
-from models.machine_output import execute_store, execute_vector
+from models.machine_output import execute_store
 from models.machine_state import Fault, MachineError, State, Undefined, UndefinedResultError
 from models.machine_tensor import TensorWork, execute_tensor
+from models.machine_vector import execute_vector
 from models.memory import Memory
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwgen.arch import Arch
-from hwgen.arch.isa import Dataflow, Format, Opcode, Target, command
+from hwgen.arch.isa import Dataflow, Format, Opcode, Operation, Target, command
 from sim.dependencies import Access, Step
 from sim.random_data import fp32_bytes, index_bytes, operand_bytes
 
@@ -194,7 +194,7 @@ class JobBuilder:
             if self.rng.random() < 0.8:
                 self._load_acc(y)
             reads.append(y.access)
-            fields |= {"add": 1, "y_addr": y.addr, "y_stride": y.stride if y.rows > 1 else 0}
+            fields |= {"operation": Operation.ADD, "y_addr": y.addr, "y_stride": y.stride if y.rows > 1 else 0}
         d = x if self.rng.random() < 0.5 else self._place(x.rows, x.words)
         if (d != x and d.access.overlaps(x.access)) or (y is not None and d.access.overlaps(y.access)):
             return x

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from hwgen.arch import INSTRUCTION_BYTES, Arch
-from hwgen.arch.isa import Dataflow, Format, Opcode, Target, command
+from hwgen.arch.isa import Dataflow, Format, Opcode, Operation, Target, command
 from scheduler.describe import describe
 from scheduler.hazards import Recorder, Region
 from scheduler.passes.place import check_space, input_ports, output_ports
@@ -241,14 +241,14 @@ class _Emitter:
             if not held:
                 start = self.state.memory.biases[step.operand] + 2 * tile.start_word * self.arch.beat_bytes
                 self._load(Target.ACC32, addend, 1, 2 * tile.words, start, 0, writes=[region])
-            fields = {"add": 1, "y_addr": addend, "y_stride": 0}
+            fields = {"operation": Operation.ADD, "y_addr": addend, "y_stride": 0}
             reads.append(region)
         elif step.kind == "add":
             addend, held = self.accumulators.addends[tile.half].get((step.operand, tile.row, tile.col))
             region = Region("acc", addend, addend + tile.rows * tile.words)
             if not held:
                 self._load_operands(step.operand, tile, addend)
-            fields = {"add": 1, "y_addr": addend, "y_stride": tile.words}
+            fields = {"operation": Operation.ADD, "y_addr": addend, "y_stride": tile.words}
             reads.append(region)
         item = command(
             Opcode.VECTOR,

@@ -2,7 +2,7 @@
 
 import cocotb
 
-from hwgen.arch.isa import Engine, Opcode, command, decode
+from hwgen.arch.isa import Engine, Opcode, Operation, command, decode
 from hwgen.vector.engine import VectorEngine
 from models.machine import Machine
 from sim.benches.designs import bench_arch
@@ -54,11 +54,11 @@ async def random_vectors_equal_golden(dut, inputs, outputs):
 
 
 @cocotb.test()
-@cocotb.parametrize(add=[0, 1])
-async def one_word_a_cycle(dut, add):
+@cocotb.parametrize(operation=[Operation.COPY, Operation.ADD])
+async def one_word_a_cycle(dut, operation):
     blocks = {"x_stride": 20, "y_addr": 300, "d_addr": 600, "d_stride": 20}
     bench = VectorBench(dut, "never", "never")
-    await bench.check([command(Opcode.VECTOR, rows=5, words=20, add=add, relu=1, **blocks)])
+    await bench.check([command(Opcode.VECTOR, rows=5, words=20, operation=operation, relu=1, **blocks)])
     latency = VectorEngine(bench.arch).latency
     assert bench.writes == list(range(bench.writes[0], bench.writes[0] + 100))
     assert bench.writes[0] <= bench.taken[0] + 2 + latency

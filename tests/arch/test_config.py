@@ -16,6 +16,7 @@ ARRAY_NAMES = (
     "rows, cols, lanes, group_max, act_width, act_buffer, weight_buffer, interleave_max, operand, accumulate, "
     "mul_latency, add_latency"
 )
+ARCH_NAMES = "name, clock_mhz, array, scratchpads, memory, vector, reducer, control"
 NAME_RULE = "lower-case letters, digits and underscores, with a letter first"
 
 
@@ -46,7 +47,7 @@ def refusal(data) -> str:
 
 REFUSED = [
     # Unknown and missing settings
-    ({"colour": 1}, "colour is not a known setting; allowed are name, clock_mhz, array, scratchpads, memory, control"),
+    ({"colour": 1}, f"colour is not a known setting; allowed are {ARCH_NAMES}"),
     ({"array__row": 4}, f"array.row is not a known setting; allowed are {ARRAY_NAMES}"),
     ({"array__row": 4, "array__rows": REMOVED}, f"array.row is not a known setting; allowed are {ARRAY_NAMES}"),
     ({"control__depth": 4}, "control.depth is not a known setting; allowed are queue_depth, token_bits"),
@@ -211,7 +212,8 @@ def test_hash_is_that_of_text_anyone_can_write():
         '{"array":{"accumulate":"fp32","act_buffer":64,"act_width":4,"add_latency":4,"cols":4,"group_max":16,'
         '"interleave_max":16,"lanes":1,"mul_latency":2,"operand":"fp16","rows":4,"weight_buffer":32},"clock_mhz":200,'
         '"control":{"queue_depth":8,"token_bits":4},"memory":{"address_bits":40,"burst_beats":16,"data_bits":64,'
-        '"outstanding":8},"name":"tiny","scratchpads":{"acc_banks":4,"acc_depth":1024,"act_depth":256,"wgt_depth":2048}}'
+        '"outstanding":8},"name":"tiny","reducer":{"style":"serial"},"scratchpads":{"acc_banks":4,"acc_depth":1024,'
+        '"act_depth":256,"wgt_depth":2048},"vector":{"add_latency":4,"mul_latency":3}}'
     )
     assert canonical_json(load("tiny")) == text
     assert f"{hash32(load('tiny')):08x}" == hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -7,12 +7,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwgen.arch import INSTRUCTION_BYTES, ProgramError
-from hwgen.arch.isa import TABLE, Dataflow, Engine, Format, Opcode, Target, command, decode, encode, listing
+from hwgen.arch.isa import (
+    TABLE,
+    Dataflow,
+    Engine,
+    Format,
+    Opcode,
+    Operation,
+    Target,
+    Walk,
+    command,
+    decode,
+    encode,
+    listing,
+)
 
 # Written by hand from the bit positions in ISA.md; an underscore separates fields where they fall on hex digits.
 BY_HAND = {
-    # row_stride, dram_addr, pad, beats, rows, stride, addr, chunk_log2, target | reserved, signal, wait, opcode
-    0xBBCCDDE0_0566778899A0_3344_1122_9ABC_00678_12345_0_4_00060201: command(
+    # plane_stride, planes, row_stride, dram_addr, pad, beats, rows, stride, addr, chunk_log2, target |
+    # reserved, signal, wait, opcode
+    0x13579BDF_0246_BBCCDDE0_0566778899A0_3344_1122_9ABC_00678_12345_0_4_00060201: command(
         Opcode.LOAD,
         wait=0b0010,
         signal=0b0110,
@@ -24,10 +38,14 @@ BY_HAND = {
         pad=0x3344,
         dram_addr=0x0566778899A0,
         row_stride=0xBBCCDDE0,
+        planes=0x0246,
+        plane_stride=0x13579BDF,
     ),
     # acc_stride, acc_addr, wgt_addr, act_stride, act_addr, rows, groups, then tile_rows 1 | tile_cols 10000 | m 01000 |
-    # n 00010 = 0x0C102, then last 1, first 0, sparse 1, dataflow 1 = 0xB
-    0xBCDEF_2468A_13579_EF012_9ABCD_5678_1234_0C102_B_000C0502: command(
+    # n 00010 = 0x0C102, then last 1, first 0, sparse 1, dataflow 1 = 0xB. Above acc_stride, from the top: col_jump
+    # 1101001011010, col_run 10000, col_step 10000001, step 0101010101, jump 101111000011110000, run 101010111100,
+    # walk 10.
+    0xD2D420555BC3C2AF2_BCDEF_2468A_13579_EF012_9ABCD_5678_1234_0C102_B_000C0502: command(
         Opcode.TENSOR,
         wait=0b0101,
         signal=0b1100,
@@ -45,26 +63,42 @@ BY_HAND = {
         wgt_addr=0x13579,
         acc_addr=0x2468A,
         acc_stride=0xBCDEF,
+        walk=Walk.WGT,
+        run=0xABC,
+        jump=0x2F0F0,
+        step=0x155,
+        col_step=0x81,
+        col_run=0x10,
+        col_jump=0x1A5A,
     ),
-    # Fields start two bits above a hex digit: digits 0, 1, 2, 3 of the values below appear as 0, 4, 8, C; the two flags
-    # are the 3 in the F.
-    0x4080C_C8400_048C0_CCCCC_88888_44444_C840_048F_00020803: command(
+    # Fields from rows on start two bits above a hex digit: digits 0, 1, 2, 3 of the values below appear as 0, 4, 8, C;
+    # z_hold 1 and y_hold 1 are the 3 in the F, then x_hold 0, right 1, shift 10010, shuffle 101, relu 1,
+    # operation 01101 = 0x656D
+    0x4080C_C8400_C0C0C_80808_048C0_CCCCC_88888_44444_C840_048F_656D_00020803: command(
         Opcode.VECTOR,
         wait=0b1000,
         signal=0b0010,
-        add=1,
+        operation=Operation.ISUB,
         relu=1,
+        shuffle=5,
+        shift=18,
+        right=1,
+        y_hold=1,
+        z_hold=1,
         rows=0x0123,
         words=0x3210,
         x_addr=0x11111,
         x_stride=0x22222,
         y_addr=0x33333,
         y_stride=0x01230,
+        z_addr=0x20202,
+        z_stride=0x30303,
         d_addr=0x32100,
         d_stride=0x10203,
     ),
+    # m 10000, n 01001, transpose 1 = 0x413, then
     # row_stride, dram_addr, words, rows, stride, addr, lanes, format
-    0xCAFEBABE_123456789ABC_EF01_ABCD_98765_54321_20_1_00000404: command(
+    0x413_CAFEBABE_123456789ABC_EF01_ABCD_98765_54321_20_1_00000404: command(
         Opcode.STORE,
         wait=0b0100,
         format=Format.OPERAND,
@@ -75,6 +109,9 @@ BY_HAND = {
         words=0xEF01,
         dram_addr=0x123456789ABC,
         row_stride=0xCAFEBABE,
+        transpose=1,
+        n=9,
+        m=16,
     ),
 }
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hwgen.arch import load
-from hwgen.arch.isa import Dataflow, Format, Opcode, Target, command
+from hwgen.arch.isa import Dataflow, Format, Opcode, Operation, Target, command
 from models.formats import encode, fp32_bits, fp32_values, narrow
 from models.machine import Machine
 from models.matmul import chain
@@ -198,8 +198,8 @@ def test_layer_with_bias_relu_and_residual():
         command(
             Opcode.TENSOR, first=1, last=1, tile_cols=3, tile_rows=2, groups=20, rows=7, act_stride=5, acc_stride=3
         ),
-        command(Opcode.VECTOR, add=1, x_stride=3, y_addr=100, y_stride=0, d_stride=3, **rows),
-        command(Opcode.VECTOR, add=1, relu=1, x_stride=3, y_addr=200, y_stride=3, d_stride=3, **rows),
+        command(Opcode.VECTOR, operation=Operation.ADD, x_stride=3, y_addr=100, y_stride=0, d_stride=3, **rows),
+        command(Opcode.VECTOR, operation=Operation.ADD, relu=1, x_stride=3, y_addr=200, y_stride=3, d_stride=3, **rows),
         save,
     )
     total = fp32_values(chain(activations, weights, "fp16")) + bias + residual.view(np.float16).astype(np.float32)

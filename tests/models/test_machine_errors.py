@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hwgen.arch import UserError
-from hwgen.arch.isa import Cause, Dataflow, Engine, Opcode, Target, command
+from hwgen.arch.isa import Cause, Dataflow, Engine, Opcode, Operation, Target, command
 from hwgen.arch.registers import FETCH
 from models.machine import Machine
 from models.machine_state import MachineError
@@ -62,7 +62,18 @@ RULES = [
     (Opcode.TENSOR, {**WS, "acc_addr": 1023}, {"acc_addr": 1024}, RANGE),
     (Opcode.TENSOR, {**WS, "wgt_addr": 2047}, {"tile_cols": 2}, RANGE),
     (Opcode.VECTOR, {**VECTOR, "x_addr": 1023}, {"x_addr": 1024}, RANGE),
-    (Opcode.VECTOR, {**VECTOR, "y_addr": 1024}, {"add": 1}, RANGE),
+    (Opcode.VECTOR, {**VECTOR, "y_addr": 1024}, {"operation": Operation.ADD}, RANGE),
+    (Opcode.VECTOR, {**VECTOR, "z_addr": 1024, "operation": Operation.ADD}, {"operation": Operation.MAC}, RANGE),
+    (Opcode.VECTOR, {**VECTOR, "words": 2, "x_addr": 1023, "x_hold": 1}, {"x_hold": 0}, RANGE),
+    (
+        Opcode.VECTOR,
+        {**VECTOR, "rows": 2, "x_stride": 1023, "x_hold": 1, "words": 9, "d_stride": 9},
+        {"x_addr": 1},
+        RANGE,
+    ),
+    (Opcode.VECTOR, {**VECTOR, "shuffle": 2}, {"shuffle": 3}, FIELD),
+    (Opcode.VECTOR, {**VECTOR, "shift": 31, "operation": Operation.XOR}, {"operation": Operation.POSITIVE}, FIELD),
+    (Opcode.VECTOR, {**VECTOR, "right": 1, "operation": Operation.ISUB}, {"operation": Operation.COPY}, FIELD),
     (Opcode.VECTOR, {**VECTOR, "rows": 2, "words": 2, "d_stride": 1020, "d_addr": 2}, {"d_addr": 3}, RANGE),
     (Opcode.STORE, STORE, {"lanes": 5}, FIELD),
     (Opcode.STORE, {**STORE, "addr": 1022, "words": 2}, {"words": 3}, RANGE),
@@ -120,13 +131,27 @@ def test_unknown_opcode(opcode):
     assert (caught.value.engine, caught.value.cause) == (FETCH, Cause.BAD_OPCODE)
 
 
-def test_reserved_bits_and_values_out_of_their_range():
-    # Byte 3 is reserved; the low half of byte 4 is the target, of which there are six; fields end with byte 25.
-    for byte, bits in ((3, 0x01), (3, 0x80), (4, 0x06), (26, 0x01), (31, 0x80)):
-        data = bytearray(program(command(Opcode.LOAD, **LOAD)))
-        data[byte] |= bits
-        with pytest.raises(MachineError, match=r"^instruction 0 stopped the load engine with BAD_FIELD"):
-            new_machine().run(bytes(data))
+@pytest.mark.parametrize(
+    ("item", "byte", "bits"),
+    [
+        (command(Opcode.LOAD, **LOAD), 3, 0x01),
+        (command(Opcode.LOAD, **LOAD), 3, 0x80),
+        (command(Opcode.LOAD, **LOAD), 4, 0x08),  # there are eight targets
+        (command(Opcode.TENSOR, **OS), 23, 0x30),  # and three walks
+        (command(Opcode.VECTOR, **VECTOR), 4, 0x0E),  # fourteen operations
+        (command(Opcode.VECTOR, **VECTOR), 30, 0x04),  # fields end with bit 241
+        (command(Opcode.VECTOR, **VECTOR), 31, 0x80),
+        (command(Opcode.STORE, **STORE), 4, 0x04),  # four formats
+        (command(Opcode.STORE, **STORE), 25, 0x80),  # fields end with bit 206
+        (command(Opcode.STORE, **STORE), 31, 0x80),
+    ],
+)
+def test_reserved_bits_and_values_out_of_their_range(item, byte, bits):
+    data = bytearray(program(item))
+    data[byte] |= bits
+    name = item.opcode.name.lower()
+    with pytest.raises(MachineError, match=rf"^instruction 0 stopped the {name} engine with BAD_FIELD"):
+        new_machine().run(bytes(data))
 
 
 def test_earlier_instructions_have_taken_effect():

@@ -33,8 +33,9 @@ def random_command(rng: np.random.Generator):
             fields |= {"act_addr": upto(9), "act_stride": upto(9), "wgt_addr": upto(30)}
             return command(Opcode.TENSOR, acc_addr=upto(30), acc_stride=upto(5), **fields)
         case 2:
-            fields = {f"{name}_{what}": upto(high) for name in "xyd" for what, high in (("addr", 90), ("stride", 6))}
-            return command(Opcode.VECTOR, add=upto(1), relu=upto(1), rows=1 + upto(4), words=1 + upto(3), **fields)
+            fields = {f"{name}_{what}": upto(high) for name in "xyzd" for what, high in (("addr", 90), ("stride", 6))}
+            fields |= {f"{name}_hold": upto(1) for name in "xyz"} | {"operation": upto(13), "shuffle": upto(2)}
+            return command(Opcode.VECTOR, relu=upto(1), rows=1 + upto(4), words=1 + upto(3), **fields)
         case _:
             fields = {"format": upto(1), "lanes": 1 + upto(3), "addr": upto(50), "stride": upto(6)}
             fields |= {"rows": 1 + upto(4), "words": 1 + upto(3)}

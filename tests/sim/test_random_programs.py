@@ -33,7 +33,7 @@ def test_random_programs_cover_the_instruction_set(seed):
     arch, seen = load("tiny"), Counter()
     for number in range(50):
         for item in random_program(arch, seed + number).commands:
-            for name in ("dataflow", "sparse", "first", "last", "target", "format", "add", "relu"):
+            for name in ("dataflow", "sparse", "first", "last", "target", "format", "operation", "relu"):
                 if name in item.operands:
                     seen[item.opcode, name, item.operands[name]] += 1
             if item.opcode is Opcode.TENSOR and item.sparse:
@@ -41,7 +41,7 @@ def test_random_programs_cover_the_instruction_set(seed):
             seen["padded"] += item.operands.get("pad", 0) > 0
     wanted = [(Opcode.LOAD, "target", target) for target in range(6)]
     wanted += [(Opcode.TENSOR, name, bit) for name in ("dataflow", "sparse", "first", "last") for bit in (0, 1)]
-    wanted += [(Opcode.VECTOR, name, bit) for name in ("add", "relu") for bit in (0, 1)]
+    wanted += [(Opcode.VECTOR, name, bit) for name in ("operation", "relu") for bit in (0, 1)]
     wanted += [(Opcode.STORE, "format", kind) for kind in (0, 1)]
     wanted += [(1, 4), (2, 4), (2, 8), (4, 8), (2, 16), "padded"]
     assert [item for item in wanted if not seen[item]] == []
