@@ -75,11 +75,12 @@ class Weights:
         }
 
 
-def write_copies(em: Emitter, weights: Weights, block: Block, tile: GradientTile) -> None:
+def write_copies(em: Emitter, weights: Weights, block: Block, tile: GradientTile, *, forward: bool = True) -> None:
     """STORE the operand copies of a tile of weights [channels, (kernel position, input channel block)]."""
     for number in range(tile.taps):
         part = block.columns(number * tile.blocks, tile.blocks)
-        _write_forward(em, weights, part, tile, tile.first_tap + number)
+        if forward:
+            _write_forward(em, weights, part, tile, tile.first_tap + number)
         if weights.phases:
             _write_backward(em, weights, part, tile, tile.first_tap + number)
 

@@ -148,9 +148,11 @@ class Shape:
     tile_cols: int
 
 
-def choose_shape(arch: Arch, image: WeightImage, width: int) -> Shape:
+def choose_shape(arch: Arch, image: WeightImage, width: int, *, interleave: bool = True) -> Shape:
     """The largest interleave that the rings, the sums and half of the weight scratchpad allow."""
     array = arch.array
+    if not interleave:
+        return Shape(1, 1)
     group = array.lanes if image.pattern is None else image.pattern.m
     rows = max(r for r in (1, 2, 4, 8, 16) if r == 1 or array.act_buffer // r >= group + 2 * array.act_width)
     rows = min(rows, width)
@@ -195,9 +197,9 @@ class WindowProduct:
         self.slots = min(fit, wanted)
         self.chunk = (self.slots - window.taps[0]) // window.in_step + 1
 
-    def emit(self, image: WeightImage, epilogue: Epilogue | None = None) -> None:
-        """Record all tiles; results are stored to `target` as operands."""
-        shape = choose_shape(self.em.arch, image, self.window.counts[1])
+    def emit(self, image: WeightImage, epilogue: Epilogue | None = None, *, interleave: bool = True) -> None:
+        """Record all tiles; results are stored to `target` as operands. Without `interleave`, one sum an element."""
+        shape = choose_shape(self.em.arch, image, self.window.counts[1], interleave=interleave)
         self.image, self.shape = image, shape
         weights = self.rings.weights(self.em, image, shape.tile_cols)
         area = self.rings.act.take(self.zeros + self.slots * self.pitch)

@@ -1,0 +1,244 @@
+"""Training graph -> instructions of one step, kernel by kernel."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from hwgen.arch import Arch, UserError
+from hwgen.arch.isa import Target
+from models.pattern import Pattern
+from scheduler.hazards import Region
+from scheduler.training.base import Operator
+from scheduler.training.emitter import CONSTANTS, Block, Emitter, Feature
+from scheduler.training.gradients import GradientTile, Kernel, WeightGradient
+from scheduler.training.ir import Kind, TrainingGraph, verify
+from scheduler.training.memory import MemoryMap, Row, packed_span
+from scheduler.training.operators import Conv, ConvInputGrad, ConvWeightGrad
+from scheduler.training.updates import Adam, Sgd, Update
+from scheduler.training.weights import Weights, write_copies
+from scheduler.training.windows import Rings, WindowProduct, forward_window, gradient_phases
+
+Method = Literal["dense", "srste", "bdwp"]
+"""Which products are N:M: none, the forward pass, or the forward pass and the input gradient."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """Choices that hold for a whole training program."""
+
+    pattern: Pattern | None = None
+    method: Method = "bdwp"
+    dense: tuple[str, ...] = ()
+    """Parameters that stay dense besides the first layer and the classifier."""
+    loss_scale: float = 1.0
+    """The gradient of the loss is multiplied by it, and gradients of parameters divided by it when they are used."""
+    pregenerate: bool = True
+    """Operand copies of weights are written with the update; else right before the product that reads them."""
+    overlap: bool = True
+    """Engines run side by side in an order found offline; else in the order in which kernels record instructions."""
+    interleave: bool = True
+    """Several sums rotate through each processing element; else one."""
+    memory_bytes: int | None = None
+    """External memory of the card."""
+
+
+@dataclass
+class Step:
+    """A training step on its way to instructions, and where everything is."""
+
+    graph: TrainingGraph
+    arch: Arch
+    options: TrainingOptions
+    memory: MemoryMap
+    em: Emitter
+    rings: Rings
+    features: dict[str, Feature] = field(default_factory=dict)
+    rows: dict[str, Row] = field(default_factory=dict)
+    weights: dict[str, Weights] = field(default_factory=dict)
+    updates: dict[str, Update] = field(default_factory=dict)
+    """Gradient -> the update that reads it."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """Parameter -> why it is dense although a pattern was asked for."""
+    headings: list[tuple[int, str]] = field(default_factory=list)
+    """First instruction of each kernel, and its name."""
+
+    @property
+    def tile_limit(self) -> int:
+        """Accumulator words of a block of which a kernel needs several at a time."""
+        return self.em.bank_words // 4
+
+
+def begin(graph: TrainingGraph, arch: Arch, options: TrainingOptions) -> Step:
+    """Give every tensor its place."""
+    verify(graph)
+    _check_arch(arch)
+    memory = MemoryMap(arch, options.memory_bytes)
+    step = Step(graph, arch, options, memory, Emitter(arch), Rings(arch))
+    step.updates = {item.gradient: item for item in graph.operators if isinstance(item, Sgd | Adam)}
+    products = {item.weight: item for item in graph.operators if isinstance(item, Conv)}
+    for name, tensor in graph.tensors.items():
+        if name in products or tensor.kind == Kind.SCALAR or _is_weight_state(graph, name, products):
+            continue
+        if tensor.shape[:3] == (1, 1, 1) and tensor.kind not in (Kind.INPUT, Kind.LABEL, Kind.ACTIVATION):
+            step.rows[name] = memory.row(name, tensor.shape[3], tensor.kind)
+        elif tensor.kind != Kind.GRADIENT:
+            step.features[name] = memory.feature(tensor, tensor.kind)
+    for name, product in products.items():
+        step.weights[name] = _weights(step, product)
+    step.rows["loss"] = memory.row("loss", 1, "loss")
+    return step
+
+
+def _check_arch(arch: Arch) -> None:
+    if arch.array.lanes != 1:
+        raise UserError(f"training needs array.lanes 1, not {arch.array.lanes}")
+    if arch.array.rows < arch.array.cols:
+        raise UserError(f"training needs array.rows of at least array.cols ({arch.array.cols}), not {arch.array.rows}")
+
+
+def _is_weight_state(graph: TrainingGraph, name: str, products: dict[str, Conv]) -> bool:
+    """Whether a tensor is a state of a product's weight, which lies beside its master."""
+    return any(
+        name in item.names("in place") and item.parameter in products
+        for item in graph.operators
+        if isinstance(item, Sgd | Adam)
+    )
+
+
+def _weights(step: Step, product: Conv) -> Weights:
+    """Places of a product's parameter, of its states and copies."""
+    graph, name = step.graph, product.weight
+    if product.groups != 1 or product.stride[0] != product.stride[1]:
+        raise UserError(f"{name}: convolutions must have one group and equal strides on the array")
+    kernel = Kernel(size=product.kernel, stride=product.stride[0], padding=product.padding)
+    needs_gradient = any(isinstance(item, ConvInputGrad) and item.weight == name for item in graph.operators)
+    phases = ()
+    if needs_gradient:
+        phases = tuple(gradient_phases(kernel.size, kernel.stride, kernel.padding, step.features[product.input]))
+    pattern = _pattern(step, product)
+    update = step.updates.get(graph.gradients.get(name, ""))
+    states = tuple(state for state in (update.names("in place") if update else ()) if state != name)
+    return step.memory.weights(
+        graph.tensors[name],
+        kernel=kernel,
+        phases=phases,
+        patterns=(pattern, pattern if step.options.method == "bdwp" else None),
+        states=states,
+        limit=step.tile_limit,
+    )
+
+
+def _pattern(step: Step, product: Conv) -> Pattern | None:
+    """The pattern of a product's weights; where it stays dense, `notes` says why."""
+    pattern, graph = step.options.pattern, step.graph
+    if pattern is None or step.options.method == "dense":
+        return None
+    name = product.weight
+    span = packed_span(pattern)
+    channels, inputs = graph.tensors[name].shape[0], graph.tensors[name].shape[3]
+    reasons = {
+        "it is named in `dense`": name in step.options.dense,
+        "it is the first layer": graph.tensors[product.input].kind == Kind.INPUT,
+        "it is the classifier": name == _classifier(graph),
+        f"its {inputs} input channels are not a multiple of {span}": inputs % span != 0,
+        f"its {channels} output channels are not a multiple of {span}": channels % span != 0,
+    }
+    reason = next((text for text, holds in reasons.items() if holds), "")
+    if reason:
+        step.notes[name] = f"dense: {reason}"
+    return None if reason else pattern
+
+
+def _classifier(graph: TrainingGraph) -> str:
+    """The last product with a parameter."""
+    return [item.weight for item in graph.operators if isinstance(item, Conv)][-1]
+
+
+Handler = Callable[[Step, Operator], None]
+
+
+def forward(step: Step, item: Conv) -> None:
+    """FF."""
+    weights, output = step.weights[item.weight], step.features[item.output]
+    if not step.options.pregenerate:
+        generate(step, weights, forward=True, backward=False)
+    window = forward_window(weights.kernel.size, weights.kernel.stride, weights.kernel.padding, output)
+    product = WindowProduct(step.em, step.rings, step.features[item.input], output, window)
+    product.emit(weights.forward, interleave=step.options.interleave)
+
+
+def input_gradient(step: Step, item: ConvInputGrad) -> None:
+    """BP, one product for each phase of the stride."""
+    weights, target = step.weights[item.weight], step.features[item.output]
+    if not step.options.pregenerate:
+        generate(step, weights, forward=False, backward=True)
+    if len(weights.phases) < weights.kernel.stride**2:
+        clear(step.em, target)
+    for phase, image in zip(weights.phases, weights.backward, strict=True):
+        product = WindowProduct(step.em, step.rings, step.features[item.gradient], target, phase.window)
+        product.emit(image, interleave=step.options.interleave)
+
+
+def weight_gradient(step: Step, item: ConvWeightGrad, update: Callable[[Step, Update, list[Block]], None]) -> None:
+    """WU, and the update of each tile as soon as its gradient is complete."""
+    weights, rule = step.weights[item.weight], step.updates[item.output]
+    offsets = weights.offsets(step.arch)
+
+    def apply(gradient: Block, tile: GradientTile) -> None:
+        blocks = [load_master(step, weights, number, offsets[tile], tile) for number in range(len(weights.masters))]
+        update(step, rule, [blocks[0], gradient, *blocks[1:]])
+        for number, block in enumerate(blocks):
+            store_master(step, weights, number, offsets[tile], block)
+        if step.options.pregenerate:
+            write_copies(step.em, weights, blocks[0], tile)
+
+    product = WeightGradient(
+        step.em, step.rings, step.features[item.input], step.features[item.gradient], weights.kernel
+    )
+    product.emit(weights.plan, apply)
+
+
+def generate(step: Step, weights: Weights, *, forward: bool = True, backward: bool = True) -> None:
+    """Write the operand copies of a parameter from its master."""
+    kept = weights if backward else replace(weights, phases=(), backward=())
+    for tile, place in weights.offsets(step.arch).items():
+        write_copies(step.em, kept, load_master(step, weights, 0, place, tile), tile, forward=forward)
+
+
+def load_master(step: Step, weights: Weights, which: int, place: tuple[int, int], tile: GradientTile) -> Block:
+    """A tile of the weights (0) or of a state, as FP32."""
+    number, word = place
+    master, row = weights.masters[which], 4 * step.arch.array.cols
+    block = step.em.take(tile.rows, tile.words)
+    region = Region("dram", master.unit + number, master.unit + number + 1)
+    line = block.reshape(1, tile.rows * tile.words)
+    step.em.load_block(line, master.address + word * row, 0, region, wide=True)
+    return block
+
+
+def store_master(step: Step, weights: Weights, which: int, place: tuple[int, int], block: Block) -> None:
+    """The inverse of `load_master`."""
+    number, word = place
+    master, row = weights.masters[which], 4 * step.arch.array.cols
+    region = Region("dram", master.unit + number, master.unit + number + 1)
+    line = block.reshape(1, block.rows * block.words)
+    step.em.store(line, master.address + word * row, 0, region, 0)
+
+
+def clear(em: Emitter, feature: Feature) -> None:
+    """Fill a feature map with zeros."""
+    for chunk in em.chunks(feature, em.bank_words // 2):
+        rows = chunk.images * chunk.rows * feature.w
+        block = em.take(rows, feature.words)
+        em.load(Target.ACC16, block.addr, None, block.region, rows=1, pad=rows * feature.words)
+        em.put(feature, chunk, block)
+
+
+def load_constants(step: Step) -> None:
+    """The first instruction of a step: constants and scalars go to the end of the accumulators."""
+    place = step.arch.scratchpads.acc_depth - CONSTANTS
+    block = Block(place, CONSTANTS, 1, 1)
+    unit = step.memory.constants_unit
+    step.em.load_block(
+        block, step.memory.constants, 2 * step.arch.beat_bytes, Region("dram", unit, unit + 1), wide=True
+    )

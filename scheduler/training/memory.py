@@ -1,0 +1,139 @@
+"""External memory of a training step: where every tensor, weight copy and state is."""
+
+from dataclasses import dataclass
+from math import ceil, gcd
+
+from hwgen.arch import Arch, UserError
+from models.pattern import Pattern
+from scheduler.hazards import Region
+from scheduler.training.emitter import CONSTANTS, Feature, words_of
+from scheduler.training.gradients import Kernel, plan_gradient
+from scheduler.training.ir import Tensor
+from scheduler.training.weights import Master, Weights
+from scheduler.training.windows import BLOCK_SLOTS, Phase, WeightImage
+
+
+@dataclass(frozen=True)
+class Row:
+    """FP32 values, one for each channel, in whole words. `unit` numbers it for hazards."""
+
+    name: str
+    channels: int
+    words: int
+    address: int
+    unit: int
+
+    @property
+    def region(self) -> Region:
+        """The whole row."""
+        return Region("dram", self.unit, self.unit + 1)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A named piece of external memory, for the listing and for the error when there is too little."""
+
+    name: str
+    kind: str
+    address: int
+    size: int
+
+
+class MemoryMap:
+    """Hands out external memory from address 0, and hazard numbers with it."""
+
+    def __init__(self, arch: Arch, limit: int | None = None) -> None:
+        self.arch, self.limit = arch, limit or 1 << arch.memory.address_bits
+        self.segments: list[Segment] = []
+        self.end, self._unit = 0, 0
+        self.constants = self._take("constants", "constants", CONSTANTS * 2 * arch.beat_bytes)
+        self.constants_unit = self._units(1)
+
+    def feature(self, tensor: Tensor, kind: str) -> Feature:
+        """Room for a tensor [N, H, W, C] of operands."""
+        n, h, w, c = tensor.shape
+        words = words_of(c, self.arch)
+        address = self._take(tensor.name, kind, n * h * w * words * self.arch.beat_bytes)
+        blocks = ceil(n / self.arch.array.rows)
+        return Feature(tensor.name, n, h, w, c, words, address, self._units(blocks * h))
+
+    def row(self, name: str, channels: int, kind: str) -> Row:
+        """Room for a value of each channel."""
+        words = words_of(channels, self.arch)
+        address = self._take(name, kind, 2 * words * self.arch.beat_bytes)
+        return Row(name, channels, words, address, self._units(1))
+
+    def weights(
+        self,
+        tensor: Tensor,
+        *,
+        kernel: Kernel,
+        phases: tuple[Phase, ...],
+        patterns: tuple[Pattern | None, Pattern | None],
+        states: tuple[str, ...],
+        limit: int,
+    ) -> Weights:
+        """Room for the masters of a parameter and its states, and for its copies.
+
+        `patterns` are those of the forward and of the backward copy; `limit` the accumulator words of a tile.
+        """
+        cols = self.arch.array.cols
+        channels, inputs = (words_of(size, self.arch) * cols for size in (tensor.shape[0], tensor.shape[3]))
+        span = (_span(patterns[1], cols), _span(patterns[0], cols))
+        plan = plan_gradient(self.arch, kernel=kernel, channels=channels, blocks=inputs // cols, span=span, limit=limit)
+        taps = kernel.size[0] * kernel.size[1]
+        tiles = len(list(plan.tiles(channels, taps, inputs // cols)))
+        size = channels * taps * inputs * 4
+        masters = tuple(
+            Master(name, self._take(name, "weights" if name == tensor.name else "state", size), self._units(tiles))
+            for name in (tensor.name, *states)
+        )
+        forward = self.image(f"{tensor.name} (forward)", taps * inputs, channels // cols, patterns[0])
+        backward = tuple(
+            self.image(
+                f"{tensor.name} (backward {number})", len(phase.positions) * channels, inputs // cols, patterns[1]
+            )
+            for number, phase in enumerate(phases)
+        )
+        return Weights(
+            name=tensor.name,
+            channels=channels,
+            inputs=inputs,
+            kernel=kernel,
+            plan=plan,
+            masters=masters,
+            forward=forward,
+            phases=phases,
+            backward=backward,
+        )
+
+    def image(self, name: str, depth: int, blocks: int, pattern: Pattern | None) -> WeightImage:
+        """Room for a copy of weights."""
+        image = WeightImage(name, 0, depth, blocks, pattern, self._units(blocks))
+        address = self._take(name, "copy", image.beats * blocks * self.arch.beat_bytes)
+        return WeightImage(name, address, depth, blocks, pattern, image.unit)
+
+    def _take(self, name: str, kind: str, size: int) -> int:
+        address = self.end
+        if address + size > self.limit:
+            raise UserError(
+                f"external memory of {self.limit:,} bytes is too small: {name} needs {size:,} bytes from {address:,} on"
+            )
+        self.segments.append(Segment(name, kind, address, size))
+        self.end += size
+        return address
+
+    def _units(self, count: int) -> int:
+        self._unit += count
+        return self._unit - count
+
+
+def packed_span(pattern: Pattern) -> int:
+    """Channels after which packed weights are at the start of a block again."""
+    return pattern.m * BLOCK_SLOTS // gcd(BLOCK_SLOTS, pattern.n)
+
+
+def _span(pattern: Pattern | None, cols: int) -> int:
+    """Channels that a tile must hold at least, whole words."""
+    span = packed_span(pattern) if pattern else cols
+    return span * cols // gcd(span, cols)

@@ -1,0 +1,71 @@
+"""Recorded instructions on the golden machine: memory images of features and weights, and what comes back."""
+
+import numpy as np
+import torch
+
+from hwgen.arch import Arch, arch_from_dict, load
+from hwgen.arch.isa import encode
+from models.formats import decode
+from models.formats import encode as encode_operands
+from models.machine import Machine
+from scheduler.training.emitter import Emitter, Feature
+from scheduler.training.ir import Kind, Tensor
+from scheduler.training.memory import MemoryMap
+from scheduler.training.order import list_order
+
+TINY = load("tiny")
+
+
+def arch8() -> Arch:
+    """8 x 8, big enough scratchpads for real layers."""
+    return arch_from_dict(
+        {
+            "name": "eight",
+            "array": {"rows": 8, "cols": 8},
+            "scratchpads": {"act_depth": 512, "wgt_depth": 4096, "acc_depth": 4096, "acc_banks": 4},
+            "memory": {"data_bits": 128},
+        }
+    )
+
+
+class Bench:
+    """An emitter with its memory, run on the golden machine in recorded or in scheduled order."""
+
+    def __init__(self, arch: Arch = TINY) -> None:
+        self.arch, self.em, self.memory = arch, Emitter(arch), MemoryMap(arch)
+        self.contents: list[tuple[int, bytes]] = []
+
+    def feature(self, name: str, values: np.ndarray | torch.Tensor | None = None, shape: tuple = ()) -> Feature:
+        """A feature map with values [N, H, W, C], or zeros of a shape."""
+        values = None if values is None else np.asarray(values, np.float32)
+        feature = self.memory.feature(Tensor(name, shape or values.shape, Kind.ACTIVATION), "tensor")
+        if values is not None:
+            width = feature.words * self.arch.array.cols
+            filled = np.pad(values, [(0, 0)] * 3 + [(0, width - values.shape[3])])
+            self.contents.append((feature.address, encode_operands(filled, self.arch.array.operand).tobytes()))
+        return feature
+
+    def run(self, *, scheduled: bool = False) -> Machine:
+        """Execute everything recorded so far from a fresh memory."""
+        commands = self.em.recorder.commands
+        if scheduled:
+            commands = self.em.recorder.finish(15, list_order(self.em.recorder, self.arch))
+        image = np.zeros(self.memory.end, np.uint8)
+        for address, data in self.contents:
+            image[address : address + len(data)] = np.frombuffer(data, np.uint8)
+        machine = Machine(self.arch, {0: image})
+        machine.run(b"".join(encode(item) for item in commands))
+        return machine
+
+    def read(self, machine: Machine, feature: Feature) -> np.ndarray:
+        """Values [N, H, W, C] of a feature map after a run."""
+        count = feature.n * feature.image_words * self.arch.array.cols
+        bits = np.frombuffer(machine.memory.read(feature.address, 2 * count), np.uint16)
+        values = decode(bits, self.arch.array.operand).reshape(feature.n, feature.h, feature.w, -1)
+        assert (values[..., feature.c :] == 0).all(), "padding channels are not zero"
+        return values[..., : feature.c]
+
+
+def operands(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """Random values that FP16 holds exactly."""
+    return rng.standard_normal(shape).astype(np.float16).astype(np.float32)
