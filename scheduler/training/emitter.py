@@ -104,14 +104,16 @@ class AccRing:
     """Stretches of one accumulator bank, one after the other, from its beginning again at its end."""
 
     def __init__(self, base: int, depth: int) -> None:
-        self.base, self.depth, self.next = base, depth, 0
+        self.base, self.depth, self.next, self.live = base, depth, 0, 0
 
     def take(self, words: int) -> int:
-        """First of `words` words."""
-        if words > self.depth:
-            raise UserError(f"{words} accumulator words are needed in a bank that has {self.depth} left")
+        """First of `words` words. Raises `UserError` if they would overlap what was taken since `live` was set to 0."""
         if self.next + words > self.depth:
+            self.live += self.depth - self.next
             self.next = 0
+        self.live += words
+        if self.live > self.depth:
+            raise UserError(f"{self.live} accumulator words are needed at a time in a bank that has {self.depth}")
         self.next += words
         return self.base + self.next - words
 
@@ -138,6 +140,16 @@ class Emitter:
 
     # ---- accumulator blocks
 
+    def begin_chunk(self) -> None:
+        """Blocks taken before may be overwritten from here on."""
+        for ring in self.rings:
+            ring.live = 0
+
+    def begin_kernel(self) -> None:
+        """Blocks kept before may be overwritten from here on."""
+        for ring in self.statics:
+            ring.live = 0
+
     def take(self, rows: int, words: int) -> Block:
         """A block without gaps for this chunk; its words are free again when the bank's ring comes round."""
         ring = self.rings[self._turn % len(self.rings)]
@@ -145,7 +157,7 @@ class Emitter:
         return Block(ring.take(rows * words), rows, words, words)
 
     def keep(self, rows: int, words: int) -> Block:
-        """A block that stays until the kernel after this one ends."""
+        """A block that stays until the kernel ends."""
         ring = self.statics[self._static_turn % len(self.statics)]
         self._static_turn += 1
         return Block(ring.take(rows * words), rows, words, words)
@@ -254,6 +266,7 @@ class Emitter:
             end = min(feature.n, block + self.arch.array.rows)
             for h in range(0, feature.h, rows):
                 for image in range(block, end, images):
+                    self.begin_chunk()
                     yield Chunk(image, min(images, end - image), h, min(rows, feature.h - h))
 
     def fetch(self, feature: Feature, chunk: Chunk) -> Block:

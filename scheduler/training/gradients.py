@@ -162,6 +162,7 @@ class WeightGradient:
         self._layout(plan)
         taps = self.kernel.size[0] * self.kernel.size[1]
         for tile in plan.tiles(self.dy.words * self.array.cols, taps, self.x.words):
+            self.em.begin_chunk()
             result = self.em.take(tile.rows, tile.words)
             pieces = list(self._pieces())
             for number, piece in enumerate(pieces):

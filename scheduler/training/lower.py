@@ -202,6 +202,7 @@ def generate(step: Step, weights: Weights, *, forward: bool = True, backward: bo
     """Write the operand copies of a parameter from its master."""
     kept = weights if backward else replace(weights, phases=(), backward=())
     for tile, place in weights.offsets(step.arch).items():
+        step.em.begin_chunk()
         write_copies(step.em, kept, load_master(step, weights, 0, place, tile), tile, forward=forward)
 
 

@@ -257,6 +257,7 @@ class WindowProduct:
         """One TENSOR instruction and what follows it."""
         window, source, image = self.window, self.source, self.image
         unit = self.array.cols // self.array.act_width
+        self.em.begin_chunk()
         first = area + self.zeros + slot * self.pitch
         left = (column * window.in_step + window.in_offset[1]) * source.words
         result = self.em.take(tile.pixels * self.array.rows, tile.words)
