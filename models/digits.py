@@ -23,7 +23,7 @@ DECAY = 2e-4
 
 @dataclass(frozen=True)
 class Digits:
-    """Train and test split: images `[count, 64]` in 0..1 and labels `[count]`."""
+    """Train and test split: images `[count, pixels]` (of `digits`: 64, in 0..1) and labels `[count]`."""
 
     train_images: NDArray[np.float32]
     train_labels: NDArray[np.int64]
