@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgen.arch import Arch
-from hwgen.arch.isa import Command, Dataflow, Format, Opcode, Target
+from hwgen.arch.isa import Command, Dataflow, Opcode, Target
+from models.machine_load import chunk_places, row_beats, slot_words
+from models.machine_output import stored_shape
 from models.machine_state import block_words
 from models.machine_tensor import group_shape
 from models.machine_vector import operand_words, sources
@@ -24,17 +26,23 @@ class Access:
 
 @dataclass(frozen=True)
 class Rows:
-    """Bytes of external memory that an instruction touches: `rows` rows of `size` bytes, `stride` bytes apart."""
+    """Bytes of external memory that an instruction touches.
+
+    `rows` rows, `stride` bytes apart, each of `planes` runs of `size` bytes, `plane_stride` bytes apart.
+    """
 
     address: int
     rows: int
     size: int
     stride: int
     writes: bool
+    planes: int = 1
+    plane_stride: int = 0
 
     def starts(self) -> NDArray[np.int64]:
-        """Address of the first byte of every row."""
-        return self.address + self.stride * np.arange(self.rows, dtype=np.int64)
+        """Address of the first byte of every run, row by row."""
+        rows = self.stride * np.arange(self.rows, dtype=np.int64)
+        return (self.address + rows[:, None] + self.plane_stride * np.arange(self.planes, dtype=np.int64)).ravel()
 
 
 def scratchpad_words(arch: Arch) -> dict[str, int]:
@@ -52,7 +60,7 @@ def scratchpad_accesses(item: Command, arch: Arch) -> list[Access]:
     """Scratchpad words that a legal instruction reads and writes."""
     match item.opcode:
         case Opcode.LOAD:
-            return [_loaded(item, arch)]
+            return _loaded(item, arch)
         case Opcode.TENSOR:
             return _tensor(item, arch)
         case Opcode.VECTOR:
@@ -65,10 +73,11 @@ def scratchpad_accesses(item: Command, arch: Arch) -> list[Access]:
 def memory_rows(item: Command, arch: Arch) -> Rows | None:
     """External memory that a legal instruction reads or writes; None if it does neither."""
     if item.opcode is Opcode.LOAD and item.beats:
-        return Rows(item.dram_addr, item.rows, item.beats * arch.beat_bytes, item.row_stride, False)
+        size = item.beats * arch.beat_bytes
+        return Rows(item.dram_addr, item.rows, size, item.row_stride, False, item.planes, item.plane_stride)
     if item.opcode is Opcode.STORE:
-        size = item.words * arch.beat_bytes * (2 if item.format == Format.FP32 else 1)
-        return Rows(item.dram_addr, item.rows, size, item.row_stride, True)
+        rows, beats = stored_shape(item, arch.array)
+        return Rows(item.dram_addr, rows, beats * arch.beat_bytes, item.row_stride, True)
     return None
 
 
@@ -76,26 +85,32 @@ def _bank_words(arch: Arch, banks: NDArray[np.int64], words: NDArray[np.int64]) 
     return np.ravel(banks * arch.scratchpads.act_depth + words)
 
 
-def _loaded(item: Command, arch: Arch) -> Access:
-    array, beats = arch.array, item.beats + item.pad
+def _loaded(item: Command, arch: Arch) -> list[Access]:
+    memory, words = _loaded_words(item, arch)
+    found = [Access(memory, words.ravel(), True)]
+    return [*found, Access("idx", words.ravel(), True)] if item.target == Target.PACKED else found
+
+
+def _loaded_words(item: Command, arch: Arch) -> tuple[str, NDArray[np.int64]]:
+    array, beats = arch.array, row_beats(item)
     y, x = np.arange(item.rows)[:, None], np.arange(beats)
     match Target(item.target):
         case Target.ACT_ROWS:
             words = item.addr + y // array.rows * item.stride + x
-            return Access("act", _bank_words(arch, y % array.rows, words), True)
+            return "act", _bank_words(arch, y % array.rows, words)
         case Target.ACT_CHUNKS:
-            chunk = 1 << item.chunk_log2
-            value = np.arange(min(beats * array.cols, array.rows * chunk))
-            words = item.addr + (y * chunk + value % chunk) // array.cols
-            return Access("act", _bank_words(arch, value // chunk, words), True)
+            banks, elements = chunk_places(item, array)
+            return "act", _bank_words(arch, banks, elements // array.cols)
         case Target.WGT:
-            return Access("wgt", (item.addr + y * item.stride + x // array.lanes).ravel(), True)
+            return "wgt", item.addr + y * item.stride + x // array.lanes
         case Target.IDX:
-            return Access("idx", block_words(item.addr, item.stride, item.rows, beats * 4 // array.lanes).ravel(), True)
+            return "idx", block_words(item.addr, item.stride, item.rows, beats * 4 // array.lanes)
         case Target.ACC32:
-            return Access("acc", block_words(item.addr, item.stride, item.rows, beats // 2).ravel(), True)
+            return "acc", block_words(item.addr, item.stride, item.rows, beats // 2)
         case Target.ACC16:
-            return Access("acc", block_words(item.addr, item.stride, item.rows, beats).ravel(), True)
+            return "acc", block_words(item.addr, item.stride, item.rows, beats)
+        case Target.COLS | Target.PACKED:
+            return "wgt", slot_words(item, array)
 
 
 def _tensor(item: Command, arch: Arch) -> list[Access]:

@@ -74,15 +74,14 @@ def require_words(memory: str, depth: int, last: int) -> None:
         raise Fault(Cause.SCRATCHPAD_RANGE, f"word {last} of {memory}, which has {depth}")
 
 
-def require_aligned(item: Command, arch: Arch, beats: int) -> None:
-    """MEMORY_ALIGNMENT unless address and stride are whole beats and the `beats` of every row are in reach."""
-    for name in ("dram_addr", "row_stride"):
-        if item.operands[name] % arch.beat_bytes:
-            raise Fault(
-                Cause.MEMORY_ALIGNMENT, f"{name} {item.operands[name]:#x} is not a multiple of {arch.beat_bytes} bytes"
-            )
-    end = item.dram_addr + (item.rows - 1) * item.row_stride + beats * arch.beat_bytes
-    if beats and end > 1 << arch.memory.address_bits:
+def require_aligned(item: Command, arch: Arch, extent: int) -> None:
+    """MEMORY_ALIGNMENT unless address and strides are whole beats and `extent` bytes from the address are in reach."""
+    for name in ("dram_addr", "row_stride", "plane_stride"):
+        value = item.operands.get(name, 0)
+        if value % arch.beat_bytes:
+            raise Fault(Cause.MEMORY_ALIGNMENT, f"{name} {value:#x} is not a multiple of {arch.beat_bytes} bytes")
+    end = item.dram_addr + extent
+    if extent and end > 1 << arch.memory.address_bits:
         raise Fault(Cause.MEMORY_ALIGNMENT, f"address {end - 1:#x} is beyond {arch.memory.address_bits} address bits")
 
 

@@ -171,7 +171,8 @@ TABLE: dict[Opcode, Instruction] = {
                 Field(
                     "stride",
                     20,
-                    "scratchpad words between rows (ACT_ROWS: between groups of `array.rows` rows; ACT_CHUNKS: unused)",
+                    "scratchpad words between rows (ACT_ROWS, ACT_CHUNKS: between rounds over the banks; "
+                    "COLS, PACKED: between words of a row)",
                 ),
                 Field("rows", 16, "rows of the block", low=1),
                 Field("beats", 16, "memory beats read in each run of a row"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hwgen.arch import UserError
-from hwgen.arch.isa import Cause, Dataflow, Engine, Opcode, Operation, Target, command
+from hwgen.arch.isa import Cause, Dataflow, Engine, Format, Opcode, Operation, Target, command
 from hwgen.arch.registers import FETCH
 from models.machine import Machine
 from models.machine_state import MachineError
@@ -18,30 +18,48 @@ OS = {"first": 1, "last": 1, "groups": 1, "rows": 1, "tile_cols": 1, "tile_rows"
 WS = {**OS, "dataflow": Dataflow.WEIGHT_STATIONARY}
 VECTOR = {"rows": 1, "words": 1, "d_addr": 1}
 STORE = {"rows": 1, "words": 1, "lanes": 4}
+CHUNKS = {"target": Target.ACT_CHUNKS, "chunk_log2": 3, "rows": 1, "beats": 8}  # a whole round of four banks
+FAR = {**LOAD, "dram_addr": (1 << 40) - 64}
+PACKED = {**STORE, "format": Format.PACKED, "rows": 3, "n": 1, "m": 3, "stride": 1}
 FIELD, RANGE, ALIGN = Cause.BAD_FIELD, Cause.SCRATCHPAD_RANGE, Cause.MEMORY_ALIGNMENT
 READ, WRITE = Cause.READ_RESPONSE, Cause.WRITE_RESPONSE
 
 # Each row: opcode, fields that are just legal, the one change that is not, and the cause.
 RULES = [
     (Opcode.LOAD, LOAD, {"beats": 0}, FIELD),
+    (Opcode.LOAD, {**LOAD, "rows": 5, "beats": 0, "pad": 256}, {"pad": 0, "planes": 9}, FIELD),
+    (Opcode.LOAD, {**LOAD, "planes": 256}, {"beats": 256}, FIELD),
     (Opcode.LOAD, {**LOAD, "target": Target.IDX, "stride": 4}, {"addr": 6}, FIELD),
     (Opcode.LOAD, {**LOAD, "target": Target.IDX, "addr": 4}, {"stride": 2}, FIELD),
     (Opcode.LOAD, {**LOAD, "target": Target.ACC32, "pad": 1}, {"pad": 2}, FIELD),
+    (Opcode.LOAD, {**LOAD, "target": Target.ACC32, "planes": 2}, {"planes": 3}, FIELD),
+    (Opcode.LOAD, {**LOAD, "target": Target.PACKED, "planes": 4, "pad": 1}, {"pad": 2}, FIELD),
     (Opcode.LOAD, {**LOAD, "rows": 4, "stride": 999, "addr": 255}, {"rows": 5}, RANGE),
+    (Opcode.LOAD, {**LOAD, "planes": 256}, {"planes": 257}, RANGE),
     (Opcode.LOAD, {**LOAD, "beats": 6, "pad": 250}, {"pad": 251}, RANGE),
     (Opcode.LOAD, {**LOAD, "target": Target.ACT_CHUNKS, "chunk_log2": 1, "addr": 255, "rows": 2}, {"rows": 3}, RANGE),
     (Opcode.LOAD, {**LOAD, "target": Target.ACT_CHUNKS, "chunk_log2": 3, "addr": 255}, {"pad": 1}, RANGE),
+    (Opcode.LOAD, {**LOAD, "target": Target.ACT_CHUNKS, "beats": 2, "stride": 255}, {"addr": 1}, RANGE),
+    (Opcode.LOAD, {**CHUNKS, "pad": 1, "stride": 255}, {"pad": 2}, RANGE),
+    (Opcode.LOAD, {**CHUNKS, "pad": 2, "stride": 1, "addr": 253}, {"addr": 254}, RANGE),
+    (Opcode.LOAD, {**CHUNKS, "pad": 2, "stride": 0, "addr": 254}, {"stride": 2}, RANGE),
     (Opcode.LOAD, {**LOAD, "target": Target.WGT, "rows": 2, "stride": 2047}, {"addr": 1}, RANGE),
+    (Opcode.LOAD, {**LOAD, "target": Target.COLS, "rows": 3, "beats": 2, "stride": 2045}, {"stride": 2046}, RANGE),
+    (Opcode.LOAD, {**LOAD, "target": Target.PACKED, "beats": 10, "addr": 2040, "stride": 1}, {"addr": 2041}, RANGE),
     (Opcode.LOAD, {**LOAD, "target": Target.IDX, "addr": 2044}, {"pad": 1}, RANGE),
     (Opcode.LOAD, {**LOAD, "target": Target.ACC32, "beats": 2, "addr": 1023}, {"pad": 2}, RANGE),
     (Opcode.LOAD, {**LOAD, "target": Target.ACC16, "addr": 1023}, {"addr": 1024}, RANGE),
     (Opcode.LOAD, LOAD, {"dram_addr": 4}, ALIGN),
     (Opcode.LOAD, LOAD, {"row_stride": 12}, ALIGN),
+    (Opcode.LOAD, LOAD, {"plane_stride": 4}, ALIGN),
     (Opcode.LOAD, {**LOAD, "beats": 0, "pad": 1}, {"dram_addr": 4}, ALIGN),
     (Opcode.LOAD, {**LOAD, "dram_addr": (1 << 40) - 8}, {"beats": 2}, ALIGN),
     (Opcode.LOAD, {**LOAD, "dram_addr": (1 << 40) - 8}, {"dram_addr": 1 << 40}, ALIGN),
     (Opcode.LOAD, {**LOAD, "rows": 2, "dram_addr": (1 << 40) - 64, "row_stride": 56}, {"row_stride": 64}, ALIGN),
+    (Opcode.LOAD, {**FAR, "planes": 2, "plane_stride": 56}, {"plane_stride": 64}, ALIGN),
+    (Opcode.LOAD, {**FAR, "planes": 2, "plane_stride": 32, "rows": 2, "row_stride": 24}, {"row_stride": 32}, ALIGN),
     (Opcode.LOAD, {**LOAD, "beats": 2, "row_stride": 16}, {"rows": 257}, READ),
+    (Opcode.LOAD, {**LOAD, "planes": 2, "plane_stride": 4088}, {"plane_stride": 4096}, READ),
     (Opcode.LOAD, {**LOAD, "dram_addr": 4096 - 8}, {"dram_addr": 4096}, READ),
     (Opcode.TENSOR, {**OS, "sparse": 1, "n": 2, "m": 2}, {"n": 3}, FIELD),
     (Opcode.TENSOR, {**OS, "sparse": 1, "n": 1, "m": 2}, {"n": 0}, FIELD),
@@ -76,11 +94,23 @@ RULES = [
     (Opcode.VECTOR, {**VECTOR, "right": 1, "operation": Operation.ISUB}, {"operation": Operation.COPY}, FIELD),
     (Opcode.VECTOR, {**VECTOR, "rows": 2, "words": 2, "d_stride": 1020, "d_addr": 2}, {"d_addr": 3}, RANGE),
     (Opcode.STORE, STORE, {"lanes": 5}, FIELD),
+    (Opcode.STORE, {**STORE, "format": Format.OPERAND, "transpose": 1, "rows": 4}, {"format": Format.FP32}, FIELD),
+    (Opcode.STORE, {**STORE, "format": Format.OPERAND, "transpose": 1, "rows": 4}, {"rows": 8}, FIELD),
+    (Opcode.STORE, {**STORE, "format": Format.DENSE, "transpose": 1, "rows": 8}, {"rows": 6}, FIELD),
+    (Opcode.STORE, {**STORE, "format": Format.DENSE, "rows": 6}, {"transpose": 1}, FIELD),
+    (Opcode.STORE, {**PACKED, "rows": 6}, {"rows": 7}, FIELD),
+    (Opcode.STORE, {**PACKED, "rows": 8, "words": 3, "m": 4, "transpose": 1}, {"m": 5}, FIELD),
+    (Opcode.STORE, PACKED, {"n": 0}, FIELD),
+    (Opcode.STORE, PACKED, {"n": 3, "m": 2}, FIELD),
     (Opcode.STORE, {**STORE, "addr": 1022, "words": 2}, {"words": 3}, RANGE),
+    (Opcode.STORE, {**PACKED, "addr": 1021}, {"addr": 1022}, RANGE),
     (Opcode.STORE, STORE, {"dram_addr": 2}, ALIGN),
     (Opcode.STORE, STORE, {"row_stride": 4}, ALIGN),
     (Opcode.STORE, {**STORE, "dram_addr": 4096 - 16}, {"dram_addr": 4096 - 8}, WRITE),
     (Opcode.STORE, {**STORE, "format": 1, "dram_addr": (1 << 40) - 8}, {"format": 0}, ALIGN),
+    (Opcode.STORE, {**STORE, "format": 2, "dram_addr": (1 << 40) - 16, "rows": 2}, {"rows": 3}, ALIGN),
+    (Opcode.STORE, {**PACKED, "dram_addr": (1 << 40) - 40}, {"dram_addr": (1 << 40) - 32}, ALIGN),
+    (Opcode.STORE, {**PACKED, "dram_addr": 4096 - 40}, {"n": 2, "m": 3, "rows": 9, "stride": 1}, WRITE),
 ]
 
 

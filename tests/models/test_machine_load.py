@@ -18,9 +18,12 @@ def loaded_by_hand(machine, memory: bytes, item) -> dict[str, np.ndarray]:
     cols, lanes, banks = chosen.array.cols, chosen.array.lanes, chosen.array.rows
     pads = {name: getattr(state, name).copy() for name in ("act", "wgt", "idx", "acc")}
     for y in range(item.rows):
-        for x in range(item.beats + item.pad):
-            start = item.dram_addr + y * item.row_stride + x * chosen.beat_bytes
-            beat = memory[start : start + chosen.beat_bytes] if x < item.beats else bytes(chosen.beat_bytes)
+        for x in range(item.planes * item.beats + item.pad):
+            beat = bytes(chosen.beat_bytes)
+            if x < item.planes * item.beats:
+                z, b = divmod(x, item.beats)
+                start = item.dram_addr + y * item.row_stride + z * item.plane_stride + b * chosen.beat_bytes
+                beat = memory[start : start + chosen.beat_bytes]
             number = int.from_bytes(beat, "little")
             operands = [number >> (16 * i) & 0xFFFF for i in range(cols)]
             match Target(item.target):
@@ -30,9 +33,10 @@ def loaded_by_hand(machine, memory: bytes, item) -> dict[str, np.ndarray]:
                 case Target.ACT_CHUNKS:
                     chunk = 2**item.chunk_log2
                     for i, value in enumerate(operands):
-                        v = x * cols + i
-                        if v // chunk < banks:
-                            pads["act"][v // chunk, item.addr * cols + y * chunk + v % chunk] = value
+                        unit, offset = divmod(x * cols + i, chunk)
+                        if unit < banks or item.stride:
+                            word = item.addr + unit // banks * item.stride
+                            pads["act"][unit % banks, word * cols + y * chunk + offset] = value
                 case Target.WGT:
                     pads["wgt"][item.addr + y * item.stride + x // lanes, x % lanes] = operands
                 case Target.IDX:
@@ -47,6 +51,15 @@ def loaded_by_hand(machine, memory: bytes, item) -> dict[str, np.ndarray]:
                 case Target.ACC16:
                     wide = fp32_bits(decode(np.array(operands, np.uint16), chosen.array.operand))
                     pads["acc"][item.addr + y * item.stride + x] = wide
+                case Target.COLS:
+                    pads["wgt"][item.addr + y + x // lanes * item.stride, x % lanes] = operands
+                case Target.PACKED:
+                    quad, i = divmod(x, 5)
+                    slots = range(4 * quad, 4 * quad + 4) if i == 4 else [4 * quad + i]
+                    for s in slots:
+                        place = (item.addr + y + s // lanes * item.stride, s % lanes)
+                        indices = [number >> 4 * (s % 4 * cols + c) & 15 for c in range(cols)]
+                        pads["idx" if i == 4 else "wgt"][place] = indices if i == 4 else operands
     return pads
 
 
@@ -77,7 +90,52 @@ CASES = [
     {"target": Target.ACC32, "rows": 4, "beats": 3, "pad": 1, "stride": 5, "addr": 9},
     {"target": Target.ACC32, "rows": 3, "beats": 4, "stride": 0, "addr": 9},  # every row lands on the same words
     {"target": Target.ACC16, "rows": 4, "beats": 3, "pad": 1, "stride": 5, "addr": 9},
+    *(
+        # Values wrap around the banks, into other words or over those of an earlier wrap.
+        {"target": Target.ACT_CHUNKS, "chunk_log2": log2, "rows": 6, "beats": 13, "pad": 1, "addr": 3, "stride": stride}
+        for log2 in range(5)
+        for stride in (1, 18)
+    ),
+    {"target": Target.COLS, "rows": 3, "beats": 7, "pad": 2, "stride": 5, "addr": 4},
+    {"target": Target.COLS, "rows": 5, "beats": 7, "stride": 3, "addr": 4},  # later blocks overwrite earlier ones
+    {"target": Target.PACKED, "rows": 3, "beats": 10, "stride": 4, "addr": 4},
+    {"target": Target.PACKED, "rows": 2, "beats": 13, "pad": 7, "stride": 1, "addr": 4},
 ]
+PLANES = [
+    {"target": Target.ACT_ROWS, "rows": 11, "beats": 3, "stride": 11, "planes": 3, "pad": 1},
+    {"target": Target.ACT_CHUNKS, "chunk_log2": 1, "rows": 5, "beats": 1, "planes": 6, "pad": 1},
+    {"target": Target.WGT, "rows": 6, "beats": 1, "planes": 4, "pad": 3, "stride": 7, "addr": 2},
+    {"target": Target.IDX, "rows": 2, "beats": 2, "planes": 3, "stride": 24, "addr": 8},
+    {"target": Target.ACC32, "rows": 3, "beats": 3, "planes": 2, "stride": 3, "addr": 9},
+    {"target": Target.ACC32, "rows": 3, "beats": 1, "planes": 5, "pad": 3, "stride": 4, "addr": 9},
+    {"target": Target.ACC16, "rows": 4, "beats": 2, "planes": 3, "stride": 6},
+    {"target": Target.COLS, "rows": 3, "beats": 4, "planes": 3, "pad": 1, "stride": 3, "addr": 1},
+    {"target": Target.PACKED, "rows": 2, "beats": 3, "planes": 3, "pad": 1, "stride": 2, "addr": 1},
+    {"target": Target.ACT_ROWS, "rows": 2, "beats": 0, "planes": 3, "pad": 2},
+]
+
+
+def test_transposing_load():
+    # 8 rows of 8 columns by chunks of one value: bank r holds columns r and, a stride of words on, r + 4.
+    matrix = np.arange(64, dtype=np.uint16).reshape(8, 8)
+    machine = Machine(ARCHES["tiny"], {0: matrix.tobytes()})
+    run(machine, command(Opcode.LOAD, target=Target.ACT_CHUNKS, rows=8, beats=2, row_stride=16, addr=1, stride=3))
+    assert (machine.state.act[:, 4:12] == matrix[:, :4].T).all()
+    assert (machine.state.act[:, 16:24] == matrix[:, 4:].T).all()
+
+
+@pytest.mark.parametrize("plane_beats", [0, 1, 11])
+@pytest.mark.parametrize("case", PLANES, ids=lambda case: f"{case['target'].name}-{case['planes']}")
+@pytest.mark.parametrize("name", ARCHES)
+def test_planes_are_runs_of_one_row(name, case, plane_beats):
+    chosen = ARCHES[name]
+    machine, memory = machine_with_noise(chosen)
+    strides = {"row_stride": 23 * chosen.beat_bytes, "plane_stride": plane_beats * chosen.beat_bytes}
+    item = command(Opcode.LOAD, dram_addr=6 * chosen.beat_bytes, **strides, **case)
+    expected = loaded_by_hand(machine, memory, item)
+    run(machine, item)
+    for pad, words in expected.items():
+        assert_bits(getattr(machine.state, pad), words, pad)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['target'].name}-{case.get('chunk_log2', '')}")

@@ -1,10 +1,12 @@
 """Words that instructions touch, against what the machine really reads and writes; and races found and not found."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
 from hwgen.arch import ProgramError, UserError
-from hwgen.arch.isa import Engine, Opcode, Target, command
+from hwgen.arch.isa import Dataflow, Engine, Format, Opcode, Operation, Target, command
 from models.accesses import memory_rows, scratchpad_accesses
 from models.machine import Machine
 from models.machine_state import MachineError, UndefinedResultError
@@ -24,9 +26,10 @@ def random_command(rng: np.random.Generator):
 
     match rng.integers(0, 4):
         case 0:
-            fields = {"target": upto(5), "chunk_log2": upto(6), "addr": 4 * upto(9), "stride": 4 * upto(4)}
-            fields |= {"rows": 1 + upto(5), "beats": upto(4), "pad": upto(2)}
-            return command(Opcode.LOAD, dram_addr=8 * upto(99), row_stride=8 * upto(9), **fields)
+            fields = {"target": upto(7), "chunk_log2": upto(6), "addr": 4 * upto(9), "stride": 4 * upto(4)}
+            fields |= {"rows": 1 + upto(5), "beats": upto(4), "pad": upto(2), "planes": 1 + upto(3)}
+            fields |= {"row_stride": 8 * upto(9), "plane_stride": 8 * upto(20)}
+            return command(Opcode.LOAD, dram_addr=8 * upto(99), **fields)
         case 1:
             fields = {"dataflow": upto(1), "sparse": upto(1), "first": upto(1), "last": 1, "n": 1 + upto(3), "m": 4}
             fields |= {"tile_cols": 1 + upto(2), "tile_rows": 1 + upto(1), "groups": 1 + upto(4), "rows": 1 + upto(4)}
@@ -37,8 +40,8 @@ def random_command(rng: np.random.Generator):
             fields |= {f"{name}_hold": upto(1) for name in "xyz"} | {"operation": upto(13), "shuffle": upto(2)}
             return command(Opcode.VECTOR, relu=upto(1), rows=1 + upto(4), words=1 + upto(3), **fields)
         case _:
-            fields = {"format": upto(1), "lanes": 1 + upto(3), "addr": upto(50), "stride": upto(6)}
-            fields |= {"rows": 1 + upto(4), "words": 1 + upto(3)}
+            fields = {"format": upto(3), "lanes": 1 + upto(3), "addr": upto(50), "stride": upto(6), "m": 1 + upto(3)}
+            fields |= {"rows": 1 + upto(4), "words": 1 + upto(3), "transpose": upto(1), "n": 1 + upto(2)}
             return command(Opcode.STORE, dram_addr=8 * upto(99), row_stride=8 * upto(20), **fields)
 
 
@@ -78,27 +81,33 @@ def masks(item, machine: Machine, writes: bool) -> dict[str, np.ndarray]:
     return found
 
 
+def kind(item) -> str:
+    """What `test_accesses_are_what_the_machine_touches` counts."""
+    forms = {Opcode.LOAD: ("target", Target), Opcode.STORE: ("format", Format), Opcode.VECTOR: ("operation", Operation)}
+    name, choices = forms.get(item.opcode, ("dataflow", Dataflow))
+    return f"{item.opcode.name} {choices(item.operands[name]).name}"
+
+
 def test_accesses_are_what_the_machine_touches():
-    rng = np.random.default_rng(SEED)
-    executed = {opcode: 0 for opcode in Opcode}
-    while min(executed.values()) < 25:
+    rng, executed = np.random.default_rng(SEED), Counter()
+    kinds = len(Target) + len(Format) + len(Operation) + len(Dataflow)
+    while len(executed) < kinds or min(executed.values()) < 8:
         item = random_command(rng)
         machine, twin = Machine(TINY, SIZE), Machine(TINY, SIZE)
-        reads, writes = masks(item, machine, False), masks(item, machine, True)
-        nothing = {name: np.zeros_like(mask) for name, mask in reads.items()}
-        fill(machine, rng, nothing)
-        before = snapshot(machine)
+        fill(machine, rng, {name: np.zeros(len(pad), dtype=bool) for name, pad in snapshot(machine).items()})
         # The twin starts with other contents wherever the instruction neither reads nor writes.
         twin.state.act[:], twin.state.wgt[:] = machine.state.act, machine.state.wgt
         twin.state.idx[:], twin.state.acc[:] = machine.state.idx, machine.state.acc
         twin.memory.write(0, machine.memory.read(0, SIZE))
-        fill(twin, rng, {name: reads[name] | writes[name] for name in reads})
+        before = snapshot(machine)
         try:
             run(machine, item)
         except (MachineError, UndefinedResultError):
             continue
+        reads, writes = masks(item, machine, False), masks(item, machine, True)
+        fill(twin, rng, {name: reads[name] | writes[name] for name in reads})
         run(twin, item)
-        executed[item.opcode] += 1
+        executed[kind(item)] += 1
         after, other = snapshot(machine), snapshot(twin)
         for name, pad in after.items():
             assert (pad == before[name])[~writes[name]].all(), f"{item} writes elsewhere in {name}"
