@@ -70,9 +70,9 @@ def random_walk(arch: Arch, rng: np.random.Generator, walk: Walk, item: Command)
         return item
     while True:
         reach = int(rng.choice([1, 4, 30, 300]))
-        names = ("run", "jump", "act_stride") if walk is Walk.ACT else ("run", "jump", "step", "col_step", "col_jump")
-        fields = {name: int(rng.integers(reach + 1)) for name in names} | {"col_run": int(rng.integers(1, 17))}
-        fields["run"] = 1 + fields["run"] % 20
+        names = ("jump", "act_stride") if walk is Walk.ACT else ("jump", "step", "col_step", "col_jump")
+        fields = {name: int(rng.integers(reach + 1)) for name in names}
+        fields |= {"run": int(rng.choice([1, 2, 3, 5, 20])), "col_run": int(rng.integers(1, 17))}
         fields["col_step"] = fields.get("col_step", 0) % 256
         walked = command(Opcode.TENSOR, **item.operands | {"walk": walk} | fields)
         limit = activation_words(arch) if walk is Walk.ACT else arch.scratchpads.wgt_depth

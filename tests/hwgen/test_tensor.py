@@ -262,6 +262,8 @@ def test_walks_end_at_the_last_word(bench, rng):
 FAR = {
     "act stride": {"walk": Walk.ACT, "run": 1, "act_stride": (1 << 20) - 1, "tile_rows": 2},
     "act jump": {"walk": Walk.ACT, "run": 9, "jump": (1 << 18) - 1},
+    "act highest jump bit": {"walk": Walk.ACT, "run": 9, "jump": 1 << 17},
+    "wgt leap": {"walk": Walk.WGT, "run": 39, "col_run": 1, "step": 1, "jump": (1 << 18) - 1},
     "wgt step": {"walk": Walk.WGT, "run": 1, "col_run": 1, "step": 1023, "groups": 40},
     "wgt jump": {"walk": Walk.WGT, "run": 39, "col_run": 1, "jump": (1 << 18) - 1},
     "wgt col step": {"walk": Walk.WGT, "run": 1, "col_run": 16, "col_step": 255},
