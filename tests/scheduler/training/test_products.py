@@ -25,7 +25,7 @@ CASES = {
     "5x5 stride 3": (TINY, 4, 9, 8, 4, 4, 5, 3, 2, None),
     "2:8": (TINY, 4, 4, 4, 16, 32, 3, 1, 1, Pattern(2, 8)),
     "2:4": (TINY, 4, 6, 6, 8, 8, 3, 2, 1, Pattern(2, 4)),
-    "1:8 linear": (TINY, 8, 1, 1, 32, 64, 1, 1, 0, Pattern(1, 8)),
+    "1:8 linear": (arch8(), 8, 1, 1, 32, 64, 1, 1, 0, Pattern(1, 8)),
     "2:8 on 8x8": (arch8(), 8, 6, 6, 32, 16, 3, 1, 1, Pattern(2, 8)),
 }
 
@@ -59,6 +59,7 @@ class Layer:
 
     def make_copies(self):
         for tile, (number, word) in self.weights.offsets(self.arch).items():
+            self.bench.em.begin_chunk()
             block = self.bench.em.take(tile.rows, tile.words)
             row = 4 * self.arch.array.cols
             region = Region("dram", self.master.unit + number, self.master.unit + number + 1)
