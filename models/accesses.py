@@ -10,8 +10,8 @@ from hwgen.arch.isa import Command, Dataflow, Opcode, Target
 from models.machine_load import chunk_places, row_beats, slot_words
 from models.machine_output import stored_shape
 from models.machine_state import block_words
-from models.machine_tensor import group_shape
 from models.machine_vector import operand_words, sources
+from models.machine_walk import activation_elements, group_shape, weight_words
 
 
 @dataclass(frozen=True)
@@ -114,14 +114,16 @@ def _loaded_words(item: Command, arch: Arch) -> tuple[str, NDArray[np.int64]]:
 
 
 def _tensor(item: Command, arch: Arch) -> list[Access]:
-    group, words = group_shape(item, arch.array.lanes)
-    weights = item.wgt_addr + np.arange(item.groups * words * item.tile_cols)
+    weights = weight_words(item, arch.array).ravel()
     stationary = item.dataflow == Dataflow.WEIGHT_STATIONARY
-    extent = -(-(item.rows if stationary else item.groups) * group // arch.array.cols)
-    blocks = block_words(item.act_addr, item.act_stride, 1 if stationary else item.tile_rows, extent)
+    if stationary:
+        extent = -(-item.rows * group_shape(item, arch.array.lanes)[0] // arch.array.cols)
+        words = item.act_addr + np.arange(extent)
+    else:
+        words = np.unique(activation_elements(item, arch.array) // arch.array.cols)
     banks = np.arange(arch.array.rows)[:, None]
     result = block_words(item.acc_addr, item.acc_stride, item.rows, item.tile_cols).ravel()
-    found = [Access("act", _bank_words(arch, banks, blocks.ravel()), False), Access("wgt", weights, False)]
+    found = [Access("act", _bank_words(arch, banks, words), False), Access("wgt", weights, False)]
     if item.sparse:
         found.append(Access("idx", weights, False))
     if stationary and not item.first:

@@ -8,6 +8,14 @@ from numpy.typing import NDArray
 from hwgen.arch.isa import Command, Dataflow
 from models.formats import decode, fp32_bits, fp32_values
 from models.machine_state import State, Undefined, block_words, require, require_words
+from models.machine_walk import (
+    activation_element,
+    activation_elements,
+    check_walk,
+    group_shape,
+    weight_word,
+    weight_words,
+)
 from models.matmul import accumulate_dense, accumulate_gathered
 
 
@@ -26,11 +34,6 @@ class TensorWork:
     """Products of valid rows with slots that weights can fill: rows * groups * (n or lanes) * tile_cols * C."""
 
 
-def group_shape(item: Command, lanes: int) -> tuple[int, int]:
-    """`(G, K)` of ISA.md: values of a group, and weight words of a group in each column block."""
-    return (item.m, -(-item.n // lanes)) if item.sparse else (lanes, 1)
-
-
 def execute_tensor(state: State, item: Command, pc: int) -> TensorWork:
     """Execute one TENSOR.
 
@@ -39,6 +42,7 @@ def execute_tensor(state: State, item: Command, pc: int) -> TensorWork:
     array = state.arch.array
     if item.sparse:
         require(1 <= item.n <= item.m <= array.group_max, f"1 <= n <= m <= group_max ({array.group_max}) must hold")
+    check_walk(item)
     group, words = group_shape(item, array.lanes)
     if item.dataflow == Dataflow.OUTPUT_STATIONARY:
         _check_output_stationary(state, item, group)
@@ -48,7 +52,8 @@ def execute_tensor(state: State, item: Command, pc: int) -> TensorWork:
         _check_weight_stationary(state, item, group, words)
         beats = words * item.tile_cols * item.rows
         run = _weight_stationary
-    require_words("wgt", state.arch.scratchpads.wgt_depth, item.wgt_addr + item.groups * words * item.tile_cols - 1)
+    last = weight_word(item, array, item.groups * words - 1, np.arange(item.tile_cols)).max()
+    require_words("wgt", state.arch.scratchpads.wgt_depth, int(last))
     run(state, item, group)
     filled = item.n if item.sparse else array.lanes
     return TensorWork(pc, beats, item.rows * item.groups * filled * item.tile_cols * array.cols)
@@ -62,8 +67,8 @@ def _check_output_stationary(state: State, item: Command, group: int) -> None:
     ring = 1 << ((array.act_buffer // item.tile_rows).bit_length() - 1)
     needed = group + 2 * array.act_width
     require(ring >= needed, f"the ring of a row block holds {ring} values, but a group needs {needed}")
-    last = item.act_addr + (item.tile_rows - 1) * item.act_stride + -(-item.groups * group // array.cols) - 1
-    require_words("act", state.arch.scratchpads.act_depth, last)
+    last = activation_element(item, array, item.tile_rows - 1, item.groups * group - 1)
+    require_words("act", state.arch.scratchpads.act_depth, last // array.cols)
     if item.last:
         _check_result(state, item)
     if not item.first and slots > state.held_slots:
@@ -90,8 +95,7 @@ def _check_result(state: State, item: Command) -> None:
 
 def _output_stationary(state: State, item: Command, group: int) -> None:
     array = state.arch.array
-    start = (item.act_addr + item.act_stride * np.arange(item.tile_rows)) * array.cols
-    values = state.act[:, start[:, None] + np.arange(item.groups * group)]
+    values = state.act[:, activation_elements(item, array)]
     # [bank, row block, value] -> [value, output row]
     values = values.transpose(2, 1, 0).reshape(item.groups * group, -1)
     slots = item.tile_rows * item.tile_cols
@@ -144,23 +148,22 @@ def _accumulate(
     """Add all products of `values` `[value, output row]` to `sums` `[column, output row]`; absent groups are +0."""
     array = state.arch.array
     _, words = group_shape(item, array.lanes)
-    block = slice(item.wgt_addr, item.wgt_addr + item.groups * words * item.tile_cols)
+    places = weight_words(item, array)
     activations = np.ascontiguousarray(decode(values, array.operand))
     absent = (groups - item.groups) * words * array.lanes
-    weights = np.pad(decode(_reduction_major(state.wgt[block], item, words), array.operand), [(0, absent), (0, 0)])
+    weights = np.pad(decode(_reduction_major(state.wgt[places]), array.operand), [(0, absent), (0, 0)])
     if not item.sparse:
         accumulate_dense(activations, weights, sums)
         return
-    indices = _reduction_major(state.idx[block], item, words)
+    indices = _reduction_major(state.idx[places])
     if indices.max() >= item.m:
         raise Undefined(f"a stored index is {indices.max()}, which must be below m={item.m}")
     base = np.repeat(np.arange(groups, dtype=np.uint32) * group, words * array.lanes)
-    places = base[:, None] + np.pad(indices, [(0, absent), (0, 0)]).astype(np.uint32)
-    accumulate_gathered(activations, weights, places, sums)
+    rows = base[:, None] + np.pad(indices, [(0, absent), (0, 0)]).astype(np.uint32)
+    accumulate_gathered(activations, weights, rows, sums)
 
 
-def _reduction_major(block: NDArray, item: Command, words: int) -> NDArray:
-    """Weight (or index) words `[words, lanes, C]` as `[slot along the reduction, column]`."""
-    _, lanes, cols = block.shape
-    split = block.reshape(item.groups, words, item.tile_cols, lanes, cols).transpose(0, 1, 3, 2, 4)
-    return split.reshape(-1, item.tile_cols * cols)
+def _reduction_major(words: NDArray) -> NDArray:
+    """Weight (or index) words `[groups * K, tile_cols, lanes, C]` as `[slot along the reduction, column]`."""
+    count, tile_cols, lanes, cols = words.shape
+    return words.transpose(0, 2, 1, 3).reshape(count * lanes, tile_cols * cols)

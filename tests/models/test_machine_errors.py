@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hwgen.arch import UserError
-from hwgen.arch.isa import Cause, Dataflow, Engine, Format, Opcode, Operation, Target, command
+from hwgen.arch.isa import Cause, Dataflow, Engine, Format, Opcode, Operation, Target, Walk, command
 from hwgen.arch.registers import FETCH
 from models.machine import Machine
 from models.machine_state import MachineError
@@ -16,6 +16,8 @@ NOTHING = command(Opcode.VECTOR, rows=1, words=1, d_addr=1)
 LOAD = {"rows": 1, "beats": 1}
 OS = {"first": 1, "last": 1, "groups": 1, "rows": 1, "tile_cols": 1, "tile_rows": 1}
 WS = {**OS, "dataflow": Dataflow.WEIGHT_STATIONARY}
+ACT = {"walk": Walk.ACT}
+WGT = {"walk": Walk.WGT, "run": 1, "col_run": 4, "col_jump": 1000}
 VECTOR = {"rows": 1, "words": 1, "d_addr": 1}
 STORE = {"rows": 1, "words": 1, "lanes": 4}
 CHUNKS = {"target": Target.ACT_CHUNKS, "chunk_log2": 3, "rows": 1, "beats": 8}  # a whole round of four banks
@@ -72,6 +74,19 @@ RULES = [
     (Opcode.TENSOR, {**OS, "acc_addr": 1020, "tile_cols": 4}, {"acc_addr": 1021}, RANGE),
     (Opcode.TENSOR, {**OS, "rows": 4, "acc_stride": 341}, {"acc_addr": 1}, RANGE),
     (Opcode.TENSOR, {**OS, "last": 0, "acc_addr": 99999}, {"last": 1}, RANGE),
+    # 32 activation words of 4 values, four runs of 8: the last is word 31 + 3 * 75 = 256 with a jump of 75.
+    (Opcode.TENSOR, {**OS, **ACT, "groups": 128, "run": 8, "jump": 74}, {"jump": 75}, RANGE),
+    (Opcode.TENSOR, {**OS, **ACT, "run": 1, "act_addr": 255}, {"act_addr": 256}, RANGE),
+    (Opcode.TENSOR, {**OS, **ACT, "run": 1, "tile_rows": 2, "act_stride": 255}, {"act_addr": 1}, RANGE),
+    (Opcode.TENSOR, {**OS, **ACT, "run": 1}, {"run": 0}, FIELD),
+    (Opcode.TENSOR, {**OS, **WGT, "groups": 8, "step": 100, "jump": 100, "run": 2}, {"groups": 15}, RANGE),
+    (Opcode.TENSOR, {**OS, **WGT, "tile_cols": 3, "col_step": 200, "wgt_addr": 1647}, {"col_run": 1}, RANGE),
+    (Opcode.TENSOR, {**OS, **WGT, "tile_cols": 3, "col_step": 200, "wgt_addr": 1647}, {"wgt_addr": 1648}, RANGE),
+    (Opcode.TENSOR, {**OS, **WGT, "tile_cols": 3, "col_run": 2, "col_step": 47}, {"wgt_addr": 2001}, RANGE),
+    (Opcode.TENSOR, {**OS, **WGT}, {"run": 0}, FIELD),
+    (Opcode.TENSOR, {**OS, **WGT}, {"col_run": 0}, FIELD),
+    (Opcode.TENSOR, {**WS, "run": 1, "col_run": 1}, {"walk": Walk.ACT}, FIELD),
+    (Opcode.TENSOR, {**WS, "run": 1, "col_run": 1}, {"walk": Walk.WGT}, FIELD),
     (Opcode.TENSOR, {**WS, "groups": 4}, {"groups": 5}, FIELD),
     (Opcode.TENSOR, {**WS, "sparse": 1, "n": 8, "m": 8, "tile_cols": 4}, {"tile_cols": 5}, FIELD),
     (Opcode.TENSOR, WS, {"tile_rows": 2}, FIELD),

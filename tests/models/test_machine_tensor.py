@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hwgen.arch.isa import Dataflow, Opcode, command
+from hwgen.arch.isa import Dataflow, Opcode, Walk, command
 from models.formats import decode, fp32_bits
 from models.machine import Machine
 from models.machine_state import UndefinedResultError
@@ -32,14 +32,36 @@ def filled_machine(chosen, m: int, seed: int = SEED) -> Machine:
     return machine
 
 
-def add_products(total, bank, offset, weights, indices, item, g, ic, c, lanes):
-    """`total` plus the products of group `g` with column `c` of block `ic`, in the order of j, then l."""
+def activation_place(item, array, ir, e):
+    """A(ir, e) of ISA.md."""
+    if item.walk != Walk.ACT:
+        return (item.act_addr + ir * item.act_stride) * array.cols + e
+    a = e // array.act_width
+    return (
+        item.act_addr + ir * item.act_stride + a + (a // item.run) * item.jump
+    ) * array.act_width + e % array.act_width
+
+
+def weight_place(item, words, g, j, ic):
+    """W(g*K + j, ic) of ISA.md."""
+    w = g * words + j
+    if item.walk != Walk.WGT:
+        return item.wgt_addr + w * item.tile_cols + ic
+    columns = ic % item.col_run * item.col_step + ic // item.col_run * item.col_jump
+    return item.wgt_addr + w * item.step + g // item.run * item.jump + columns
+
+
+def add_products(total, bank, places, weights, indices, item, g, ic, c, lanes):
+    """`total` plus the products of group `g` with column `c` of block `ic`, in the order of j, then l.
+
+    `places` are the elements of the values of the group.
+    """
     words = -(-item.n // lanes) if item.sparse else 1
     for j in range(words):
+        word = weight_place(item, words, g, j, ic)
         for lane in range(lanes):
-            place = item.wgt_addr + (g * words + j) * item.tile_cols + ic
-            index = int(indices[place, lane, c]) if item.sparse else lane
-            total = np.float32(total + np.float32(bank[offset + index] * weights[place, lane, c]))
+            index = int(indices[word, lane, c]) if item.sparse else lane
+            total = np.float32(total + np.float32(bank[places[index]] * weights[word, lane, c]))
     return total
 
 
@@ -54,8 +76,8 @@ def expected_output_stationary(machine, items):
             slot = (r, c, ir * item.tile_cols + ic)
             total = np.float32(0) if item.first else held[slot]
             for g in range(item.groups):
-                offset = (item.act_addr + ir * item.act_stride) * array.cols + g * group
-                total = add_products(total, acts[r], offset, weights, state.idx, item, g, ic, c, array.lanes)
+                places = [activation_place(item, array, ir, g * group + i) for i in range(group)]
+                total = add_products(total, acts[r], places, weights, state.idx, item, g, ic, c, array.lanes)
             held[slot] = total
             p = ir * array.rows + r
             if item.last and p < item.rows:
@@ -75,7 +97,8 @@ def expected_weight_stationary(machine, item):
         for r in range(array.rows):
             offset = item.act_addr * array.cols + p * group
             if r < item.groups:
-                total = add_products(total, acts[r], offset, weights, state.idx, item, r, ic, c, array.lanes)
+                places = range(offset, offset + group)
+                total = add_products(total, acts[r], places, weights, state.idx, item, r, ic, c, array.lanes)
                 continue
             for slot in range(slots):
                 index = 0 if item.sparse else slot
@@ -107,6 +130,44 @@ def test_output_stationary(name, ratio):
     assert work.beats == result.beats == words * 3 * 3 * item.tile_rows
     kept = ratio[0] if ratio else chosen.array.lanes
     assert work.useful_macs == result.useful_macs == item.rows * 3 * kept * 3 * chosen.array.cols
+
+
+WALKS = [
+    {"walk": Walk.ACT, "run": 3, "jump": 4},
+    {"walk": Walk.ACT, "run": 1, "jump": 0},
+    {"walk": Walk.ACT, "run": 4095, "jump": 262143},  # one run that never ends
+    {"walk": Walk.WGT, "run": 2, "jump": 9, "step": 7, "col_step": 5, "col_run": 2, "col_jump": 30},
+    {"walk": Walk.WGT, "run": 1, "jump": 40, "step": 0, "col_step": 0, "col_run": 16, "col_jump": 8191},
+    {"walk": Walk.WGT, "run": 4095, "step": 1, "col_step": 13, "col_run": 1, "col_jump": 1},  # overlapping windows
+]
+
+
+@pytest.mark.parametrize("walk", WALKS, ids=lambda walk: f"{walk['walk'].name}-{walk['run']}")
+@pytest.mark.parametrize("ratio", [None, (2, 4), (3, 5), (2, 16)])
+@pytest.mark.parametrize("name", ARCHES)
+def test_walks(name, ratio, walk):
+    chosen = ARCHES[name]
+    machine = filled_machine(chosen, ratio[1] if ratio else 1)
+    roomy = chosen.array.act_buffer // 2 >= (ratio[1] if ratio else 1) + 2 * chosen.array.act_width
+    fields = {"groups": 5, "tile_cols": 3, "tile_rows": 2 if roomy else 1, "rows": chosen.array.rows, "act_addr": 5}
+    fields |= {"act_stride": 17, "wgt_addr": 11, "acc_addr": 7, "acc_stride": 4, "last": 1}
+    first = {**fields, **walk, "first": 1, "last": 0}
+    items = [command(Opcode.TENSOR, **ratio_fields(ratio), **part) for part in (first, fields)]
+    with np.errstate(all="ignore"):
+        expected = expected_output_stationary(machine, items)
+    run(machine, *items)
+    assert_bits(machine.state.acc, expected, f"{name} {ratio} {walk}")
+
+
+def test_fields_of_a_walk_that_is_not_chosen_are_ignored():
+    # All of them would break a rule or leave the memories if they counted.
+    fields = {"first": 1, "last": 1, "groups": 9, "rows": 1, "tile_cols": 2, "tile_rows": 1}
+    wild = {"jump": 262143, "step": 1023, "col_step": 255, "col_jump": 8191}
+    plain, noisy = filled_machine(ARCHES["one lane"], 4), filled_machine(ARCHES["one lane"], 4)
+    run(plain, command(Opcode.TENSOR, **fields))
+    run(noisy, command(Opcode.TENSOR, **fields, **wild))
+    assert_bits(noisy.state.acc, plain.state.acc, "no walk")
+    run(noisy, command(Opcode.TENSOR, **fields, **{**wild, "run": 9, "walk": Walk.ACT}))
 
 
 @pytest.mark.parametrize("first", [0, 1])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hwgen.arch import ProgramError, UserError
-from hwgen.arch.isa import Dataflow, Engine, Format, Opcode, Operation, Target, command
+from hwgen.arch.isa import Dataflow, Engine, Format, Opcode, Operation, Target, Walk, command
 from models.accesses import memory_rows, scratchpad_accesses
 from models.machine import Machine
 from models.machine_state import MachineError, UndefinedResultError
@@ -33,7 +33,14 @@ def random_command(rng: np.random.Generator):
         case 1:
             fields = {"dataflow": upto(1), "sparse": upto(1), "first": upto(1), "last": 1, "n": 1 + upto(3), "m": 4}
             fields |= {"tile_cols": 1 + upto(2), "tile_rows": 1 + upto(1), "groups": 1 + upto(4), "rows": 1 + upto(4)}
-            fields |= {"act_addr": upto(9), "act_stride": upto(9), "wgt_addr": upto(30)}
+            fields |= {
+                "act_addr": upto(9),
+                "act_stride": upto(9),
+                "wgt_addr": upto(30),
+                "walk": upto(2),
+                "run": upto(4),
+            }
+            fields |= {"jump": upto(20), "step": upto(9), "col_step": upto(5), "col_run": upto(3), "col_jump": upto(9)}
             return command(Opcode.TENSOR, acc_addr=upto(30), acc_stride=upto(5), **fields)
         case 2:
             fields = {f"{name}_{what}": upto(high) for name in "xyzd" for what, high in (("addr", 90), ("stride", 6))}
@@ -85,12 +92,13 @@ def kind(item) -> str:
     """What `test_accesses_are_what_the_machine_touches` counts."""
     forms = {Opcode.LOAD: ("target", Target), Opcode.STORE: ("format", Format), Opcode.VECTOR: ("operation", Operation)}
     name, choices = forms.get(item.opcode, ("dataflow", Dataflow))
-    return f"{item.opcode.name} {choices(item.operands[name]).name}"
+    walk = Walk(item.walk).name if item.opcode is Opcode.TENSOR else ""
+    return f"{item.opcode.name} {choices(item.operands[name]).name} {walk}"
 
 
 def test_accesses_are_what_the_machine_touches():
     rng, executed = np.random.default_rng(SEED), Counter()
-    kinds = len(Target) + len(Format) + len(Operation) + len(Dataflow)
+    kinds = len(Target) + len(Format) + len(Operation) + len(Walk) + 1
     while len(executed) < kinds or min(executed.values()) < 8:
         item = random_command(rng)
         machine, twin = Machine(TINY, SIZE), Machine(TINY, SIZE)
