@@ -103,6 +103,7 @@ class Accelerator(wiring.Component):
             (tensor.acc_read, acc.read_tensor),
             (self._vector.x, acc.read_vector_x),
             (self._vector.y, acc.read_vector_y),
+            (self._vector.z, acc.read_vector_z),
             (self._store.acc, acc.read_store),
             (tensor.acc_write, acc.write_tensor),
             (self._vector.d, acc.write_vector),

@@ -94,13 +94,14 @@ async def receive(ctx, stream, taken: list, stalls: Stalls = never) -> None:
 
 
 def wide_arch() -> Arch:
-    """What the presets leave out: BF16, 8 columns on 2 rows, 4 lanes, long bursts one at a time, few addresses."""
+    """What the presets leave out: BF16, 8 columns on 2 rows, 4 lanes, long bursts one at a time, other latencies."""
     return arch_from_dict(
         {
             "name": "wide",
             "array": {"rows": 2, "cols": 8, "lanes": 4, "operand": "bf16", "add_latency": 1},
             "scratchpads": {"act_depth": 256, "wgt_depth": 512, "acc_depth": 1024, "acc_banks": 8},
             "memory": {"data_bits": 128, "address_bits": 24, "burst_beats": 64, "outstanding": 1},
+            "vector": {"mul_latency": 1, "add_latency": 6},
             "control": {"queue_depth": 2},
         }
     )

@@ -76,7 +76,7 @@ class Scratchpads:
     """Weight words (each with an index word); a word is `lanes` x `cols` operands."""
     acc_depth: Annotated[int, Field(ge=64, le=1 << 20)]
     """Accumulator words over all banks."""
-    acc_banks: Literal[2, 4, 8] = 4
+    acc_banks: Literal[2, 4, 8, 16] = 4
     """Single-read single-write banks of the accumulator scratchpad; the top address bits choose one."""
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from hwgen.lib.ram import Ram
 from hwgen.lib.shapes import AccRead, AccWrite, LoadBeat
 from hwgen.lib.shared import Shared
 
-READERS = ("read_tensor", "read_vector_x", "read_vector_y", "read_store")
+READERS = ("read_tensor", "read_vector_x", "read_vector_y", "read_vector_z", "read_store")
 """Read ports of the scratchpad, the most urgent first."""
 WRITERS = ("write_tensor", "write_vector", "write_load")
 """Write ports of the scratchpad, the most urgent first."""
@@ -76,7 +76,7 @@ class AccBank(wiring.Component):
 class AccScratchpad(wiring.Component):
     """`acc_banks` banks; the top address bits choose one.
 
-    In a bank the most urgent port wins: tensor, then vector (x before y), then store or load. Ports that use different
+    In a bank the most urgent port wins: tensor, then vector (x, y, z), then store or load. Ports that use different
     banks don't disturb each other. The tensor ports are never refused. The engines see to it that addresses lie in the
     scratchpad.
 
@@ -91,7 +91,7 @@ class AccScratchpad(wiring.Component):
 
     Members
     -------
-    read_tensor, read_vector_x, read_vector_y, read_store : In(AccRead)
+    read_tensor, read_vector_x, read_vector_y, read_vector_z, read_store : In(AccRead)
     write_tensor, write_vector, write_load : In(AccWrite)
     """
 

@@ -10,18 +10,24 @@ COUNT_BITS = 16
 
 
 class Walk(data.StructLayout):
-    """`rows` rows of `words` words, both at least 1, of `blocks` blocks: first word and words between rows of each."""
+    """`rows` rows of `words` words, both at least 1, of `blocks` blocks: first word and words between rows of each.
+
+    A block with `hold` stays at the first word of each row.
+    """
 
     def __init__(self, blocks: int) -> None:
-        corner = data.StructLayout({"addr": WORD_BITS, "stride": WORD_BITS})
+        corner = data.StructLayout({"addr": WORD_BITS, "stride": WORD_BITS, "hold": 1})
         super().__init__({"rows": COUNT_BITS, "words": COUNT_BITS, "corners": data.ArrayLayout(corner, blocks)})
 
 
 class Step(data.StructLayout):
-    """One word of each block, a bit wider than an address so that leaving the scratchpad shows; end of row, of walk."""
+    """One word of each block, a bit wider than an address so that leaving the scratchpad shows.
+
+    `first` and `last` step of the walk, and last step of a row (`row_end`).
+    """
 
     def __init__(self, blocks: int) -> None:
-        super().__init__({"words": data.ArrayLayout(WORD_BITS + 1, blocks), "row_end": 1, "last": 1})
+        super().__init__({"words": data.ArrayLayout(WORD_BITS + 1, blocks), "first": 1, "row_end": 1, "last": 1})
 
 
 class BlockWalker(wiring.Component):
@@ -53,7 +59,7 @@ class BlockWalker(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Counters of words and rows; for each block the word and the first word of the row."""
         m = Module()
-        active = Signal()
+        active, first = Signal(), Signal()
         held = Signal(Walk(self._blocks), reset_less=True)
         words_left = Signal(COUNT_BITS, reset_less=True)
         rows_left = Signal(COUNT_BITS, reset_less=True)
@@ -63,10 +69,13 @@ class BlockWalker(wiring.Component):
 
         m.d.comb += [
             self.o.valid.eq(active),
+            step.first.eq(first),
             step.row_end.eq(words_left == 1),
             step.last.eq(step.row_end & (rows_left == 1)),
             self.i.ready.eq(~active | (do_step & step.last)),
         ]
+        with m.If(do_walk | do_step):
+            m.d.sync += first.eq(do_walk)
         with m.If(do_walk):
             m.d.sync += [active.eq(1), held.eq(walk), words_left.eq(walk.words), rows_left.eq(walk.rows)]
         with m.Elif(do_step):
@@ -86,5 +95,5 @@ class BlockWalker(wiring.Component):
             with m.Elif(do_step & step.row_end):
                 m.d.sync += [word.eq(next_row), row.eq(next_row)]
             with m.Elif(do_step):
-                m.d.sync += word.eq(word + 1)
+                m.d.sync += word.eq(word + ~held.corners[index].hold)
         return m

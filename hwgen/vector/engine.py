@@ -1,33 +1,63 @@
-"""Vector engine: elementwise FP32 work on blocks of accumulator words."""
+"""Vector engine: elementwise work on blocks of accumulator words."""
 
-from amaranth.hdl import Cat, Module, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import Out
 
 from hwgen.arch import Arch
-from hwgen.arch.isa import Cause, Opcode
+from hwgen.arch.isa import INTEGER, READS_Z, Cause, Opcode, Operation
+from hwgen.lib.pipeline import delay
 from hwgen.lib.shapes import PC_BITS, WORD_BITS, AccRead, AccWrite, EngineSignature
 from hwgen.lib.shared import Shared
 from hwgen.lib.streams import Queue
-from hwgen.memory.faults import FaultReporter, operands_of
+from hwgen.memory.faults import FaultReporter, first_cause, operands_of
 from hwgen.memory.walk import BlockWalker
-from hwgen.vector.lane import VectorLane
+from hwgen.vector.lane import LaneControl, VectorLane
 
-BLOCKS = ("x", "y", "d")
-"""Blocks of a VECTOR in the order in which the walker visits them."""
+SOURCES = ("x", "y", "z")
+"""Operands that are read, the most urgent first; also the first blocks of the walk, before d."""
+
+
+class Setting(data.StructLayout):
+    """How results are computed: for every lane, and on the way there."""
+
+    def __init__(self) -> None:
+        super().__init__({"lane": LaneControl(), "shuffle": 3})
+
+
+class Job(data.StructLayout):
+    """A VECTOR under way: sources that it reads (`reads`), those that never change (`once`), whether it is illegal."""
+
+    def __init__(self) -> None:
+        bits = len(SOURCES)
+        super().__init__({"pc": PC_BITS, "setting": Setting(), "reads": bits, "once": bits, "bad": 1})
 
 
 class VectorEngine(wiring.Component):
-    """Executes VECTOR: reads words of x and y, works on all columns at once, writes words of d in the same order.
+    """Executes VECTOR: walks over the blocks of x, y, z and d word by word, works on all columns of a word at once.
 
-    The next instruction starts when the last word of this one is written, because it may read what this one wrote.
+    A step reads a word of each source that the operation reads, in any order, and d is written in the order of steps.
+    A source with hold and stride 0 is the same word throughout and is read in the first step only.
+    An instruction takes its first step after the last write of the one before, because it may read what that wrote;
+    its command is taken while those writes are under way.
     After an error, and while `stop`, words that have been read are written and `busy` falls.
 
     Timing
     ------
-    First read 1 cycle after the command. A word is written `latency` cycles after its later operand was accepted; one
-    word a cycle when x, y and d lie in different banks. When the scratchpad refuses writes, reads pause; what they
-    return has room.
+    A command is taken in any cycle after the last step of the one before (or in the first of all). If it is taken in
+    cycle c, and the one before makes its last write in cycle w, the first reads are offered in cycle max(c, w) + 1.
+    `done` pulses in cycle w.
+
+    In a step every source has its request up until it is accepted; the step ends with the last of them, and the next
+    one begins in the following cycle: one step a cycle if the sources lie in different banks that nobody else uses.
+    Its word is written `latency` cycles later. Words that a refused write holds up wait in a queue with room for all
+    that is under way at one a cycle, `latency + 1`; while it is full no step begins.
+
+    n steps that are never refused take n - 1 + `latency` cycles from the first reads to the last write; instructions
+    of n steps follow one another in n + `latency` cycles.
+
+    An illegal instruction is reported in the cycle after its first step would have begun, a word outside the
+    scratchpad in the cycle after its step would have: the steps before it are written.
 
     Parameters
     ----------
@@ -36,118 +66,144 @@ class VectorEngine(wiring.Component):
     Members
     -------
     control : Out(EngineSignature) as seen from the engine
-    x, y : Out(AccRead)
+    x, y, z : Out(AccRead)
     d : Out(AccWrite)
     """
 
     def __init__(self, arch: Arch) -> None:
         self._arch = arch
+        sizes = {"mul_latency": arch.vector.mul_latency, "add_latency": arch.vector.add_latency}
+        self._lanes = [Shared(VectorLane, **sizes) for _ in range(arch.array.cols)]
         super().__init__(
-            {
-                "control": Out(EngineSignature()),
-                "x": Out(AccRead(arch)),
-                "y": Out(AccRead(arch)),
-                "d": Out(AccWrite(arch)),
-            }
+            {"control": Out(EngineSignature())}
+            | {name: Out(AccRead(arch)) for name in SOURCES}
+            | {"d": Out(AccWrite(arch))}
         )
 
     @property
     def latency(self) -> int:
-        """Cycles from an accepted read to the write of its result: read, operand register, lane, result queue."""
-        return AccRead.LATENCY + 1 + self._arch.array.add_latency + Queue.LATENCY
+        """Cycles from the last accepted read of a step to its write: read, operand register, lane, result queue."""
+        return AccRead.LATENCY + 1 + self._lanes[0].component.latency + Queue.LATENCY
 
     def elaborate(self, platform: object) -> Module:
         """Wire walk, lanes, result queue and error reports together."""
         m = Module()
-        arch, control = self._arch, self.control
-        # Room for every word between read and write at one word a cycle, plus the cycle in which a place becomes free.
-        depth = self.latency + 1
-        m.submodules.walker = walker = BlockWalker(blocks=len(BLOCKS))
+        control, depth = self.control, self.latency + 1
+        m.submodules.walker = walker = BlockWalker(blocks=len(SOURCES) + 1)
         m.submodules.places = places = Queue(shape=data.StructLayout({"address": WORD_BITS, "last": 1}), depth=depth)
-        m.submodules.results = results = Queue(shape=32 * arch.array.cols, depth=depth)
+        m.submodules.results = results = Queue(shape=32 * self._arch.array.cols, depth=depth)
         m.submodules.faults = faults = FaultReporter()
-        mode = Signal(data.StructLayout({"pc": PC_BITS, "add": 1, "relu": 1}), reset_less=True)
-        idle = ~walker.o.valid & (places.level == 0)
-        accept = idle & ~faults.halt
-        vector, walk = operands_of(Opcode.VECTOR, control.command.payload.operands), walker.i.payload
+        drained = places.level == 0
+        job = self._take(m, walker, faults.halt)
+        # What is under way keeps its setting.
+        setting = Signal(Setting(), reset_less=True)
+        with m.If(drained):
+            m.d.sync += setting.eq(job.setting)
 
-        m.d.comb += [
-            control.command.ready.eq(accept),
-            control.busy.eq(~idle),
-            walker.i.valid.eq(control.command.valid & accept),
-            walker.clear.eq(faults.halt),
-            walk.rows.eq(vector.rows),
-            walk.words.eq(vector.words),
-        ]
-        for index, name in enumerate(BLOCKS):
-            corner = walk.corners[index]
-            m.d.comb += [corner.addr.eq(vector[f"{name}_addr"]), corner.stride.eq(vector[f"{name}_stride"])]
-        with m.If(accept):
-            m.d.sync += [mode.pc.eq(control.command.payload.pc), mode.add.eq(vector.add), mode.relu.eq(vector.relu)]
-
-        do_pair = self._read(m, walker, places, mode, faults)
-        self._compute(m, do_pair, mode, results)
+        do_step = self._read(m, walker, places, job, faults)
+        self._compute(m, do_step, setting, results)
         self._write(m, places, results, faults.halt)
         m.d.comb += [
+            control.busy.eq(walker.o.valid | ~drained),
             faults.stop.eq(control.stop),
-            faults.drained.eq(places.level == 0),
+            faults.drained.eq(drained),
             control.error.eq(faults.error),
             control.error_valid.eq(faults.error_valid),
         ]
         return m
 
-    def _read(self, m: Module, walker: BlockWalker, places: Queue, mode: data.View, faults: FaultReporter) -> Value:
-        """Request both operands of a step, in any order; gives whether the later one has just been accepted."""
-        step = walker.o.payload
-        x_taken, y_taken = Signal(), Signal()
-        beyond = [step.words[index] >= self._arch.scratchpads.acc_depth for index in range(len(BLOCKS))]
-        outside = beyond[0] | (beyond[1] & mode.add) | beyond[2]
-        wanted = walker.o.valid & places.i.ready & ~outside & ~faults.halt
-        x_done = x_taken | (self.x.valid & self.x.ready)
-        y_done = y_taken | (self.y.valid & self.y.ready) | ~mode.add
-        do_pair = wanted & x_done & y_done
+    def _take(self, m: Module, walker: BlockWalker, halt: Value) -> data.View:
+        """Give a command to the walker as soon as that has nothing to do; the rest of it is the result."""
+        command, walk = self.control.command, walker.i.payload
+        vector = operands_of(Opcode.VECTOR, command.payload.operands)
         m.d.comb += [
-            self.x.address.eq(step.words[0]),
-            self.x.valid.eq(wanted & ~x_taken),
-            self.y.address.eq(step.words[1]),
-            self.y.valid.eq(wanted & mode.add & ~y_taken),
-            walker.o.ready.eq(do_pair),
-            places.i.valid.eq(do_pair),
-            places.i.payload.address.eq(step.words[2]),
-            places.i.payload.last.eq(step.last),
-            faults.fault.eq(walker.o.valid & outside),
-            faults.cause.eq(Cause.SCRATCHPAD_RANGE),
-            faults.pc.eq(mode.pc),
+            command.ready.eq(~walker.o.valid & ~halt),
+            walker.i.valid.eq(command.valid & command.ready),
+            walker.clear.eq(halt),
+            walk.rows.eq(vector.rows),
+            walk.words.eq(vector.words),
         ]
-        waiting = wanted & ~do_pair
-        m.d.sync += [x_taken.eq(waiting & x_done), y_taken.eq(waiting & mode.add & y_done)]
-        return do_pair
+        for corner, name in zip(walk.corners, (*SOURCES, "d")):
+            m.d.comb += [corner.addr.eq(vector[f"{name}_addr"]), corner.stride.eq(vector[f"{name}_stride"])]
+            if name in SOURCES:
+                m.d.comb += corner.hold.eq(vector[f"{name}_hold"])
 
-    def _compute(self, m: Module, do_pair: Value, mode: data.View, results: Queue) -> None:
-        """Keep each operand when it arrives; one cycle after the later one the pair goes into the lanes."""
-        operands = []
-        for name, port in (("x", self.x), ("y", self.y)):
-            arrived = _delay(m, port.valid & port.ready, AccRead.LATENCY, name)
-            operand = Signal(len(port.data), name=f"{name}_operand", reset_less=True)
-            with m.If(arrived):
-                m.d.sync += operand.eq(port.data)
-            operands.append(operand)
-        x, y = operands
-        outputs = []
-        for col in range(self._arch.array.cols):
-            lane = Shared(VectorLane, add_latency=self._arch.array.add_latency)
-            m.submodules[f"lane_{col}"] = lane
-            m.d.comb += [
-                lane.x.eq(x.word_select(col, 32)),
-                lane.y.eq(y.word_select(col, 32)),
-                lane.add.eq(mode.add),
-                lane.relu.eq(mode.relu),
+        job = Signal(Job(), reset_less=True)
+        operation, shifts = vector.operation, (vector.shift != 0) | vector.right
+        with m.If(command.ready):
+            m.d.sync += [
+                job.pc.eq(command.payload.pc),
+                job.setting.shuffle.eq(vector.shuffle),
+                job.reads.eq(Cat(1, operation != Operation.COPY, _is_in(operation, READS_Z))),
+                job.once.eq(Cat(vector[f"{name}_hold"] & (vector[f"{name}_stride"] == 0) for name in SOURCES)),
+                job.bad.eq(
+                    (vector.shuffle >= self._arch.array.cols.bit_length()) | (shifts & ~_is_in(operation, INTEGER))
+                ),
             ]
-            outputs.append(lane.o)
+            m.d.sync += [job.setting.lane[name].eq(vector[name]) for name, _ in LaneControl()]
+        return job
+
+    def _read(self, m: Module, walker: BlockWalker, places: Queue, job: data.View, faults: FaultReporter) -> Value:
+        """Request the words of a step; gives whether the last of them has just been accepted."""
+        step = walker.o.payload
+        begins = walker.o.valid & (~step.first | (places.level == 0))
+        used = [*job.reads, 1]
+        outside = Cat(use & (word >= self._arch.scratchpads.acc_depth) for use, word in zip(used, step.words)).any()
+        wanted = begins & places.i.ready & ~(job.bad & step.first) & ~outside & ~faults.halt
+        taken, arrived = Signal(len(SOURCES)), []
+        for index, name in enumerate(SOURCES):
+            port, needed = getattr(self, name), job.reads[index] & (step.first | ~job.once[index])
+            m.d.comb += [
+                port.address.eq(step.words[index]),
+                port.valid.eq(wanted & needed & ~taken[index]),
+            ]
+            arrived.append(~needed | taken[index] | port.ready)
+        do_step = wanted & Cat(arrived).all()
+        m.d.sync += taken.eq(Mux(do_step, 0, Cat(arrived) & wanted.replicate(len(SOURCES))))
         m.d.comb += [
-            results.i.valid.eq(_delay(m, do_pair, AccRead.LATENCY + 1 + lane.component.latency, "pair")),
+            walker.o.ready.eq(do_step),
+            places.i.valid.eq(do_step),
+            places.i.payload.address.eq(step.words[len(SOURCES)]),
+            places.i.payload.last.eq(step.last),
+            faults.fault.eq(begins & (job.bad | outside)),
+            faults.cause.eq(first_cause((Cause.BAD_FIELD, job.bad), (Cause.SCRATCHPAD_RANGE, outside))),
+            faults.pc.eq(job.pc),
+        ]
+        return do_step
+
+    def _compute(self, m: Module, do_step: Value, setting: data.View, results: Queue) -> None:
+        """Keep each operand when it arrives; one cycle after the last of a step they go into the lanes."""
+        operands = {name: self._operand(m, name, setting.shuffle) for name in SOURCES}
+        outputs = []
+        for col, lane in enumerate(self._lanes):
+            m.submodules[f"lane_{col}"] = lane
+            m.d.comb += [getattr(lane, name).eq(operands[name][col]) for name in SOURCES]
+            m.d.comb += lane.control.eq(setting.lane)
+            outputs.append(lane.o)
+        cycles = self.latency - Queue.LATENCY
+        m.d.comb += [
+            results.i.valid.eq(delay(m, do_step, cycles, "step", reset=True)),
             results.i.payload.eq(Cat(outputs)),
         ]
+
+    def _operand(self, m: Module, name: str, shuffle: Value) -> list[Signal]:
+        """Registers of a source, one for each column; they keep what they have until the next word arrives."""
+        port, cols = getattr(self, name), self._arch.array.cols
+        arrives = delay(m, port.valid & port.ready, AccRead.LATENCY, f"{name}_arrives", reset=True)
+        operand = []
+        for col in range(cols):
+            register = Signal(32, name=f"{name}_{col}", reset_less=True)
+            word = Signal(32, name=f"{name}_word_{col}")
+            m.d.comb += word.eq(port.data.word_select(col, 32))
+            if name == "y":
+                with m.Switch(shuffle):
+                    for bit in range(cols.bit_length() - 1):
+                        with m.Case(bit + 1):
+                            m.d.comb += word.eq(port.data.word_select(col ^ 1 << bit, 32))
+            with m.If(arrives):
+                m.d.sync += register.eq(word)
+            operand.append(register)
+        return operand
 
     def _write(self, m: Module, places: Queue, results: Queue, halt: Value) -> None:
         """Write results in order."""
@@ -162,10 +218,6 @@ class VectorEngine(wiring.Component):
         ]
 
 
-def _delay(m: Module, flag: Value, cycles: int, name: str) -> Value:
-    """A flag `cycles` cycles later."""
-    for stage in range(cycles):
-        later = Signal(name=f"{name}_after_{stage + 1}")
-        m.d.sync += later.eq(flag)
-        flag = later
-    return flag
+def _is_in(operation: Value, codes: frozenset[Operation]) -> Value:
+    """Whether an operation is one of `codes`."""
+    return Cat(operation == code for code in sorted(codes)).any()

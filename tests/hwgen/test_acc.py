@@ -1,6 +1,7 @@
 """Accumulator scratchpad against a dictionary under random traffic on all ports; LOAD beats into it against numpy."""
 
 import random
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -83,10 +84,15 @@ class Traffic:
             await ctx.tick()
 
 
-@pytest.mark.parametrize("preset", ["tiny", "tiny2"])
+def arch_with_banks(banks: int):
+    tiny = load_arch("tiny")
+    return replace(tiny, scratchpads=replace(tiny.scratchpads, acc_banks=banks))
+
+
+@pytest.mark.parametrize("banks", [2, 4, 16])
 @pytest.mark.parametrize(("seed", "load"), [(1, 0.3), (2, 0.7), (3, 1.0)])
-def test_random_traffic_equals_a_dictionary(preset, seed, load):
-    arch = load_arch(preset)
+def test_random_traffic_equals_a_dictionary(banks, seed, load):
+    arch = arch_with_banks(banks)
     dut = AccScratchpad(arch)
     traffic = Traffic(arch, dut, seed, load, 400)
     simulate(dut, traffic.run)
@@ -94,13 +100,14 @@ def test_random_traffic_equals_a_dictionary(preset, seed, load):
     assert all(traffic.accepted.values()) or load == 1.0
 
 
-def test_four_readers_of_four_banks_never_wait():
-    arch = load_arch("tiny")
+@pytest.mark.parametrize("banks", [8, 16])
+def test_readers_of_different_banks_never_wait(banks):
+    arch = arch_with_banks(banks)
     dut = AccScratchpad(arch)
 
     async def bench(ctx):
         for number, name in enumerate(READERS):
-            ctx.set(getattr(dut, name).address, number * arch.scratchpads.acc_depth // 4)
+            ctx.set(getattr(dut, name).address, number * arch.scratchpads.acc_depth // banks)
             ctx.set(getattr(dut, name).valid, 1)
         for _ in range(10):
             assert all(ctx.get(getattr(dut, name).ready) for name in READERS)
