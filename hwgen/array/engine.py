@@ -29,6 +29,7 @@ class TensorEngine(wiring.Component):
     until no row will overtake its weights, the last drains in array rows x hop + cols + `write_stage`, where
     hop = (K - 1) x max(tile_cols, chain latency) + chain latency + 1.
     Tiles follow one another without a gap unless dataflow, hop or ring size change.
+    Walks change no cycle: feeder and beat sequencer only step by other strides.
 
     Members
     -------

@@ -3,14 +3,13 @@
 The engine takes every beat and its accumulator ports are never refused, so that only its inputs can stall.
 """
 
-from math import ceil
-
 import cocotb
 import numpy as np
 
-from hwgen.arch.isa import Command, Dataflow, Engine, Opcode, command, decode
+from hwgen.arch.isa import Command, Dataflow, Engine, Opcode, Walk, command, decode
 from hwgen.arch.registers import TensorState
 from hwgen.lib.shapes import LoadBeat
+from models.accesses import scratchpad_accesses
 from models.machine import Machine
 from sim.benches.designs import bench_arch
 from sim.benches.engine import EngineBench, apply_beat, program_with, random_sums, state_beats, written_words
@@ -80,15 +79,14 @@ def random_operands(arch, commands: list[Command]):
         words[:] = operand_bytes(rng, words.size, arch.array.operand, 0.01).view("<u2").reshape(words.shape)
     state.idx[:] = rng.integers(0, 16, state.idx.shape)
     for item in commands:
-        if item.sparse:
-            words = item.groups * ceil(item.n / arch.array.lanes) * item.tile_cols
-            stored = state.idx[item.wgt_addr : item.wgt_addr + words]
-            np.minimum(stored, item.m - 1, out=stored)
+        for access in scratchpad_accesses(item, arch):
+            if access.memory == "idx":
+                state.idx[access.words] = np.minimum(state.idx[access.words], item.m - 1)
     return state
 
 
 def tiles(dataflow: Dataflow) -> list[Command]:
-    """Equal tiles that the engine can run back to back."""
+    """Tiles that the engine can run back to back; output stationary, each has another walk."""
     array = bench_arch().array
     cols = min(array.chain_latency + 1, array.interleave_max)
     shape = {"dataflow": dataflow, "first": 1, "last": 1, "tile_cols": cols, "tile_rows": 1, "acc_stride": cols}
@@ -96,7 +94,12 @@ def tiles(dataflow: Dataflow) -> list[Command]:
         shape |= {"groups": 4 * array.rows, "rows": array.rows}
     else:
         shape |= {"groups": array.rows, "rows": 100}
-    return [command(Opcode.TENSOR, wgt_addr=64 * number, acc_addr=4 * number, **shape) for number in range(4)]
+    walks = [Walk.NONE, Walk.ACT, Walk.WGT, Walk.NONE] if dataflow is Dataflow.OUTPUT_STATIONARY else [Walk.NONE] * 4
+    steps = {"run": 3, "jump": 2, "step": 2, "col_step": 5, "col_run": 2, "col_jump": 7}
+    return [
+        command(Opcode.TENSOR, wgt_addr=64 * number, acc_addr=4 * number, walk=walk, **shape, **steps)
+        for number, walk in enumerate(walks)
+    ]
 
 
 @cocotb.test()

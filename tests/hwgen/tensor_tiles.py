@@ -5,7 +5,7 @@ from math import ceil
 import numpy as np
 
 from hwgen.arch import Arch
-from hwgen.arch.isa import Command, Dataflow, Opcode, Walk, command, encode
+from hwgen.arch.isa import Command, Dataflow, Opcode, Walk, command
 from models.machine import Machine
 
 
@@ -119,29 +119,3 @@ def random_tiles(arch: Arch, rng: np.random.Generator) -> tuple[list[Command], i
             groups = int(rng.integers(1, array.rows + 1))
             tiles.append(weight(first=int(rng.integers(2)), groups=groups, **pattern, **sizes, **place))
     return tiles, m if sparse else 16
-
-
-def run_gathered(machine: Machine, item: Command) -> None:
-    """Execute a walk on the golden machine as the contiguous tile of the operands that it walks over."""
-    arch, state = machine.arch, machine.state
-    array, (group, words) = arch.array, group_of(arch.array, item)
-    saved = state.act.copy(), state.wgt.copy(), state.idx.copy()
-    fields = dict(item.operands) | {"walk": Walk.NONE}
-    if item.walk == Walk.ACT:
-        size = ceil(item.groups * group / array.cols) * array.cols
-        for ir in range(item.tile_rows):
-            for e in range(item.groups * group):
-                a = e // array.act_width
-                word = item.act_addr + ir * item.act_stride + a + a // item.run * item.jump
-                state.act[:, ir * size + e] = saved[0][:, word * array.act_width + e % array.act_width]
-        fields |= {"act_addr": 0, "act_stride": size // array.cols}
-    else:
-        for w in range(item.groups * words):
-            for ic in range(item.tile_cols):
-                row = item.wgt_addr + w * item.step + w // words // item.run * item.jump
-                word = row + ic % item.col_run * item.col_step + ic // item.col_run * item.col_jump
-                state.wgt[w * item.tile_cols + ic] = saved[1][word]
-                state.idx[w * item.tile_cols + ic] = saved[2][word]
-        fields["wgt_addr"] = 0
-    machine.run(encode(command(Opcode.TENSOR, **fields)))
-    state.act[:], state.wgt[:], state.idx[:] = saved

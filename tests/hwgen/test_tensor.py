@@ -18,7 +18,6 @@ from tests.hwgen.tensor_tiles import (
     output,
     random_tiles,
     random_walk,
-    run_gathered,
     weight,
 )
 
@@ -41,11 +40,7 @@ def run_both(bench, machine, commands):
     bench.reset()
     bench.load(machine.state)
     run = bench.run(commands, LIMIT)
-    for item in commands:
-        if item.walk:
-            run_gathered(machine, item)
-        else:
-            machine.run(encode(item))
+    machine.run(b"".join(map(encode, commands)))
     got, want = bench.accumulators(), machine.state.acc
     wrong = np.argwhere(got != want)
     assert not len(wrong), f"{len(wrong)} values differ, first at {wrong[0]}: {got[tuple(wrong[0])]:#x}"
