@@ -6,8 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgen.arch import Arch, UserError
+from models.formats import decode
+from models.sparsity import nm_mask
 
 INDICES_PER_BYTE = 2
+QUAD = 4
+"""Slots of packed columns that share a beat of indices."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +104,81 @@ def unpack_weights(tile: PackedTile) -> NDArray[np.uint16]:
         merged = np.take_along_axis(dense, place, axis=1) | values[:, slot : slot + 1]
         np.put_along_axis(dense, place, merged, axis=1)
     return dense.reshape(-1, values.shape[2])
+
+
+def column_beats(arch: Arch, depth: int, n: int | None = None, m: int | None = None) -> int:
+    """Beats that a column block of `depth` weights a column takes: dense, or packed to n:m."""
+    if m is None:
+        return depth
+    lanes = arch.array.lanes
+    slots = -(-depth // m) * -(-n // lanes) * lanes
+    return -(-slots // QUAD) * (QUAD + 1)
+
+
+def dense_columns(bits: NDArray[np.uint16], arch: Arch) -> bytes:
+    """Image for LOAD COLS of weights `[K, S]`, as STORE DENSE writes it: K beats for each block of C columns."""
+    wide = np.pad(bits, [(0, 0), (0, -bits.shape[1] % arch.array.cols)])
+    blocks = wide.reshape(len(wide), -1, arch.array.cols).transpose(1, 0, 2)
+    return blocks.astype("<u2").tobytes()
+
+
+def from_dense_columns(data: bytes, arch: Arch, depth: int, columns: int) -> NDArray[np.uint16]:
+    """Weights `[depth, columns]` out of an image made by `dense_columns`; raises `UserError` on a wrong length."""
+    blocks = _column_blocks(data, arch, columns, depth)
+    return blocks.transpose(1, 0, 2).reshape(depth, -1)[:, :columns]
+
+
+def packed_columns(bits: NDArray[np.uint16], arch: Arch, n: int, m: int) -> bytes:
+    """Image for LOAD PACKED of weights `[K, S]`, as STORE PACKED writes it; a last group is filled up with +0.
+
+    For each block of C columns: quads of four beats of slots and a beat of their indices.
+    `nm_mask` chooses the weights, and refuses those that are not finite.
+    """
+    wide = np.pad(bits, [(0, -bits.shape[0] % m), (0, -bits.shape[1] % arch.array.cols)])
+    mask = nm_mask(decode(wide, arch.array.operand), n, m, axis=0)
+    starts = range(0, wide.shape[1], arch.array.cols)
+    blocks = [slice(start, start + arch.array.cols) for start in starts]
+    return b"".join(
+        _quads(pack_weights(wide[:, block], arch, tile_cols=1, n=n, m=m, mask=mask[:, block])) for block in blocks
+    )
+
+
+def from_packed_columns(data: bytes, arch: Arch, depth: int, columns: int, n: int, m: int) -> NDArray[np.uint16]:
+    """Weights `[depth, columns]`, pruned ones +0, out of an image made by `packed_columns`; `UserError` as above."""
+    blocks = _column_blocks(data, arch, columns, column_beats(arch, depth, n, m))
+    weights = np.zeros((-(-depth // m) * m, len(blocks) * arch.array.cols), dtype=np.uint16)
+    slots = -(-n // arch.array.lanes) * arch.array.lanes
+    for (block, beat, lane), value in np.ndenumerate(blocks):
+        quad, place = divmod(beat, QUAD + 1)
+        group, slot = divmod(QUAD * quad + place, slots)
+        if place < QUAD and slot < n and group * m < depth:
+            number = place * arch.array.cols + lane
+            index = int(blocks[block, (QUAD + 1) * quad + QUAD, number // QUAD]) >> 4 * (number % QUAD) & 15
+            weights[group * m + index, block * arch.array.cols + lane] = value
+    return weights[:depth, :columns]
+
+
+def _column_blocks(data: bytes, arch: Arch, columns: int, beats: int) -> NDArray[np.uint16]:
+    """An image as `[column block, beat, C]`."""
+    count = -(-columns // arch.array.cols)
+    if len(data) != count * beats * arch.beat_bytes:
+        expected = f"{count} blocks of {beats} beats must have {count * beats * arch.beat_bytes} bytes"
+        raise UserError(f"an image of {expected}, not {len(data)}")
+    return np.frombuffer(data, dtype="<u2").reshape(count, beats, arch.array.cols).astype(np.uint16)
+
+
+def _quads(tile: PackedTile) -> bytes:
+    """Slots of a tile of one column block, four by four with their indices; the last four are filled with zeros."""
+    slots, cols = tile.words * tile.values.shape[1], tile.values.shape[2]
+    fill = [(0, -slots % QUAD), (0, 0)]
+    values = np.pad(tile.values.reshape(slots, cols), fill)
+    indices = np.pad(tile.indices.reshape(slots, cols), fill)
+    image = []
+    for start in range(0, len(values), QUAD):
+        pairs = indices[start : start + QUAD].reshape(-1, INDICES_PER_BYTE)
+        image.append(values[start : start + QUAD].astype("<u2").tobytes())
+        image.append((pairs[:, 0] | pairs[:, 1] << 4).astype(np.uint8).tobytes())
+    return b"".join(image)
 
 
 def matrix_bytes(array: NDArray[np.uint16], arch: Arch, row_beats: int | None = None) -> bytes:
