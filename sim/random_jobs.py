@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwgen.arch import Arch
-from hwgen.arch.isa import Dataflow, Format, Opcode, Operation, Target, command
+from hwgen.arch.isa import INTEGER, READS_Z, Dataflow, Format, Opcode, Operation, Target, command
 from sim.dependencies import Access, Step
 from sim.random_data import fp32_bytes, index_bytes, operand_bytes
 
@@ -187,20 +187,32 @@ class JobBuilder:
     # After the product.
 
     def _vector(self, x: Block) -> Block:
-        reads, fields = [x.access], {"x_addr": x.addr, "x_stride": x.stride, "relu": self._draw(0, 1)}
-        y = None
-        if self.rng.random() < 0.7:
-            y = self._place(1, x.words) if self.rng.random() < 0.5 else self._place(x.rows, x.words)
-            if self.rng.random() < 0.8:
-                self._load_acc(y)
-            reads.append(y.access)
-            fields |= {"operation": Operation.ADD, "y_addr": y.addr, "y_stride": y.stride if y.rows > 1 else 0}
+        operation = Operation(self._draw(0, max(Operation)))
+        fields = {"operation": operation, "relu": self._draw(0, 1), "rows": x.rows, "words": x.words}
+        fields |= {"shuffle": self._draw(0, self.arch.array.cols.bit_length() - 1)}
+        if operation in INTEGER:
+            fields |= {"shift": self._draw(0, 31), "right": self._draw(0, 1)}
+        sources = {"x": x}
+        for name in "" if operation is Operation.COPY else "yz" if operation in READS_Z else "y":
+            sources[name] = self._addend(x)
+        for name, block in sources.items():
+            stride = block.stride if block.rows == x.rows else 0
+            fields |= {f"{name}_addr": block.addr, f"{name}_stride": stride, f"{name}_hold": self.rng.random() < 0.2}
         d = x if self.rng.random() < 0.5 else self._place(x.rows, x.words)
-        if (d != x and d.access.overlaps(x.access)) or (y is not None and d.access.overlaps(y.access)):
+        apart = [block for name, block in sources.items() if block != d or fields[f"{name}_hold"]]
+        if any(d.access.overlaps(block.access) for block in apart):
             return x
-        fields |= {"rows": x.rows, "words": x.words, "d_addr": d.addr, "d_stride": d.stride}
+        fields |= {"d_addr": d.addr, "d_stride": d.stride}
+        reads = [block.access for block in sources.values()]
         self.steps.append(Step(command(Opcode.VECTOR, **fields), reads, [d.access]))
         return d
+
+    def _addend(self, x: Block) -> Block:
+        """Another source of the shape of `x`, or one row that is repeated; mostly with data in it."""
+        block = self._place(1 if self.rng.random() < 0.5 else x.rows, x.words)
+        if self.rng.random() < 0.8:
+            self._load_acc(block)
+        return block
 
     def _store(self, block: Block) -> None:
         kind = Format(self._draw(0, 1))

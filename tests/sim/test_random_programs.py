@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hwgen.arch import ProgramError, load
-from hwgen.arch.isa import Engine, Opcode, command, decode
+from hwgen.arch.isa import Engine, Opcode, Operation, command, decode
 from models.machine import Machine
 from models.races import check_races
 from models.tokens import check_tokens
@@ -13,6 +13,7 @@ from sim.random_jobs import JobBuilder
 from sim.random_programs import random_program
 
 ARCHES = ("tiny", "tiny2", "sat16")
+VECTOR_FIELDS = ("relu", "right", "shuffle", "x_hold", "y_hold", "z_hold")
 
 
 @pytest.mark.parametrize("name", ARCHES)
@@ -31,9 +32,9 @@ def test_random_programs_are_legal(name, seed):
 
 def test_random_programs_cover_the_instruction_set(seed):
     arch, seen = load("tiny"), Counter()
-    for number in range(50):
+    for number in range(200):
         for item in random_program(arch, seed + number).commands:
-            for name in ("dataflow", "sparse", "first", "last", "target", "format", "operation", "relu"):
+            for name in ("dataflow", "sparse", "first", "last", "target", "format", "operation", *VECTOR_FIELDS):
                 if name in item.operands:
                     seen[item.opcode, name, item.operands[name]] += 1
             if item.opcode is Opcode.TENSOR and item.sparse:
@@ -41,7 +42,8 @@ def test_random_programs_cover_the_instruction_set(seed):
             seen["padded"] += item.operands.get("pad", 0) > 0
     wanted = [(Opcode.LOAD, "target", target) for target in range(6)]
     wanted += [(Opcode.TENSOR, name, bit) for name in ("dataflow", "sparse", "first", "last") for bit in (0, 1)]
-    wanted += [(Opcode.VECTOR, name, bit) for name in ("operation", "relu") for bit in (0, 1)]
+    wanted += [(Opcode.VECTOR, "operation", operation) for operation in Operation]
+    wanted += [(Opcode.VECTOR, name, bit) for name in VECTOR_FIELDS for bit in (0, 1)]
     wanted += [(Opcode.STORE, "format", kind) for kind in (0, 1)]
     wanted += [(1, 4), (2, 4), (2, 8), (4, 8), (2, 16), "padded"]
     assert [item for item in wanted if not seen[item]] == []
