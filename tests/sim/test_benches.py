@@ -17,9 +17,9 @@ def test_bench_passes(bench, seed, tmp_path):
 
 
 def test_a_swapped_mux_is_found(seed, tmp_path):
-    """Every lane of the vector engine adds when it should not, and the other way round."""
+    """Every lane of the vector engine gives its sum when it should not, and the other way round."""
     top, text = design("vector", load("tiny"))
-    broken, count = re.subn(r"(assign \S+ = add \?) (\S+\s+): (\S+);", r"\1 \3 : \2;", text)
+    broken, count = re.subn(r"(assign \S+ +)= summed \? (\S+\s+): (\S+);", r"\1 = summed ? \3 : \2;", text)
     assert count == 1
     with pytest.raises(BenchError, match=r"written word \d+ in cycle \d+: expected"):
         run_bench("vector", folder=tmp_path, seed=seed, design_text=(top, broken))
