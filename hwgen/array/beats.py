@@ -56,7 +56,7 @@ class BeatSequencer(wiring.Component):
     """Issues the beats of one tile after another: for each group, weight word, row block and column block.
 
     Weight words are contiguous, or those of a WGT walk: `step` further for each weight word, `leap` after the last one
-    of each `run` groups; from column block to column block `col_step`, `col_jump` from the start of one run to the next.
+    of each `run` groups, `col_step` for each column block, `col_jump` from the start of one run of blocks to the next.
 
     A beat waits until its activations are in the rings, its sum has left the adder chain, and: output stationary, at
     the last weight word, the drain buffers are free; weight stationary, the weights are loaded, and the earlier sum
