@@ -43,13 +43,12 @@ def plan(datasets: list[str], methods: list[str], patterns: list[str], seeds: in
 
 
 def results_of(runs: list[Run], jobs: int) -> Iterator[tuple[Run, Result]]:
-    """Run all, `jobs` at a time, each on one thread; yields results as they come."""
-    torch.set_num_threads(1)
+    """Run all, `jobs` at a time; yields results as they come."""
     if jobs == 1:
         yield from ((one, run(one)) for one in runs)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(jobs, context) as pool:
         started = {pool.submit(run, one): one for one in runs}
         yield from ((started[done], done.result()) for done in as_completed(started))
 

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -63,20 +64,31 @@ class Result:
 
 
 def run(config: Run) -> Result:
-    """Train and evaluate once."""
+    """Train and evaluate once, on one thread: several would add in another order, and wait for one another."""
     start = time.process_time()
     data = DATASETS[config.dataset](config.seed)
-    with torch.random.fork_rng(devices=[]):
+    with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         module = DigitsCnn(config.width)
         images, labels = tensors(data.train_images, data.train_labels)
         fit = partial(train, images=images, labels=labels, epochs=config.epochs)
         training = prepare(module, config, fit)
         fit(module, training=training)
-    module = training.finish().eval()
-    accuracy, _ = evaluate(module, *tensors(data.test_images, data.test_labels))
-    _, loss = evaluate(module, images, labels)
+        module = training.finish().eval()
+        accuracy, _ = evaluate(module, *tensors(data.test_images, data.test_labels))
+        _, loss = evaluate(module, images, labels)
     return Result(accuracy, loss, time.process_time() - start)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch use one thread in the block."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def prepare(module: nn.Module, config: Run, fit: Callable[[nn.Module], None]) -> SparseTraining:

@@ -52,14 +52,14 @@ class SparsityPolicy:
         return tuple(name for name, decision in self.plan(module).items() if not decision.input)
 
     def _exceptions(self, module: nn.Module, layers: dict[str, nn.Module]) -> dict[str, str]:
-        """Name -> reason; reasons that come first here win."""
-        attention = [name for name, part in module.named_modules() if isinstance(part, nn.MultiheadAttention)]
-        convs = [name for name, layer in layers.items() if isinstance(layer, nn.Conv2d)]
-        linears = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
+        """Name -> reason; of several reasons the last one is given."""
+        outer = [name for name, part in module.named_modules() if isinstance(part, nn.MultiheadAttention)]
+        attention = [name for name in layers if any(name.startswith(f"{part}." if part else "") for part in outer)]
+        others = {name: layer for name, layer in layers.items() if name not in attention}
+        convs = [name for name, layer in others.items() if isinstance(layer, nn.Conv2d)]
+        linears = [name for name, layer in others.items() if isinstance(layer, nn.Linear)]
         reasons = {
-            "MultiheadAttention reads its weights itself": [
-                name for name in layers if any(name.startswith(f"{outer}." if outer else "") for outer in attention)
-            ],
+            "MultiheadAttention reads its weights itself": attention,
             "classifier": [] if self.classifier else linears[-1:],
             "first convolution": [] if self.first_conv else convs[:1],
             "named in the policy": self.dense,
