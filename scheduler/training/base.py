@@ -5,7 +5,7 @@ is read and overwritten, a `Scalar` is a hyper-parameter. `None` means that nobo
 no such operand. Every tensor is `[N, H, W, C]`; a *channel vector* is `[1, 1, 1, C]`.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -29,6 +29,20 @@ class Operator:
             found += value if isinstance(value, tuple) else [] if value is None else [value]
         return tuple(found)
 
+    def renamed(self, names: dict[str, str]) -> "Operator":
+        """The operator on tensors of other names."""
+        changed = {}
+        for field in _fields_of(type(self), ("result", "source", "in place")):
+            value = getattr(self, field)
+            many = isinstance(value, tuple)
+            changed[field] = tuple(names.get(name, name) for name in value) if many else names.get(value, value)
+        return replace(self, **changed)
+
+    def reduced(self, needed: set[str]) -> "Operator":
+        """The operator without results that are not needed, where it can do without."""
+        optional = [name for name in _fields_of(type(self), ("result",)) if _may_be_none(type(self), name)]
+        return replace(self, **{name: None for name in optional if getattr(self, name) not in needed})
+
     def settings(self) -> dict[str, Any]:
         """Fields that are numbers and flags."""
         named = _fields_of(type(self), ("result", "source", "in place", "scalar"))
@@ -39,6 +53,10 @@ class Operator:
 def _fields_of(kind: type[Operator], roles: tuple[str, ...]) -> tuple[str, ...]:
     hints = get_type_hints(kind, include_extras=True)
     return tuple(name for name, hint in hints.items() if _roles(hint) & set(roles))
+
+
+def _may_be_none(kind: type[Operator], field: str) -> bool:
+    return type(None) in get_args(get_type_hints(kind)[field])
 
 
 def _roles(hint: Any) -> set[str]:

@@ -1,0 +1,65 @@
+"""Last steps of the capture: what nobody reads goes, and gradients get their names."""
+
+from dataclasses import replace
+
+from scheduler.convert import free_name
+from scheduler.training.base import Operator
+from scheduler.training.ir import Kind, Tensor
+from scheduler.training.moves import Broadcast, Permute, Reshape
+from scheduler.training.operators import Add, AvgPoolGrad, BatchNorm, ConvWeightGrad, Scale
+from scheduler.training.updates import Update
+
+Tensors = dict[str, Tensor]
+
+
+def pooling_gradients(operators: list[Operator], tensors: Tensors) -> list[Operator]:
+    """A part of a value that is repeated over all pixels is the gradient of an average over them."""
+    makers = {name: item for item in operators for name in item.names("result")}
+    result: list[Operator] = []
+    for item in operators:
+        source = makers.get(item.input) if isinstance(item, Broadcast) else None
+        if isinstance(source, Scale):
+            small, large = tensors[item.input].shape, tensors[item.output].shape
+            area = large[1] * large[2]
+            if small == (large[0], 1, 1, large[3]) and source.factor == 1 / area:
+                item = AvgPoolGrad(item.output, source.input, kernel=large[1:3], stride=large[1:3], padding=(0, 0))
+        result.append(item)
+    return result
+
+
+def name_gradients(
+    operators: list[Operator], tensors: Tensors, gradients: dict[str, str]
+) -> tuple[list[Operator], dict[str, str]]:
+    """Call each parameter's gradient `<parameter>.grad`, and tell its products which parameter they belong to."""
+    makers = {name: item for item in operators for name in item.names("result")}
+    names, owner = {}, {}
+    for parameter, gradient in gradients.items():
+        names[gradient] = free_name(f"{parameter}.grad", tensors)
+        tensors[names[gradient]] = replace(tensors.pop(gradient), name=names[gradient], kind=Kind.GRADIENT)
+        parts = [gradient]
+        while parts:
+            name = parts.pop()
+            owner[name] = parameter
+            if name in tensors:
+                tensors[name] = replace(tensors[name], kind=Kind.GRADIENT)
+            if isinstance(makers.get(name), Add | Reshape | Permute | Scale):
+                parts += makers[name].names("source")
+    done = []
+    for item in operators:
+        if isinstance(item, ConvWeightGrad):
+            item = replace(item, weight=owner.get(item.output, item.weight))
+        done.append(item.renamed(names))
+    return done, {parameter: names[gradient] for parameter, gradient in gradients.items()}
+
+
+def live(operators: list[Operator], tensors: Tensors, wanted: set[str]) -> tuple[list[Operator], Tensors]:
+    """Operators that updates, running statistics or `wanted` tensors need, and their tensors."""
+    needed, result = set(wanted), []
+    for item in reversed(operators):
+        acts = isinstance(item, Update) or (isinstance(item, BatchNorm) and item.running_mean is not None)
+        if not acts and not needed & set(item.names("result")):
+            continue
+        item = item.reduced(needed)
+        needed |= {*item.names("result"), *item.names("source"), *item.names("in place")}
+        result.append(item)
+    return result[::-1], {name: tensor for name, tensor in tensors.items() if name in needed}
