@@ -95,7 +95,7 @@ class Accelerator(wiring.Component):
             tensor.beats.valid.eq(beats.valid & ~for_acc),
             loader.i.payload.eq(beats.payload),
             loader.i.valid.eq(beats.valid & for_acc),
-            beats.ready.eq(Mux(for_acc, loader.i.ready, 1)),
+            beats.ready.eq(Mux(for_acc, loader.i.ready, tensor.beats.ready)),
             tensor.waiting.eq(self._controller.waiting[Engine.TENSOR]),
             self._controller.tensor_state.eq(tensor.state),
         ]

@@ -34,7 +34,8 @@ class TensorEngine(wiring.Component):
     Members
     -------
     control : EngineSignature
-    beats : In(stream of LoadBeat)     Beats for ACT, WGT and IDX; always taken, other targets ignored.
+    beats : In(stream of LoadBeat)     Beats for ACT, WGT and IDX, other targets ignored. One a cycle, but after one of
+                                       indices the next one of indices waits for 4/lanes cycles.
     acc_read : Out(AccRead), acc_write : Out(AccWrite)   `ready` must always be 1.
     waiting : In(4)     Engines that the next instruction waits for, for the account of idle cycles.
     state : Out(TensorState)
@@ -45,7 +46,7 @@ class TensorEngine(wiring.Component):
         super().__init__(
             {
                 "control": Out(EngineSignature()),
-                "beats": In(stream.Signature(LoadBeat(arch), always_ready=True)),
+                "beats": In(stream.Signature(LoadBeat(arch))),
                 "acc_read": Out(AccRead(arch)),
                 "acc_write": Out(AccWrite(arch)),
                 "waiting": In(4),
@@ -62,11 +63,12 @@ class TensorEngine(wiring.Component):
         m.submodules.weights = self._weights = Shared(WeightScratchpad, arch=self.arch)
         m.submodules.mesh = self._mesh = mesh = Shared(Mesh, arch=self.arch)
         load = delay(m, self.beats.payload, 1, "load")
-        load_valid = delay(m, self.beats.valid, 1, "load_valid", reset=True)
+        load_valid = delay(m, self.beats.valid & self.beats.ready, 1, "load_valid", reset=True)
         to_banks = (load.target == Target.ACT_ROWS) | (load.target == Target.ACT_CHUNKS)
         m.d.comb += [
             self._weights.load.eq(self.beats.payload),
             self._weights.load_valid.eq(self.beats.valid),
+            self.beats.ready.eq(self._weights.load_ready),
             mesh.load.eq(load),
             mesh.load_valid.eq(load_valid & to_banks),
             mesh.command.eq(sequencer.row_command),

@@ -77,8 +77,8 @@ class LoadBeat(data.StructLayout):
     ACT_CHUNKS with chunks of at least a beat: as ACT_ROWS. Smaller chunks (`whole` = 0): bank `bank + i` takes
     chunk `i` of the beat for every i < C / B, at operand `position` of the word; B = 2**chunk_log2; banks >= R are
     dropped.
-    WGT: `part` is the lane. IDX: `address` is the first of 4/lanes index words. ACC32: `part` is the half.
-    ACC16: whole word.
+    WGT: `part` is the lane. IDX: 4/lanes index words, `step` words apart from `address` on. ACC32: `part` is the half.
+    ACC16: whole word. COLS and PACKED arrive as WGT and IDX.
     """
 
     def __init__(self, arch: Arch) -> None:
@@ -87,6 +87,7 @@ class LoadBeat(data.StructLayout):
                 "target": _code_bits(Target),
                 "data": arch.memory.data_bits,
                 "address": WORD_BITS,
+                "step": WORD_BITS,
                 "bank": arch.row_bits,
                 "whole": 1,
                 "chunk_log2": 3,

@@ -1,6 +1,6 @@
 """Bursts of a strided block of external memory: the address side of the load and store engines."""
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import Module, Mux, Signal, Value, ValueLike
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -11,7 +11,9 @@ PAGE_BYTES = 4096
 """No AXI burst crosses a multiple of this."""
 BYTE_ADDRESS_BITS = 48
 STRIDE_BITS = 32
-ROW_BITS = 16
+PLANE_BITS = 16
+ROW_BITS = 22
+"""Rows of a block: STORE writes each of up to 2**16 words of 64 columns as a row of its own."""
 BEAT_BITS = 33
 """Beats of a whole block: 2**16 rows of 2**16 words of two beats."""
 
@@ -22,9 +24,9 @@ def beat_log2(arch: Arch) -> int:
 
 
 class Block(data.StructLayout):
-    """`rows` rows of `beats` beats from byte address `address`, `stride` bytes apart; both counts are at least 1.
+    """`rows` rows, `stride` bytes apart, of `planes` runs, `plane_stride` bytes apart, of `beats` beats.
 
-    `pc` is the instruction that asked for it.
+    The first is at byte address `address`; all counts are at least 1. `pc` is the instruction that asked for it.
     """
 
     def __init__(self) -> None:
@@ -34,6 +36,8 @@ class Block(data.StructLayout):
                 "address": BYTE_ADDRESS_BITS,
                 "stride": STRIDE_BITS,
                 "rows": ROW_BITS,
+                "plane_stride": STRIDE_BITS,
+                "planes": PLANE_BITS,
                 "beats": BEAT_BITS,
             }
         )
@@ -46,17 +50,20 @@ class Burst(data.StructLayout):
         super().__init__({"pc": PC_BITS, "address": arch.memory.address_bits, "len": 8, "last": 1})
 
 
-def describe_block(
-    arch: Arch, *, pc: Value, address: Value, stride: Value, rows: Value, beats: Value
+def merge_runs(
+    arch: Arch, *, stride: Value, rows: Value, plane_stride: ValueLike, planes: Value, beats: Value, row_beats: Value
 ) -> dict[str, Value]:
-    """Fields of a `Block`, with rows that follow one another without a gap merged into one long row."""
-    joined = stride == (beats << beat_log2(arch))
+    """Counts of a `Block` in which runs, and then rows, that follow one another without a gap are one long run.
+
+    `row_beats` is `planes * beats`.
+    """
+    shift = beat_log2(arch)
+    whole_row = (planes == 1) | (plane_stride == (beats << shift))
+    whole_block = whole_row & (stride == (row_beats << shift))
     return {
-        "pc": pc,
-        "address": address,
-        "stride": stride,
-        "rows": Mux(joined, 1, rows),
-        "beats": Mux(joined, beats * rows, beats),
+        "rows": Mux(whole_block, 1, rows),
+        "planes": Mux(whole_row, 1, planes),
+        "beats": Mux(whole_block, row_beats * rows, Mux(whole_row, row_beats, beats)),
     }
 
 
@@ -96,59 +103,68 @@ class BurstGenerator(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Counters of rows and beats; addresses count beats."""
+        """Where the next burst starts, and how long it is; the counters move on when it is taken."""
         m = Module()
-        arch, block = self._arch, self.i.payload
-        shift = beat_log2(arch)
+        arch, shift = self._arch, beat_log2(self._arch)
         active = Signal()
         held = Signal(Block(), reset_less=True)
         address = Signal(BYTE_ADDRESS_BITS + 1 - shift, reset_less=True)
-        row_address = Signal.like(address)
         beats_left = Signal(BEAT_BITS, reset_less=True)
-        rows_left = Signal(ROW_BITS, reset_less=True)
         room = self._room(m, address)
         count = Signal.like(room)
-        row_end = beats_left <= room
-        last = row_end & (rows_left == 1)
+        run_end = beats_left <= room
+        do_burst = self.o.valid & self.o.ready
+        do_block = self.i.valid & self.i.ready
+        next_run, last = self._runs(m, held, do_burst & run_end, do_block)
         m.d.comb += [
-            count.eq(Mux(row_end, beats_left, room)),
+            count.eq(Mux(run_end, beats_left, room)),
             self.busy.eq(active),
             self.outside.eq(active & (address[arch.memory.address_bits - shift :] != 0)),
             self.o.valid.eq(active & ~self.outside),
             self.o.payload.pc.eq(held.pc),
             self.o.payload.address.eq(address << shift),
             self.o.payload.len.eq(count - 1),
-            self.o.payload.last.eq(last),
+            self.o.payload.last.eq(run_end & last),
+            self.i.ready.eq(~active | (do_burst & run_end & last)),
         ]
-
-        # Next burst of the row, or of the next row.
-        do_burst = self.o.valid & self.o.ready
-        next_row = row_address + (held.stride >> shift)
-        with m.If(do_burst):
-            m.d.sync += [address.eq(address + count), beats_left.eq(beats_left - count)]
-            with m.If(row_end):
-                m.d.sync += [
-                    address.eq(next_row),
-                    row_address.eq(next_row),
-                    beats_left.eq(held.beats),
-                    rows_left.eq(rows_left - 1),
-                    active.eq(~last),
-                ]
-
-        # Next block.
-        m.d.comb += self.i.ready.eq(~active | (do_burst & last))
-        with m.If(self.i.valid & self.i.ready):
+        with m.If(do_block):
             m.d.sync += [
                 active.eq(1),
-                held.eq(block),
-                address.eq(block.address >> shift),
-                row_address.eq(block.address >> shift),
-                beats_left.eq(block.beats),
-                rows_left.eq(block.rows),
+                held.eq(self.i.payload),
+                address.eq(self.i.payload.address >> shift),
+                beats_left.eq(self.i.payload.beats),
             ]
+        with m.Elif(do_burst & run_end):
+            m.d.sync += [address.eq(next_run), beats_left.eq(held.beats), active.eq(~last)]
+        with m.Elif(do_burst):
+            m.d.sync += [address.eq(address + count), beats_left.eq(beats_left - count)]
         with m.If(self.clear):
             m.d.sync += active.eq(0)
         return m
+
+    def _runs(self, m: Module, held: data.View, do_run: Value, do_block: Value) -> tuple[Value, Value]:
+        """Count planes and rows as runs end; gives the address of the next run, in beats, and if this is the last."""
+        shift, block = beat_log2(self._arch), self.i.payload
+        run_address = Signal(BYTE_ADDRESS_BITS + 1 - shift, reset_less=True)
+        row_address = Signal.like(run_address)
+        next_run = Signal.like(run_address)
+        planes_left = Signal(PLANE_BITS, reset_less=True)
+        rows_left = Signal(ROW_BITS, reset_less=True)
+        row_end = planes_left == 1
+        stride = Mux(row_end, held.stride, held.plane_stride)
+        m.d.comb += next_run.eq(Mux(row_end, row_address, run_address) + (stride >> shift))
+        with m.If(do_block):
+            m.d.sync += [
+                run_address.eq(block.address >> shift),
+                row_address.eq(block.address >> shift),
+                planes_left.eq(block.planes),
+                rows_left.eq(block.rows),
+            ]
+        with m.Elif(do_run):
+            m.d.sync += [run_address.eq(next_run), planes_left.eq(planes_left - 1)]
+            with m.If(row_end):
+                m.d.sync += [row_address.eq(next_run), planes_left.eq(held.planes), rows_left.eq(rows_left - 1)]
+        return next_run, row_end & (rows_left == 1)
 
     def _room(self, m: Module, address: Value) -> Value:
         """Beats that a burst from here may have: what is left of the page, at most the longest burst."""

@@ -9,7 +9,7 @@ from hwgen.arch.isa import Cause, Opcode, Target
 from hwgen.lib.axi import ReadSignature
 from hwgen.lib.shapes import CommandLayout, EngineSignature, LoadBeat
 from hwgen.lib.streams import Queue
-from hwgen.memory.bursts import Block, BurstGenerator, beat_log2, describe_block
+from hwgen.memory.bursts import Block, BurstGenerator, beat_log2, merge_runs
 from hwgen.memory.faults import FaultReporter, first_cause, operands_of
 from hwgen.memory.place import PLACE_FIELDS, BeatPlacer, PlaceJob
 
@@ -31,7 +31,7 @@ class LoadSetup(wiring.Component):
 
     Timing
     ------
-    Latency 1 cycle, one instruction a cycle.
+    Latency 2 cycles, one instruction a cycle.
 
     Parameters
     ----------
@@ -41,47 +41,88 @@ class LoadSetup(wiring.Component):
     -------
     i : In(stream of CommandLayout)
     o : Out(stream of LoadJob)
-    clear : In(1)   Forget the job that waits.
+    busy : Out(1)   An instruction is inside.
+    clear : In(1)   Forget the instructions inside.
     """
 
-    LATENCY = 1
+    LATENCY = 2
 
     def __init__(self, arch: Arch) -> None:
         self._arch = arch
         super().__init__(
-            {"i": In(stream.Signature(CommandLayout())), "o": Out(stream.Signature(LoadJob())), "clear": In(1)}
+            {
+                "i": In(stream.Signature(CommandLayout())),
+                "o": Out(stream.Signature(LoadJob())),
+                "busy": Out(1),
+                "clear": In(1),
+            }
         )
 
     def elaborate(self, platform: object) -> Module:
-        """One register stage behind checks and the product that merges rows."""
+        """A register stage behind the beats of a row, another behind checks and the product that merges rows."""
         m = Module()
-        pc, load = self.i.payload.pc, operands_of(Opcode.LOAD, self.i.payload.operands)
-        job = Signal(LoadJob(), reset_less=True)
-        block = describe_block(
-            self._arch, pc=pc, address=load.dram_addr, stride=load.row_stride, rows=load.rows, beats=load.beats
-        )
-        m.d.comb += [self.i.ready.eq(~self.o.valid | self.o.ready), self.o.payload.eq(job)]
+        command, row_beats = Signal(CommandLayout(), reset_less=True), Signal(32, reset_less=True)
+        waiting, free = Signal(), ~self.o.valid | self.o.ready
+        m.d.comb += [self.i.ready.eq(~waiting | free), self.busy.eq(waiting | self.o.valid)]
         with m.If(self.i.ready):
-            m.d.sync += self.o.valid.eq(self.i.valid)
+            m.d.sync += waiting.eq(self.i.valid)
         with m.If(self.i.ready & self.i.valid):
-            m.d.sync += [job.cause.eq(self._cause(load)), job.memory.eq(load.beats != 0), job.place.pc.eq(pc)]
-            m.d.sync += [job.block[name].eq(value) for name, value in block.items()]
-            m.d.sync += [job.place[name].eq(load[name]) for name in PlaceJob().members if name != "pc"]
+            load = operands_of(Opcode.LOAD, self.i.payload.operands)
+            m.d.sync += [command.eq(self.i.payload), row_beats.eq(load.planes * load.beats)]
+        job = Signal(LoadJob(), reset_less=True)
+        m.d.comb += self.o.payload.eq(job)
+        with m.If(free):
+            m.d.sync += self.o.valid.eq(waiting)
+        with m.If(free & waiting):
+            self._derive(m, command.pc, operands_of(Opcode.LOAD, command.operands), row_beats, job)
         with m.If(self.clear):
-            m.d.sync += self.o.valid.eq(0)
+            m.d.sync += [waiting.eq(0), self.o.valid.eq(0)]
         return m
 
-    def _cause(self, load: data.View) -> Value:
-        """The rule that a LOAD breaks."""
-        index_words = 4 // self._arch.array.lanes
-        low = (1 << beat_log2(self._arch)) - 1
-        empty = (load.beats | load.pad) == 0
-        odd = (load.target == Target.ACC32) & (load.beats[0] ^ load.pad[0])
-        split = (load.target == Target.IDX) & (((load.addr | load.stride) & (index_words - 1)) != 0)
-        return first_cause(
-            (Cause.BAD_FIELD, empty | odd | split),
-            (Cause.MEMORY_ALIGNMENT, ((load.dram_addr | load.row_stride) & low) != 0),
+    def _derive(self, m: Module, pc: Value, load: data.View, row_beats: Value, job: data.View) -> None:
+        """Fill the job."""
+        counts = merge_runs(
+            self._arch,
+            stride=load.row_stride,
+            rows=load.rows,
+            plane_stride=load.plane_stride,
+            planes=load.planes,
+            beats=load.beats,
+            row_beats=row_beats[:16],
         )
+        m.d.sync += [job.cause.eq(self._cause(load, row_beats)), job.memory.eq(row_beats != 0)]
+        m.d.sync += [job.block[name].eq(value) for name, value in counts.items()]
+        m.d.sync += [
+            job.block.pc.eq(pc),
+            job.block.address.eq(load.dram_addr),
+            job.block.stride.eq(load.row_stride),
+            job.block.plane_stride.eq(load.plane_stride),
+            job.place.pc.eq(pc),
+            job.place.beats.eq(row_beats),
+        ]
+        m.d.sync += [job.place[name].eq(load[name]) for name in PlaceJob().members if name not in ("pc", "beats")]
+
+    def _cause(self, load: data.View, row_beats: Value) -> Value:
+        """The rule that a LOAD breaks."""
+        array, total = self._arch.array, row_beats + load.pad
+        low = (1 << beat_log2(self._arch)) - 1
+        index_words = 4 // array.lanes
+        odd = (load.target == Target.ACC32) & total[0]
+        split = (load.target == Target.IDX) & (((load.addr | load.stride) & (index_words - 1)) != 0)
+        narrow = load.chunk_log2 < (array.cols // array.rows).bit_length() - 1
+        uneven = (load.target == Target.ACT_CHUNKS) & (load.stride != 0) & narrow
+        torn = (load.target == Target.PACKED) & ~_is_multiple_of_5(total[:16])
+        return first_cause(
+            (Cause.BAD_FIELD, (total == 0) | (total >= 1 << 16) | odd | split | uneven | torn),
+            (Cause.MEMORY_ALIGNMENT, ((load.dram_addr | load.row_stride | load.plane_stride) & low) != 0),
+        )
+
+
+def _is_multiple_of_5(value: Value) -> Value:
+    """Of 16 bits: 16 leaves 1 when divided by 5, so a number and the sum of its hexadecimal digits leave the same."""
+    digits = sum((value.word_select(place, 4) for place in range(1, 4)), value[:4])[:6]
+    digits = digits[:4] + digits[4:]
+    return (digits == 0) | (digits == 5) | (digits == 10) | (digits == 15)
 
 
 class LoadEngine(wiring.Component):
@@ -94,7 +135,7 @@ class LoadEngine(wiring.Component):
 
     Timing
     ------
-    First `read.ar` 3 cycles after the command; a beat is offered on `beats` 1 cycle after it arrived; one beat a cycle,
+    First `read.ar` 4 cycles after the command; a beat is offered on `beats` 1 cycle after it arrived; one beat a cycle,
     pads too. `done` pulses in the cycle in which the last beat is accepted.
 
     Parameters
@@ -161,7 +202,7 @@ class LoadEngine(wiring.Component):
             faults.drained.eq(drained),
             control.error.eq(faults.error),
             control.error_valid.eq(faults.error_valid),
-            control.busy.eq(setup.o.valid | ~empty | ~drained),
+            control.busy.eq(setup.busy | ~empty | ~drained),
         ]
         return m
 

@@ -11,12 +11,14 @@ from hwgen.arch.isa import Opcode, Target
 from hwgen.lib.shapes import PC_BITS, WORD_BITS, LoadBeat, operand_layout
 
 _PLACED = ("target", "addr", "stride", "rows", "beats", "pad", "chunk_log2")
-PLACE_FIELDS = ("target", "address", "bank", "whole", "chunk_log2", "position", "part")
+PLACE_FIELDS = ("target", "address", "step", "bank", "whole", "chunk_log2", "position", "part")
 """Fields of `LoadBeat` that a `Place` has too."""
+PACKED_VALUES = 4
+"""Beats of values before each beat of indices in PACKED."""
 
 
 class PlaceJob(data.StructLayout):
-    """The operands of LOAD that say where beats go, and its `pc`."""
+    """The operands of LOAD that say where beats go, and its `pc`; `beats` are those of a row, of all its runs."""
 
     def __init__(self) -> None:
         fields = operand_layout(Opcode.LOAD).members
@@ -40,25 +42,32 @@ class Counters(data.StructLayout):
     """State of the placer.
 
     base : first word of the row. word, bank, position : place of this beat. past : the row has left the last bank.
-    run : beats since the word (WGT, ACC32) or the bank (ACT_CHUNKS) last changed.
+    block : ACT_CHUNKS: word at which this round of the banks starts; PACKED: word of the first of the four slots.
+    run : beats since the word (WGT, ACC32, COLS, PACKED) or the bank (ACT_CHUNKS) last changed.
+    slot : PACKED: beats since the last beat of indices.
     """
 
     def __init__(self, arch: Arch) -> None:
         fields = LoadBeat(arch).members
-        word = WORD_BITS + 1
+        words = dict.fromkeys(("base", "block", "word"), WORD_BITS + 1)
         super().__init__(
-            {"base": word, "word": word, "bank": fields["bank"], "past": 1, "position": fields["position"], "run": 4}
+            words | {"bank": fields["bank"], "past": 1, "position": fields["position"], "run": 4, "slot": 3}
         )
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How a target walks: `chunks` (it is ACT_CHUNKS), `whole` as in `LoadBeat`, beats of a chunk, end of a run."""
+    """How a target walks: `chunks` (it is ACT_CHUNKS), `whole` as in `LoadBeat`, beats of a chunk, end of a run.
+
+    row_step, run_step : words from row to row and from run to run; ACT_CHUNKS has its own rules.
+    """
 
     chunks: Value
     whole: Value
     chunk_beats: Value
     run_last: Value
+    row_step: Value
+    run_step: Value
 
 
 class BeatPlacer(wiring.Component):
@@ -100,8 +109,6 @@ class BeatPlacer(wiring.Component):
             self.i.ready.eq(~active | (do_beat & self.o.payload.last)),
             self.o.valid.eq(active),
             self.o.payload.pc.eq(job.pc),
-            self.o.payload.target.eq(job.target),
-            self.o.payload.chunk_log2.eq(job.chunk_log2),
         ]
         with m.If(do_job):
             m.d.sync += [job.eq(self.i.payload), active.eq(1)]
@@ -138,22 +145,29 @@ class BeatPlacer(wiring.Component):
 
     def _shape(self, m: Module, job: data.View) -> Shape:
         """How the target of a job walks through its memory."""
-        cols_log2 = self._arch.array.cols.bit_length() - 1
+        array = self._arch.array
+        cols_log2 = array.cols.bit_length() - 1
         chunks = job.target == Target.ACT_CHUNKS
         whole = ~chunks | (job.chunk_log2 >= cols_log2)
-        chunk_beats = Signal(5)
-        run_last = Signal(4)
-        m.d.comb += chunk_beats.eq(Mux(whole, (1 << job.chunk_log2) >> cols_log2, 1))
+        chunk_beats, run_last = Signal(5), Signal(4)
+        row_step, run_step = Signal(WORD_BITS), Signal(WORD_BITS)
+        m.d.comb += [
+            chunk_beats.eq(Mux(whole, (1 << job.chunk_log2) >> cols_log2, 1)),
+            row_step.eq(job.stride),
+            run_step.eq(1),
+        ]
         with m.Switch(job.target):
             with m.Case(Target.ACT_CHUNKS):
                 m.d.comb += run_last.eq(chunk_beats - 1)
             with m.Case(Target.WGT):
-                m.d.comb += run_last.eq(self._arch.array.lanes - 1)
+                m.d.comb += run_last.eq(array.lanes - 1)
+            with m.Case(Target.COLS, Target.PACKED):
+                m.d.comb += [run_last.eq(array.lanes - 1), row_step.eq(1), run_step.eq(job.stride)]
+            with m.Case(Target.IDX):
+                m.d.comb += run_step.eq(4 // array.lanes)
             with m.Case(Target.ACC32):
                 m.d.comb += run_last.eq(1)
-            with m.Default():
-                m.d.comb += run_last.eq(0)
-        return Shape(chunks, whole, chunk_beats, run_last)
+        return Shape(chunks, whole, chunk_beats, run_last, row_step, run_step)
 
     def _place(self, m: Module, job: data.View, do_beat: Value, do_job: Value, row_end: Value) -> None:
         """Counters of the place, and the place that they mean."""
@@ -161,57 +175,82 @@ class BeatPlacer(wiring.Component):
         shape = self._shape(m, job)
         addr = self.i.payload.addr
         with m.If(do_job):
-            m.d.sync += [at.eq(0), at.base.eq(addr), at.word.eq(addr)]
+            m.d.sync += [at.eq(0), at.base.eq(addr), at.block.eq(addr), at.word.eq(addr)]
         with m.Elif(do_beat & row_end):
             self._next_row(m, job, at, shape)
         with m.Elif(do_beat):
             self._next_beat(m, job, at, shape)
+        indices = (job.target == Target.PACKED) & (at.slot == PACKED_VALUES)
+        weights = (job.target == Target.COLS) | (job.target == Target.PACKED)
+        address = Mux(indices, at.block, at.word)
         m.d.comb += [
-            place.address.eq(at.word),
+            place.target.eq(Mux(indices, Target.IDX, Mux(weights, Target.WGT, job.target))),
+            place.address.eq(address),
+            place.step.eq(Mux(weights, job.stride, 1)),
             place.bank.eq(at.bank),
             place.whole.eq(shape.whole),
+            place.chunk_log2.eq(job.chunk_log2),
             place.position.eq(at.position),
             place.part.eq(at.run),
             place.drop.eq(at.past),
-            place.outside.eq((at.word >= self._depth(job.target)) & ~at.past),
+            place.outside.eq((address >= self._depth(job.target)) & ~at.past),
         ]
 
     def _next_row(self, m: Module, job: data.View, at: data.View, shape: Shape) -> None:
-        """ACT_ROWS goes to the next bank, ACT_CHUNKS on in all banks, the others by the stride."""
+        """ACT_ROWS goes to the next bank, ACT_CHUNKS on in all banks, the others by a stride."""
         last_bank = at.bank == self._arch.array.rows - 1
         position = Signal(len(at.position) + 1)
         base = Signal.like(at.base)
-        m.d.comb += [position.eq(at.position + (1 << job.chunk_log2)), base.eq(at.base + job.stride)]
+        m.d.comb += [position.eq(at.position + (1 << job.chunk_log2)), base.eq(at.base + shape.row_step)]
         with m.If(shape.chunks):
             m.d.comb += base.eq(at.base + Mux(shape.whole, shape.chunk_beats, position[-1]))
         with m.Elif((job.target == Target.ACT_ROWS) & ~last_bank):
             m.d.comb += base.eq(at.base)
         m.d.sync += [
             at.base.eq(base),
+            at.block.eq(base),
             at.word.eq(base),
             at.bank.eq(Mux(job.target == Target.ACT_ROWS, at.bank + 1, 0)),
             at.past.eq(0),
             at.position.eq(Mux(shape.whole, 0, position)),
             at.run.eq(0),
+            at.slot.eq(0),
         ]
 
     def _next_beat(self, m: Module, job: data.View, at: data.View, shape: Shape) -> None:
-        """The run goes on; at its end the word does, or the bank."""
-        array = self._arch.array
+        """The run goes on; at its end the word does, or the bank. A beat of indices moves on nothing."""
         run_end = at.run == shape.run_last
-        bank = Signal(range(array.rows + array.cols + 1))
-        m.d.comb += bank.eq(at.bank + Mux(shape.whole, 1, array.cols >> job.chunk_log2))
-        m.d.sync += at.run.eq(Mux(run_end, 0, at.run + 1))
         with m.If(shape.chunks):
-            m.d.sync += at.word.eq(Mux(run_end, at.base, at.word + 1))
+            m.d.sync += [at.run.eq(Mux(run_end, 0, at.run + 1)), at.word.eq(at.word + 1)]
             with m.If(run_end):
-                m.d.sync += [at.bank.eq(bank), at.past.eq(at.past | (bank >= array.rows))]
-        with m.Elif(run_end):
-            m.d.sync += at.word.eq(at.word + Mux(job.target == Target.IDX, 4 // array.lanes, 1))
+                self._next_bank(m, job, at, shape)
+        with m.Elif((job.target == Target.PACKED) & (at.slot == PACKED_VALUES)):
+            m.d.sync += [at.slot.eq(0), at.block.eq(at.word)]
+        with m.Else():
+            m.d.sync += [at.run.eq(Mux(run_end, 0, at.run + 1)), at.slot.eq(at.slot + 1)]
+            with m.If(run_end):
+                m.d.sync += at.word.eq(at.word + shape.run_step)
+
+    def _next_bank(self, m: Module, job: data.View, at: data.View, shape: Shape) -> None:
+        """The next chunk goes to the next bank; behind the last one a new round starts, or the row is dropped."""
+        array = self._arch.array
+        bank = Signal(range(array.rows + array.cols + 1))
+        block = Signal.like(at.block)
+        around = bank >= array.rows
+        m.d.comb += [
+            bank.eq(at.bank + Mux(shape.whole, 1, array.cols >> job.chunk_log2)),
+            block.eq(at.block + Mux(around, job.stride, 0)),
+        ]
+        m.d.sync += [
+            at.bank.eq(Mux(around, 0, bank)),
+            at.block.eq(block),
+            at.word.eq(block),
+            at.past.eq(at.past | (around & (job.stride == 0))),
+        ]
 
     def _depth(self, target: Value) -> Value:
         """Words of the memory that a target means."""
         pads = self._arch.scratchpads
-        indexed = (target == Target.WGT) | (target == Target.IDX)
+        acts = (target == Target.ACT_ROWS) | (target == Target.ACT_CHUNKS)
         wide = (target == Target.ACC32) | (target == Target.ACC16)
-        return Mux(indexed, pads.wgt_depth, Mux(wide, pads.acc_depth, pads.act_depth))
+        return Mux(acts, pads.act_depth, Mux(wide, pads.acc_depth, pads.wgt_depth))

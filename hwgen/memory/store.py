@@ -1,6 +1,6 @@
 """Store engine: writes strided blocks of accumulator words to external memory."""
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -9,7 +9,7 @@ from hwgen.arch.isa import Cause, Format, Opcode
 from hwgen.lib.axi import WriteSignature
 from hwgen.lib.shapes import PC_BITS, AccRead, CommandLayout, EngineSignature
 from hwgen.lib.streams import Queue
-from hwgen.memory.bursts import Block, BurstGenerator, beat_log2, describe_block
+from hwgen.memory.bursts import Block, BurstGenerator, beat_log2, merge_runs
 from hwgen.memory.faults import FaultReporter, first_cause, operands_of
 from hwgen.memory.narrow import StoreReader, WordJob
 
@@ -59,14 +59,17 @@ class StoreSetup(wiring.Component):
         pc, store = self.i.payload.pc, operands_of(Opcode.STORE, self.i.payload.operands)
         job = Signal(StoreJob(self._arch), reset_less=True)
         wide = store.format == Format.FP32
-        block = describe_block(
+        beats = Mux(wide, store.words << 1, store.words)
+        counts = merge_runs(
             self._arch,
-            pc=pc,
-            address=store.dram_addr,
             stride=store.row_stride,
             rows=store.rows,
-            beats=Mux(wide, store.words << 1, store.words),
+            plane_stride=0,
+            planes=Const(1),
+            beats=beats,
+            row_beats=beats,
         )
+        block = counts | {"pc": pc, "address": store.dram_addr, "stride": store.row_stride}
         m.d.comb += [self.i.ready.eq(~self.o.valid | self.o.ready), self.o.payload.eq(job)]
         with m.If(self.i.ready):
             m.d.sync += self.o.valid.eq(self.i.valid)

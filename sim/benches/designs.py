@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 
 from amaranth.hdl import Module
-from amaranth.lib import wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch import Arch, load
@@ -22,15 +22,14 @@ ARCH_VARIABLE = "SPARSELOOM_BENCH_ARCH"
 
 
 class TensorPorts(wiring.Component):
-    """The tensor engine with ports that Verilog can have: a stream that is always ready becomes payload and valid."""
+    """The tensor engine without its account of idle cycles; its state is a plain number."""
 
     def __init__(self, arch: Arch) -> None:
         self._arch = arch
-        beats = wiring.Signature({"payload": Out(LoadBeat(arch)), "valid": Out(1)})
         super().__init__(
             {
                 "control": Out(EngineSignature()),
-                "beats": In(beats),
+                "beats": In(stream.Signature(LoadBeat(arch))),
                 "acc_read": Out(AccRead(arch)),
                 "acc_write": Out(AccWrite(arch)),
                 "state": Out(4),
@@ -40,13 +39,9 @@ class TensorPorts(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.engine = engine = TensorEngine(arch=self._arch)
-        for name in ("control", "acc_read", "acc_write"):
+        for name in ("control", "beats", "acc_read", "acc_write"):
             wiring.connect(m, getattr(engine, name), wiring.flipped(getattr(self, name)))
-        m.d.comb += [
-            engine.beats.payload.eq(self.beats.payload),
-            engine.beats.valid.eq(self.beats.valid),
-            self.state.eq(engine.state),
-        ]
+        m.d.comb += self.state.eq(engine.state)
         return m
 
 

@@ -144,7 +144,7 @@ def apply_beat(state: State, beat: SimpleNamespace) -> None:
             state.wgt[beat.address, beat.part] = values
         case Target.IDX:
             words = np.stack([data & 15, data >> 4], axis=-1).reshape(-1, array.lanes, array.cols)
-            state.idx[beat.address : beat.address + len(words)] = words
+            state.idx[beat.address + beat.step * np.arange(len(words))] = words
         case Target.ACC32:
             half = array.cols // 2
             state.acc[beat.address, beat.part * half :][:half] = data.view("<u4")
@@ -162,7 +162,7 @@ def state_beats(state: State) -> Iterator[dict[str, int]]:
         yield _beat(Target.WGT, address, state.wgt[address, lane], part=lane)
     nibbles = state.idx.reshape(-1, 2 * arch.beat_bytes)
     for number, row in enumerate(nibbles[:, 0::2] | nibbles[:, 1::2] << 4):
-        yield _beat(Target.IDX, number * 4 // array.lanes, row)
+        yield _beat(Target.IDX, number * 4 // array.lanes, row, step=1)
 
 
 def _beat(target: Target, address: int, data: np.ndarray, **fields: int) -> dict[str, int]:

@@ -67,6 +67,6 @@ async def one_beat_a_cycle(dut, target):
     item = command(Opcode.LOAD, target=target, stride=4, row_stride=3 * bench_arch().beat_bytes, **shape)
     bench = LoadBench(dut, {0: bytes(range(256)) * 64}, "never", "never", latency=2)
     await bench.check([item])
-    # From the command: address after 3 cycles, the memory's latency, 1 cycle to the output.
-    first = bench.taken[0] + 3 + 2 + 1
+    # From the command: address after 4 cycles, the memory's latency, 1 cycle to the output.
+    first = bench.taken[0] + 4 + 2 + 1
     assert bench.beats == list(range(first, first + BEATS))

@@ -1,6 +1,6 @@
 """Tensor engine: every word written, in order, is the one that the golden machine writes there.
 
-The engine takes every beat and its accumulator ports are never refused, so that only its inputs can stall.
+Its accumulator ports are never refused, so that only its inputs can stall.
 """
 
 import cocotb

@@ -112,7 +112,7 @@ class Bench:
         """Write act, wgt, idx through LOAD beats and acc directly."""
         beats = list(self._beats(state))
         packed = np.stack([self._words(bits, self.component.inputs["beat"]) for bits in beats])
-        self.block.run(self.rows(len(beats), beat=packed, beat_valid=np.ones(len(beats))))
+        self.block.run(self.rows(len(beats), beat=packed, beat_valid=packed.any(axis=1)))
         depth = self.arch.scratchpads.acc_depth
         everything = {"host": np.ones(depth), "host_write": np.ones(depth), "host_address": np.arange(depth)}
         self.block.run(self.rows(depth, host_data=state.acc, **everything))
@@ -169,7 +169,8 @@ class Bench:
         nibbles = state.idx.reshape(pads.wgt_depth // per_beat, -1)
         packed = nibbles[:, 0::2] | nibbles[:, 1::2] << 4
         for number in range(len(packed)):
-            yield self._beat(layout, Target.IDX, number * per_beat, packed[number].tobytes())
+            yield self._beat(layout, Target.IDX, number * per_beat, packed[number].tobytes(), step=1)
+            yield from [0] * (per_beat - 1)  # cycles without a beat, while the words are written one by one
 
     @staticmethod
     def _beat(layout: LoadBeat, target: Target, address: int, data: bytes, **values: int) -> int:
