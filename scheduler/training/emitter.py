@@ -62,6 +62,11 @@ class Block:
         """One word repeated for a whole block, as a constant is."""
         return self.over_rows(block.rows).over_words(block.words)
 
+    def like(self, block: "Block") -> "Block":
+        """Repeated to the shape of a block where it has one row, or one word in a row, and the block has more."""
+        rows = self.over_rows(block.rows) if self.rows == 1 else self
+        return rows.over_words(block.words) if self.words == 1 < block.words else rows
+
 
 @dataclass(frozen=True)
 class Feature:
@@ -100,6 +105,10 @@ class Chunk:
     rows: int
 
 
+Operand = Block | float | int | str
+"""A source of VECTOR: a block, or what `Emitter.constant` takes."""
+
+
 class AccRing:
     """Stretches of one accumulator bank, one after the other, from its beginning again at its end."""
 
@@ -135,8 +144,8 @@ class Emitter:
         self.statics = [AccRing(base, self.bank_words) for base in bases[count:]]
         self.statics[-1].depth -= CONSTANTS
         self._turn, self._static_turn = 0, 0
-        self.constants: list[int | str] = []
-        """FP32 pattern of each constant, or the name of a scalar that the host sets before a run."""
+        self.constants: list[int | str | tuple[int, ...]] = []
+        """FP32 pattern of each constant (or one for each column), or the name of a scalar that the host sets."""
 
     # ---- accumulator blocks
 
@@ -150,11 +159,20 @@ class Emitter:
         for ring in self.statics:
             ring.live = 0
 
-    def take(self, rows: int, words: int) -> Block:
-        """A block without gaps for this chunk; its words are free again when the bank's ring comes round."""
+    def take(self, rows: int, words: int, *, apart: Block | None = None) -> Block:
+        """A block without gaps for this chunk, if possible in another bank than `apart`; its words are free again when
+        the bank's ring comes round.
+        """
         ring = self.rings[self._turn % len(self.rings)]
+        if apart is not None and ring.base == apart.addr // self.bank_words * self.bank_words:
+            self._turn += 1
+            ring = self.rings[self._turn % len(self.rings)]
         self._turn += 1
         return Block(ring.take(rows * words), rows, words, words)
+
+    def limit(self, blocks: int) -> int:
+        """Most words of a block, if a chunk takes `blocks` of them and the blocks of two chunks are to find room."""
+        return self.bank_words // (2 * ceil(blocks / len(self.rings)))
 
     def keep(self, rows: int, words: int) -> Block:
         """A block that stays until the kernel ends."""
@@ -162,8 +180,10 @@ class Emitter:
         self._static_turn += 1
         return Block(ring.take(rows * words), rows, words, words)
 
-    def constant(self, value: float | int | str) -> Block:
-        """The word that holds a number (float), a bit pattern (int) or a named scalar (str) in every column."""
+    def constant(self, value: float | int | str | tuple[int, ...]) -> Block:
+        """The word that holds a number (float), a bit pattern (int) or a named scalar (str) in every column, or the bit
+        patterns of a tuple, one in each column.
+        """
         key = constant_bits(value) if isinstance(value, float) else value
         if key not in self.constants:
             if len(self.constants) == CONSTANTS:
@@ -178,20 +198,26 @@ class Emitter:
         self,
         operation: Operation,
         d: Block,
-        x: Block,
-        y: Block | None = None,
-        z: Block | None = None,
+        x: Operand,
+        y: Operand | None = None,
+        z: Operand | None = None,
         **fields: int,
     ) -> Block:
-        """Record `d = operation(x, y, z)`; `fields` are relu, shuffle, shift, right. Gives `d`."""
+        """Record `d = operation(x, y, z)`; `fields` are relu, shuffle, shift, right. Gives `d`.
+
+        Sources of one row, or of one word in a row, are repeated as the shape of `d` asks; numbers are constants.
+        """
         used = {"x": x}
         if operation != Operation.COPY:
             used["y"] = y
         if operation in READS_Z:
             used["z"] = z
         operands = {"d_addr": d.addr, "d_stride": d.stride}
-        for name, block in used.items():
-            if block is None or (block.rows, block.words) != (d.rows, d.words):
+        for name, value in used.items():
+            if value is None:
+                raise ValueError(f"{operation.name} needs {name}")
+            block = used[name] = (value if isinstance(value, Block) else self.constant(value)).like(d)
+            if (block.rows, block.words) != (d.rows, d.words):
                 raise ValueError(f"{operation.name}: {name} is {block}, but d is {d}")
             operands |= {f"{name}_addr": block.addr, f"{name}_stride": block.stride, f"{name}_hold": block.hold}
         item = command(Opcode.VECTOR, operation=operation, rows=d.rows, words=d.words, **operands, **fields)

@@ -98,7 +98,7 @@ class TrainingProgram:
         known = dict(self.scalars) | dict(scalars)
         words = np.zeros((CONSTANTS, self.arch.array.cols), np.uint32)
         for number, key in enumerate(self.places.em.constants):
-            words[number] = key if isinstance(key, int) else fp32_bits(np.float32(known[key]))
+            words[number] = key if isinstance(key, int | tuple) else fp32_bits(np.float32(known[key]))
         _put(memory, self.places.memory.constants, words.tobytes())
 
     def read_loss(self, memory: NDArray[np.uint8]) -> float:
