@@ -9,27 +9,10 @@ from dataclasses import dataclass
 
 from scheduler.training.base import Operator
 from scheduler.training.ir import TrainingGraph
-from scheduler.training.operators import (
-    Add,
-    BatchNorm,
-    BatchNormGrad,
-    Bias,
-    Conv,
-    ConvInputGrad,
-    ConvWeightGrad,
-    Gelu,
-    GeluGrad,
-    Mul,
-    Relu,
-    ReluGrad,
-    Scale,
-    Silu,
-    SiluGrad,
-)
+from scheduler.training.operators import BatchNorm, BatchNormGrad, BiasGrad, Conv, ConvInputGrad, ConvWeightGrad
+from scheduler.training.pointwise import POINTWISE
 from scheduler.training.updates import Adam, Sgd
 
-POINTWISE = (Bias, Relu, ReluGrad, Add, Mul, Scale, Gelu, GeluGrad, Silu, SiluGrad)
-"""Operators whose results need only the same place of their operands."""
 MAINS = (Conv, ConvInputGrad, BatchNorm, BatchNormGrad, *POINTWISE)
 """Operators that may begin a chain."""
 
@@ -57,7 +40,7 @@ def main_result(item: Operator) -> str:
 
 def groups(graph: TrainingGraph) -> list[Group]:
     """All operators but the updates, which run with their gradients, in an order in which groups can run."""
-    items = in_order(graph)
+    items = [item for item in graph.operators if not isinstance(item, Sgd | Adam)]
     users: dict[str, list[Operator]] = defaultdict(list)
     for item in items:
         for name in item.names("source"):
@@ -73,24 +56,15 @@ def groups(graph: TrainingGraph) -> list[Group]:
         taken |= {id(link) for link in (item, *chain)}
         last = (chain or [item])[-1]
         found.append((place[id(last)], Group(item, tuple(chain), _sums(last, users))))
-    return [group for _, group in sorted(found, key=lambda pair: pair[0])]
+    after = {group.main.weight: number for number, group in found if isinstance(group.main, ConvInputGrad)}
+    return [group for _, group in sorted(found, key=lambda pair: _rank(*pair, after))]
 
 
-def in_order(graph: TrainingGraph) -> list[Operator]:
-    """Operators without updates; a weight's gradient, whose update overwrites its copies, after all that read them."""
-    items = [item for item in graph.operators if not isinstance(item, Sgd | Adam)]
-    result, waiting = [], {item.weight: item for item in items if isinstance(item, ConvInputGrad)}
-    held: dict[str, Operator] = {}
-    for item in items:
-        if isinstance(item, ConvWeightGrad) and item.weight in waiting:
-            held[item.weight] = item
-            continue
-        result.append(item)
-        if isinstance(item, ConvInputGrad):
-            del waiting[item.weight]
-            if item.weight in held:
-                result.append(held.pop(item.weight))
-    return result
+def _rank(number: int, group: Group, after: dict[str, int]) -> float:
+    """Place of a group; that of a weight's gradient is behind the input gradient, which needs the weight as it was."""
+    if isinstance(group.main, ConvWeightGrad):
+        return max(number, after.get(group.main.weight, number)) + 0.5
+    return number
 
 
 def _chain(item: Operator, users: dict, taken: set[int], kept: set[str]) -> list[Operator]:
@@ -115,5 +89,5 @@ def _sums(last: Operator, users: dict) -> tuple[Operator, ...]:
         user
         for user in users[name]
         if (isinstance(user, BatchNorm) and user.input == name)
-        or (isinstance(user, BatchNormGrad) and user.gradient == name)
+        or (isinstance(user, BatchNormGrad | BiasGrad) and user.gradient == name)
     )

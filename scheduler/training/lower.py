@@ -8,15 +8,15 @@ from hwgen.arch import Arch, UserError
 from hwgen.arch.isa import Target
 from models.pattern import Pattern
 from scheduler.hazards import Region
-from scheduler.training.base import Operator
 from scheduler.training.emitter import CONSTANTS, Block, Emitter, Feature
+from scheduler.training.fuse import groups, main_result
 from scheduler.training.gradients import GradientTile, Kernel, WeightGradient
 from scheduler.training.ir import Kind, TrainingGraph, verify
 from scheduler.training.memory import MemoryMap, Row, packed_span
 from scheduler.training.operators import Conv, ConvInputGrad, ConvWeightGrad
 from scheduler.training.updates import Adam, Sgd, Update
 from scheduler.training.weights import Weights, write_copies
-from scheduler.training.windows import Rings, WindowProduct, forward_window, gradient_phases
+from scheduler.training.windows import Rings, gradient_phases
 
 Method = Literal["dense", "srste", "bdwp"]
 """Which products are N:M: none, the forward pass, or the forward pass and the input gradient."""
@@ -59,8 +59,15 @@ class Step:
     """Gradient -> the update that reads it."""
     notes: dict[str, str] = field(default_factory=dict)
     """Parameter -> why it is dense although a pattern was asked for."""
+    summed: set[str] = field(default_factory=set)
+    """Normalisations and bias gradients, by their result, whose sums have been taken."""
     headings: list[tuple[int, str]] = field(default_factory=list)
     """First instruction of each kernel, and its name."""
+
+    @property
+    def scaled(self) -> bool:
+        """Whether gradients of parameters carry a loss scale."""
+        return self.options.loss_scale != 1.0
 
     @property
     def tile_limit(self) -> int:
@@ -76,8 +83,9 @@ def begin(graph: TrainingGraph, arch: Arch, options: TrainingOptions) -> Step:
     step = Step(graph, arch, options, memory, Emitter(arch), Rings(arch))
     step.updates = {item.gradient: item for item in graph.operators if isinstance(item, Sgd | Adam)}
     products = {item.weight: item for item in graph.operators if isinstance(item, Conv)}
+    inside = {main_result(item) for group in groups(graph) for item in (group.main, *group.chain)[: len(group.chain)]}
     for name, tensor in graph.tensors.items():
-        if name in products or tensor.kind == Kind.SCALAR or _is_weight_state(graph, name, products):
+        if name in inside | set(products) or tensor.kind == Kind.SCALAR or _is_weight_state(graph, name, products):
             continue
         if tensor.shape[:3] == (1, 1, 1) and tensor.kind not in (Kind.INPUT, Kind.LABEL, Kind.ACTIVATION):
             step.rows[name] = memory.row(name, tensor.shape[3], tensor.kind)
@@ -154,43 +162,21 @@ def _classifier(graph: TrainingGraph) -> str:
     return [item.weight for item in graph.operators if isinstance(item, Conv)][-1]
 
 
-Handler = Callable[[Step, Operator], None]
-
-
-def forward(step: Step, item: Conv) -> None:
-    """FF."""
-    weights, output = step.weights[item.weight], step.features[item.output]
-    if not step.options.pregenerate:
-        generate(step, weights, forward=True, backward=False)
-    window = forward_window(weights.kernel.size, weights.kernel.stride, weights.kernel.padding, output)
-    product = WindowProduct(step.em, step.rings, step.features[item.input], output, window)
-    product.emit(weights.forward, interleave=step.options.interleave)
-
-
-def input_gradient(step: Step, item: ConvInputGrad) -> None:
-    """BP, one product for each phase of the stride."""
-    weights, target = step.weights[item.weight], step.features[item.output]
-    if not step.options.pregenerate:
-        generate(step, weights, forward=False, backward=True)
-    if len(weights.phases) < weights.kernel.stride**2:
-        clear(step.em, target)
-    for phase, image in zip(weights.phases, weights.backward, strict=True):
-        product = WindowProduct(step.em, step.rings, step.features[item.gradient], target, phase.window)
-        product.emit(image, interleave=step.options.interleave)
-
-
-def weight_gradient(step: Step, item: ConvWeightGrad, update: Callable[[Step, Update, list[Block]], None]) -> None:
+def weight_gradient(step: Step, item: ConvWeightGrad, update: Callable[..., None]) -> None:
     """WU, and the update of each tile as soon as its gradient is complete."""
     weights, rule = step.weights[item.weight], step.updates[item.output]
     offsets = weights.offsets(step.arch)
 
     def apply(gradient: Block, tile: GradientTile) -> None:
-        blocks = [load_master(step, weights, number, offsets[tile], tile) for number in range(len(weights.masters))]
-        update(step, rule, [blocks[0], gradient, *blocks[1:]])
-        for number, block in enumerate(blocks):
+        blocks = {
+            master.name: load_master(step, weights, number, offsets[tile], tile)
+            for number, master in enumerate(weights.masters)
+        }
+        update(step.em, rule, blocks, gradient, scaled=step.scaled)
+        for number, block in enumerate(blocks.values()):
             store_master(step, weights, number, offsets[tile], block)
         if step.options.pregenerate:
-            write_copies(step.em, weights, blocks[0], tile)
+            write_copies(step.em, weights, blocks[weights.name], tile)
 
     product = WeightGradient(
         step.em, step.rings, step.features[item.input], step.features[item.gradient], weights.kernel

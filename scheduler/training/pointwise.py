@@ -7,6 +7,8 @@ from scheduler.training.base import Operator
 from scheduler.training.emitter import Block, Emitter
 from scheduler.training.operators import Add, Bias, Mul, Relu, ReluGrad, Scale
 
+POINTWISE = (Bias, Relu, ReluGrad, Add, Mul, Scale)
+"""Operators whose results need only the same place of their operands."""
 Fetch = Callable[[str], Block]
 """Gives the part of another tensor that lies under the block; a channel vector as one repeated row."""
 

@@ -1,0 +1,49 @@
+"""Training graph -> training program: kernels, offline schedule, tokens, addresses."""
+
+from dataclasses import replace
+from math import ceil
+
+from hwgen.arch import INSTRUCTION_BYTES, Arch
+from scheduler.training.emitter import Emitter
+from scheduler.training.fuse import groups
+from scheduler.training.ir import TrainingGraph
+from scheduler.training.lower import Step, TrainingOptions, begin, generate, load_constants
+from scheduler.training.order import list_order
+from scheduler.training.program import Code, TrainingProgram
+from scheduler.training.rules import UNSCALE, negated
+from scheduler.training.stages import emit
+from scheduler.training.windows import Rings
+
+
+def compile_step(graph: TrainingGraph, arch: Arch, options: TrainingOptions | None = None) -> TrainingProgram:
+    """Program of a training step for one architecture.
+
+    Raises `UserError` when graph, options and architecture do not fit together; nothing has run then.
+    """
+    step = begin(graph, arch, options or TrainingOptions())
+    load_constants(step)
+    for group in groups(graph):
+        emit(step, group)
+    start = replace(step, em=Emitter(arch), rings=Rings(arch))
+    if step.options.pregenerate:
+        for weights in step.weights.values():
+            generate(start, weights)
+    unit = max(INSTRUCTION_BYTES, arch.beat_bytes)
+    first = _code(start, ceil(step.memory.end / unit) * unit)
+    second = _code(step, ceil((first.address + first.size) / unit) * unit)
+    return TrainingProgram(arch=arch, graph=graph, places=step, start=first, step=second, scalars=_scalars(step))
+
+
+def _code(step: Step, address: int) -> Code:
+    """Order and tokens."""
+    recorder, limit = step.em.recorder, (1 << step.arch.control.token_bits) - 1
+    order = list_order(recorder, step.arch) if step.options.overlap else None
+    return Code(recorder.finish(limit, order), address)
+
+
+def _scalars(step: Step) -> dict[str, float]:
+    """Values of the scalars by name, and of those that follow from them."""
+    values = dict(step.graph.scalars)
+    values |= {negated(name): -value for name, value in step.graph.scalars.items()}
+    values |= {f"1-{name}": 1.0 - value for name, value in step.graph.scalars.items()}
+    return values | {UNSCALE: 1.0 / step.options.loss_scale}

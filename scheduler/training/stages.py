@@ -1,0 +1,293 @@
+"""Groups of operators -> kernels."""
+
+from collections.abc import Callable, Sequence
+
+from hwgen.arch import UserError
+from hwgen.arch.isa import Format, Operation, Target
+from scheduler.training.base import Operator
+from scheduler.training.emitter import Block, Chunk, Feature
+from scheduler.training.epilogue import epilogue
+from scheduler.training.fuse import Group, main_result
+from scheduler.training.lower import Step, clear, generate, weight_gradient
+from scheduler.training.memory import Row
+from scheduler.training.normalise import (
+    affine,
+    backward_affine,
+    batch_statistics,
+    forward_affine,
+    running,
+)
+from scheduler.training.operators import BatchNorm, BatchNormGrad, BiasGrad, Conv, ConvInputGrad, ConvWeightGrad, Relu
+from scheduler.training.pointwise import POINTWISE, apply_chain
+from scheduler.training.rules import apply_update
+from scheduler.training.sums import sum_rows
+from scheduler.training.windows import Window, WindowProduct, forward_window
+
+MUL, MAC, ADD = Operation.MUL, Operation.MAC, Operation.ADD
+
+
+class Sums:
+    """Sums over all pixels that normalisations and biases need of a tensor, kept while it is computed."""
+
+    def __init__(self, step: Step, items: Sequence[Operator], words: int) -> None:
+        self.step, self.items = step, items
+        self.blocks = {
+            (number, part): step.em.keep(1, words)
+            for number, item in enumerate(items)
+            for part in range(1 if isinstance(item, BiasGrad) else 2)
+        }
+        for block in self.blocks.values():
+            step.em.load(Target.ACC16, block.addr, None, block.region, rows=1, pad=words)
+
+    def collect(self, block: Block, fetch: Callable[[str], Block], first: int) -> None:
+        """Add the sums of a block whose first word holds channels of word `first`."""
+        for number, item in enumerate(self.items):
+            self._add(number, 0, first, block)
+            if isinstance(item, BatchNorm):
+                self._add(number, 1, first, block, block)
+            elif isinstance(item, BatchNormGrad):
+                self._add(number, 1, first, block, fetch(item.input))
+
+    def _add(self, number: int, part: int, first: int, x: Block, y: Block | None = None) -> None:
+        """Sum over rows of x, or of x * y."""
+        em, total = self.step.em, self.blocks[number, part].columns(first, x.words)
+        row = sum_rows(em, x, y)
+        em.vector(ADD, total, total, row)
+
+    def finish(self) -> None:
+        """Store the sums for the kernels that need them."""
+        self.step.summed |= {main_result(item) for item in self.items}
+        for (number, part), block in self.blocks.items():
+            row = sums_row(self.step, self.items[number], part)
+            self.step.em.store(block, row.address, 0, row.region, Format.FP32)
+
+
+def sums_row(step: Step, item: Operator, part: int) -> Row:
+    """Where a sum for `item` lies in external memory."""
+    name = f"{main_result(item)} sum {part}"
+    if name not in step.rows:
+        step.rows[name] = step.memory.row(name, step.graph.tensors[summed_tensor(item)].shape[3], "sum")
+    return step.rows[name]
+
+
+def summed_tensor(item: Operator) -> str:
+    """The tensor whose sums an operator needs."""
+    return item.input if isinstance(item, BatchNorm) else item.gradient
+
+
+def load_sums(step: Step, item: Operator) -> list[Block]:
+    """The sums that an operator needs, taken now if no kernel took them with its results."""
+    if main_result(item) not in step.summed:
+        source = step.features[summed_tensor(item)]
+        sums = Sums(step, [item], source.words)
+        for chunk in step.em.chunks(source, step.tile_limit):
+            block = step.em.fetch(source, chunk)
+            sums.collect(block, lambda name, chunk=chunk: step.em.fetch(step.features[name], chunk), 0)
+        sums.finish()
+    return [load_row(step, sums_row(step, item, part)) for part in range(1 if isinstance(item, BiasGrad) else 2)]
+
+
+def load_row(step: Step, row: Row) -> Block:
+    """A channel vector, kept for the kernel."""
+    block = step.em.keep(1, row.words)
+    return step.em.load_block(block, row.address, 0, row.region, wide=True)
+
+
+def store_row(step: Step, row: Row, block: Block) -> None:
+    """The inverse of `load_row`."""
+    step.em.store(block, row.address, 0, row.region, Format.FP32)
+
+
+class Kernel:
+    """One group: its channel vectors, its sums."""
+
+    def __init__(self, step: Step, group: Group) -> None:
+        self.step, self.group = step, group
+        step.em.begin_kernel()
+        self._rows: dict[str, Block] = {}
+        self.target = step.features.get(group.result)
+        self.sums = Sums(step, group.sums, self.target.words) if group.sums else None
+
+    def row(self, name: str) -> Block:
+        """A channel vector of the graph, loaded once."""
+        if name not in self._rows:
+            self._rows[name] = load_row(self.step, self.step.rows[name])
+        return self._rows[name]
+
+    def optional(self, name: str | None) -> Block | None:
+        """The same, or None for no vector."""
+        return None if name is None else self.row(name)
+
+    def product(self, window: Window) -> WindowProduct:
+        """The product of a Conv or ConvInputGrad."""
+        main = self.group.main
+        source = main.input if isinstance(main, Conv) else main.gradient
+        return WindowProduct(self.step.em, self.step.rings, self.step.features[source], self.target, window)
+
+    def tile_epilogue(self, window: Window) -> Callable | None:
+        """Chain and sums on a tile of the product."""
+        if not self.group.chain and self.sums is None:
+            return None
+        collect = self.sums.collect if self.sums else lambda block, fetch, first: None
+        return epilogue(
+            self.step.em,
+            main_result(self.group.main),
+            self.group.chain,
+            window.out_step,
+            self.step.features,
+            self.row,
+            collect,
+        )
+
+    def over_chunks(self, source: Feature, begin: Callable[[Block, Callable[[str], Block]], None], name: str) -> None:
+        """Load `source` chunk by chunk, run `begin`, the chain and the sums on it, store the result."""
+        step, em = self.step, self.step.em
+        limit = step.tile_limit
+        for chunk in em.chunks(source, limit):
+            block = em.fetch(source, chunk)
+            fetch = self._fetcher(chunk, block)
+            begin(block, fetch)
+            apply_chain(em, block, name, self.group.chain, fetch)
+            if self.sums:
+                self.sums.collect(block, fetch, 0)
+            em.put(self.target, chunk, block)
+
+    def _fetcher(self, chunk: Chunk, block: Block) -> Callable[[str], Block]:
+        held: dict[str, Block] = {}
+
+        def fetch(name: str) -> Block:
+            if name not in held:
+                features = self.step.features
+                held[name] = (
+                    self.step.em.fetch(features[name], chunk)
+                    if name in features
+                    else self.row(name).over_rows(block.rows)
+                )
+            return held[name]
+
+        return fetch
+
+    def finish(self) -> None:
+        """Store the sums."""
+        if self.sums:
+            self.sums.finish()
+
+
+def emit_conv(step: Step, group: Group) -> None:
+    """FF with its chain."""
+    kernel, weights = Kernel(step, group), step.weights[group.main.weight]
+    if not step.options.pregenerate:
+        generate(step, weights, forward=True, backward=False)
+    shape = weights.kernel
+    window = forward_window(shape.size, shape.stride, shape.padding, kernel.target)
+    kernel.product(window).emit(weights.forward, kernel.tile_epilogue(window), interleave=step.options.interleave)
+    kernel.finish()
+
+
+def emit_input_gradient(step: Step, group: Group) -> None:
+    """BP with its chain, one product for each phase of the stride."""
+    kernel, weights = Kernel(step, group), step.weights[group.main.weight]
+    if not step.options.pregenerate:
+        generate(step, weights, forward=False, backward=True)
+    if len(weights.phases) < weights.kernel.stride**2:
+        clear(step.em, kernel.target)
+    for phase, image in zip(weights.phases, weights.backward, strict=True):
+        window = phase.window
+        kernel.product(window).emit(image, kernel.tile_epilogue(window), interleave=step.options.interleave)
+    kernel.finish()
+
+
+def emit_weight_gradient(step: Step, group: Group) -> None:
+    """WU with the update of the weights."""
+    step.em.begin_kernel()
+    weight_gradient(step, group.main, apply_update)
+
+
+def emit_batch_norm(step: Step, group: Group) -> None:
+    """Parameters of the channels, then scale and shift with the chain."""
+    kernel, main, em = Kernel(step, group), group.main, step.em
+    source = step.features[main.input]
+    count = source.n * source.h * source.w
+    total, squares = load_sums(step, main)
+    statistics = batch_statistics(em, total, squares, count, main.eps)
+    for name, value, factor in (
+        (main.running_mean, statistics.mean, 1.0),
+        (main.running_var, statistics.var, count / (count - 1)),
+    ):
+        if name is not None:
+            old = kernel.row(name)
+            running(em, old, value, main.momentum, factor)
+            store_row(step, step.rows[name], old)
+    for name, value in ((main.mean, statistics.mean), (main.invstd, statistics.invstd)):
+        store_row(step, step.rows[name], value)
+    rule = forward_affine(em, statistics, kernel.optional(main.gamma), kernel.optional(main.beta))
+    relu = bool(group.chain) and isinstance(group.chain[0], Relu)
+    kernel.over_chunks(source, lambda block, fetch: affine(em, block, rule.scale, rule.shift, relu=relu), main.output)
+    kernel.finish()
+
+
+def emit_batch_norm_grad(step: Step, group: Group) -> None:
+    """Gradients of gamma and beta with their updates, then the gradient of the input."""
+    kernel, main, em = Kernel(step, group), group.main, step.em
+    source = step.features[main.gradient]
+    count = source.n * source.h * source.w
+    sums = load_sums(step, main)
+    gamma = kernel.optional(main.gamma)
+    rule = backward_affine(em, sums, kernel.row(main.mean), kernel.row(main.invstd), gamma, count)
+    for name, value in ((main.gamma_grad, rule.gamma_grad), (main.beta_grad, rule.beta_grad)):
+        update_row(step, kernel, name, value)
+    if main.output is None:
+        return
+
+    def begin(block: Block, fetch: Callable[[str], Block]) -> None:
+        rows = block.rows
+        em.vector(MAC, block, block, rule.scale.over_rows(rows), rule.shift.over_rows(rows))
+        em.vector(MAC, block, fetch(main.input), rule.slope.over_rows(rows), block)
+
+    kernel.over_chunks(source, begin, main.output)
+    kernel.finish()
+
+
+def emit_bias_grad(step: Step, group: Group) -> None:
+    """The update of a bias from the sum of its gradient."""
+    kernel = Kernel(step, group)
+    update_row(step, kernel, group.main.output, load_sums(step, group.main)[0])
+
+
+def emit_pointwise(step: Step, group: Group) -> None:
+    """A chain on a tensor that lies in external memory."""
+    source = group.main.names("source")[0]
+    kernel = Kernel(step, Group(group.main, (group.main, *group.chain), group.sums))
+    kernel.over_chunks(step.features[source], lambda block, fetch: None, source)
+    kernel.finish()
+
+
+def update_row(step: Step, kernel: Kernel, gradient: str | None, value: Block) -> None:
+    """Run the update of a channel vector, if its gradient is wanted."""
+    rule = step.updates.get(gradient or "")
+    if rule is None:
+        return
+    blocks = {name: kernel.row(name) for name in rule.names("in place")}
+    apply_update(step.em, rule, blocks, value, scaled=step.scaled)
+    for name, block in blocks.items():
+        store_row(step, step.rows[name], block)
+
+
+def emit(step: Step, group: Group) -> None:
+    """Record the kernel of a group."""
+    handler = HANDLERS.get(type(group.main))
+    if handler is None:
+        raise UserError(f"{main_result(group.main)}: the array has no kernel for {type(group.main).__name__}")
+    step.headings.append((len(step.em.recorder.commands), main_result(group.main)))
+    handler(step, group)
+
+
+HANDLERS = {
+    **dict.fromkeys(POINTWISE, emit_pointwise),
+    Conv: emit_conv,
+    ConvInputGrad: emit_input_gradient,
+    ConvWeightGrad: emit_weight_gradient,
+    BatchNorm: emit_batch_norm,
+    BatchNormGrad: emit_batch_norm_grad,
+    BiasGrad: emit_bias_grad,
+}
