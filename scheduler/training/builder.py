@@ -187,7 +187,7 @@ class Builder:
             shape, flags = tuple(size for size, _ in runs), [flag for _, flag in runs]
         small = tuple(1 if flag else size for size, flag in zip(shape, flags))
         source = self.reshape(node, View(tensor, ()), small)
-        name = self.new(node, "broadcast", shape)
+        name = self.new(node, "repeated", shape)
         self.emit(Broadcast(name, source.tensor))
         return name
 

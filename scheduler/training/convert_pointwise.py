@@ -66,26 +66,35 @@ def _sub(b: Builder, node: JointNode) -> View:
 
 
 def _mul(b: Builder, node: JointNode) -> object:
-    one, other = b.value(node, "self"), b.value(node, "other")
-    if isinstance(one, int | float):
-        one, other = other, one
-    if isinstance(other, int | float):
-        return one.times(other) if isinstance(one, Tangent) else scale(b, node, one, other)
+    for tensor, number in (("self", "other"), ("other", "self")):
+        factor = b.value(node, number)
+        if isinstance(factor, int | float):
+            return _times(b, node, tensor, factor)
     one, other = b.view(node, "self"), b.view(node, "other")
     if b.is_parameter(one) or b.is_parameter(other):
         raise Unsupported("it multiplies by a parameter element by element")
     return _combine(b, node, Mul, "product", one, other)
 
 
+def _times(b: Builder, node: JointNode, tensor: str, factor: float) -> object:
+    value = b.value(node, tensor)
+    if isinstance(value, Tangent):
+        return value.times(factor)
+    view = b.view(node, tensor)
+    if b.is_parameter(view):
+        raise Unsupported("it changes a parameter")
+    return scale(b, node, view, factor)
+
+
 def _div(b: Builder, node: JointNode) -> object:
-    one, other = b.value(node, "self"), b.value(node, "other")
-    if not isinstance(other, int | float) or other == 0:
+    divisor = b.value(node, "other")
+    if not isinstance(divisor, int | float) or divisor == 0:
         raise Unsupported("it divides by a tensor")
-    return one.times(1 / other) if isinstance(one, Tangent) else scale(b, node, b.view(node, "self"), 1 / other)
+    return _times(b, node, "self", 1 / divisor)
 
 
 def _neg(b: Builder, node: JointNode) -> View:
-    return scale(b, node, b.view(node, "self"), -1.0, "negative")
+    return _times(b, node, "self", -1.0)
 
 
 def _relu(b: Builder, node: JointNode) -> View:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from scheduler.training.operators import AvgPoolGrad, ConvInputGrad, MatMul
+from models.cnn import DigitsCnn
 from tests.scheduler.training.support import check_steps
 
 
@@ -73,7 +73,7 @@ class GlobalPool(nn.Module):
 
 
 class Vit(nn.Module):
-    """Patches, class token, position embedding, and attention with fused or separate projections, written three ways."""
+    """Patches, class token, position embedding; attention with fused or separate projections, in four forms."""
 
     def __init__(self, form):
         super().__init__()
@@ -134,10 +134,11 @@ class Rows(nn.Module):
 
 MODELS = {
     "mlp": (Mlp, (5, 12)),
+    "digits": (lambda: DigitsCnn(width=4), (3, 1, 8, 8)),
     "cnn": (Cnn, (4, 3, 16, 24)),
     "rectangles": (Rectangles, (3, 2, 15, 10)),
     "global pool": (GlobalPool, (4, 3, 7, 6)),
-    "one channel, flattened input": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(2 * 3 * 5, 10)), (4, 2, 3, 5)),
+    "flattened input": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(2 * 3 * 5, 10)), (4, 2, 3, 5)),
     **{
         f"vit, {form}": (lambda form=form: Vit(form), (3, 3, 8, 8))
         for form in ("separate", "fused", "chunks", "explicit")
