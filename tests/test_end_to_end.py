@@ -137,6 +137,10 @@ BAD_INSTRUCTIONS = {
         Opcode.TENSOR, dataflow=1, first=1, tile_cols=1, tile_rows=1, groups=1, rows=1
     ),
     "vector beyond memory": raw(Opcode.VECTOR, rows=2, words=1, x_addr=1023, x_stride=1),
+    "third source beyond memory": raw(Opcode.VECTOR, operation=4, rows=2, words=1, z_addr=1023, z_stride=1),
+    "no vector operation": raw(Opcode.VECTOR, operation=14, words=1),
+    "shuffle over more columns than there are": raw(Opcode.VECTOR, operation=1, words=1, shuffle=3),
+    "shifted numbers": raw(Opcode.VECTOR, operation=1, words=1, shift=1),
     "store beyond memory": raw(Opcode.STORE, words=2, lanes=1, addr=1023),
     "store to an odd address": raw(Opcode.STORE, words=1, lanes=1, dram_addr=12),
     "store format": raw(Opcode.STORE, format=2, words=1, lanes=1),
