@@ -34,7 +34,7 @@ def plan(datasets: list[str], methods: list[str], patterns: list[str], seeds: in
         if dataset not in DATASETS:
             raise UserError(f"unknown set of images {dataset!r}: there are {', '.join(DATASETS)}")
     return [
-        Run(dataset, method, pattern, seed, epochs or EPOCHS[dataset])
+        Run(dataset, method, pattern, seed, EPOCHS[dataset] if epochs is None else epochs)
         for dataset in datasets
         for method in methods
         for pattern in (["dense"] if method == "dense" else patterns)
