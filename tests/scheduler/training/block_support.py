@@ -1,0 +1,57 @@
+"""Microcode on accumulator blocks: put values in, run what was recorded on the golden machine, take values out."""
+
+import dataclasses
+
+import numpy as np
+
+from hwgen.arch import Arch, load
+from hwgen.arch.isa import Opcode, encode
+from models.machine import Machine
+from scheduler.training.emitter import Block, Emitter, commands_of
+
+ROOMY = dataclasses.replace(
+    load("tiny"), name="roomy", scratchpads=dataclasses.replace(load("tiny").scratchpads, acc_depth=1 << 16)
+)
+"""`tiny` with banks of 16384 words, so that a function is tried on many values in one run."""
+
+
+class Blocks:
+    """An emitter, and what lies in the accumulators before the run."""
+
+    def __init__(self, arch: Arch = ROOMY) -> None:
+        self.arch, self.em = arch, Emitter(arch)
+        self.contents: list[tuple[Block, np.ndarray]] = []
+
+    def put(self, values: np.ndarray) -> Block:
+        """A block that holds float32 or uint32 values [rows, words, columns]."""
+        block = self.em.take(*values.shape[:2])
+        self.contents.append((block, np.ascontiguousarray(values).view(np.uint32)))
+        return block
+
+    def run(self, scalars: dict[str, float] | None = None) -> Machine:
+        """Execute everything recorded so far."""
+        machine = Machine(self.arch, 64)
+        acc, cols = machine.state.acc, self.arch.array.cols
+        for block, words in self.contents:
+            acc[_words(block)] = words
+        for number, key in enumerate(self.em.constants):
+            value = np.float32(scalars[key]).view(np.uint32) if isinstance(key, str) else np.array(key, np.uint32)
+            acc[self.em.constant(key).addr] = np.broadcast_to(value, cols)
+            assert self.em.constant(key).addr == self.arch.scratchpads.acc_depth - 64 + number
+        machine.run(b"".join(encode(item) for item in commands_of(self.em)))
+        return machine
+
+    def passes(self, block: Block) -> float:
+        """VECTOR work recorded so far, in passes over a block."""
+        items = [item for item in commands_of(self.em) if item.opcode == Opcode.VECTOR]
+        return sum(item.rows * item.words for item in items) / (block.rows * block.words)
+
+
+def read(machine: Machine, block: Block) -> np.ndarray:
+    """Values [rows, words, columns] of a block after a run."""
+    return machine.state.acc[_words(block)].view(np.float32)
+
+
+def _words(block: Block) -> np.ndarray:
+    step = 0 if block.hold else 1
+    return block.addr + block.stride * np.arange(block.rows)[:, None] + step * np.arange(block.words)
