@@ -108,7 +108,7 @@ BAD_INSTRUCTIONS = {
     "reserved bits": raw(Opcode.LOAD, reserved=1, **LOAD),
     "token for itself": raw(Opcode.LOAD, signal=1, **LOAD),
     "token for nobody": raw(Opcode.STORE, signal=1 << 4, words=1, lanes=1),
-    "no target": raw(Opcode.LOAD, target=6, **LOAD),
+    "no target": raw(Opcode.LOAD, target=8, **LOAD),
     "no rows": raw(Opcode.LOAD, rows=0, **LOAD),
     "nothing to load": raw(Opcode.LOAD, beats=0),
     "half an accumulator word": raw(Opcode.LOAD, target=4, beats=3),
@@ -143,7 +143,7 @@ BAD_INSTRUCTIONS = {
     "shifted numbers": raw(Opcode.VECTOR, operation=1, words=1, shift=1),
     "store beyond memory": raw(Opcode.STORE, words=2, lanes=1, addr=1023),
     "store to an odd address": raw(Opcode.STORE, words=1, lanes=1, dram_addr=12),
-    "store format": raw(Opcode.STORE, format=2, words=1, lanes=1),
+    "store format": raw(Opcode.STORE, format=4, words=1, lanes=1),
 }
 
 

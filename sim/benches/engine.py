@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 
 from hwgen.arch import INSTRUCTION_BYTES, Arch
-from hwgen.arch.isa import Command, Engine, Format, Target, encode
+from hwgen.arch.isa import Command, Engine, Target, encode
 from hwgen.lib.shapes import CommandLayout
 from models.formats import widen
 from models.machine import Machine
+from models.machine_output import stored_shape
 from models.machine_state import State
 from sim.benches.designs import bench_arch
 from sim.random_data import fp32_bytes
@@ -115,10 +116,8 @@ def written_words(state: State, *, addr: int, stride: int, rows: int, words: int
 def stored_beats(machine: Machine, item: Command) -> list[tuple[int, int]]:
     """Address and content of the beats of a STORE that the golden machine has just executed, in order."""
     arch = machine.arch
-    beats = item.words * (2 if item.format == Format.FP32 else 1)
-    places = [
-        item.dram_addr + y * item.row_stride + x * arch.beat_bytes for y in range(item.rows) for x in range(beats)
-    ]
+    rows, beats = stored_shape(item, arch.array)
+    places = [item.dram_addr + y * item.row_stride + x * arch.beat_bytes for y in range(rows) for x in range(beats)]
     return [(place, int.from_bytes(machine.memory.read(place, arch.beat_bytes), "little")) for place in places]
 
 

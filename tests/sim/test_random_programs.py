@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from hwgen.arch import ProgramError, load
-from hwgen.arch.isa import Engine, Opcode, Operation, command, decode
+from hwgen.arch.isa import INTEGER, TABLE, Engine, Format, Opcode, Operation, Target, Walk, command, decode
 from models.machine import Machine
+from models.machine_output import stored_shape
 from models.races import check_races
 from models.tokens import check_tokens
 from sim.dependencies import Access, Step, with_tokens
@@ -13,7 +14,6 @@ from sim.random_jobs import JobBuilder
 from sim.random_programs import random_program
 
 ARCHES = ("tiny", "tiny2", "sat16")
-VECTOR_FIELDS = ("relu", "right", "shuffle", "x_hold", "y_hold", "z_hold")
 
 
 @pytest.mark.parametrize("name", ARCHES)
@@ -30,23 +30,55 @@ def test_random_programs_are_legal(name, seed):
         assert program.image[start : start + 32 * len(program.commands)].tobytes() == program.encoded
 
 
+def traits(item, row) -> set:
+    """What an instruction uses: values of its small fields, and combinations that matter."""
+    found = {(item.opcode, field.name, item.operands[field.name]) for field in row.operands if is_small(field)}
+    if item.opcode is Opcode.LOAD:
+        found |= {("planes", item.target, item.planes > 1), ("padded", item.target, item.pad > 0)}
+        found |= {("rounds", item.target, item.stride > 0), ("zeros only", item.beats == 0)}
+    if item.opcode is Opcode.TENSOR:
+        found |= {("walk", item.walk, item.sparse), ("runs", item.walk, 0 < item.run < item.groups)}
+        found |= {("pattern", item.n, item.m)} if item.sparse else set()
+    if item.opcode is Opcode.VECTOR:
+        found |= {("shuffle", item.operation, item.shuffle), ("shift", item.operation, item.shift > 0, item.right)}
+    if item.opcode is Opcode.STORE:
+        found |= {("form", item.format, item.transpose), ("reduced", item.format, item.n, item.m)}
+    return found
+
+
+def is_small(field) -> bool:
+    return field.choices is not None or field.limit == 1
+
+
 def test_random_programs_cover_the_instruction_set(seed):
     arch, seen = load("tiny"), Counter()
     for number in range(200):
         for item in random_program(arch, seed + number).commands:
-            for name in ("dataflow", "sparse", "first", "last", "target", "format", "operation", *VECTOR_FIELDS):
-                if name in item.operands:
-                    seen[item.opcode, name, item.operands[name]] += 1
-            if item.opcode is Opcode.TENSOR and item.sparse:
-                seen[item.n, item.m] += 1
-            seen["padded"] += item.operands.get("pad", 0) > 0
-    wanted = [(Opcode.LOAD, "target", target) for target in range(6)]
-    wanted += [(Opcode.TENSOR, name, bit) for name in ("dataflow", "sparse", "first", "last") for bit in (0, 1)]
-    wanted += [(Opcode.VECTOR, "operation", operation) for operation in Operation]
-    wanted += [(Opcode.VECTOR, name, bit) for name in VECTOR_FIELDS for bit in (0, 1)]
-    wanted += [(Opcode.STORE, "format", kind) for kind in (0, 1)]
-    wanted += [(1, 4), (2, 4), (2, 8), (4, 8), (2, 16), "padded"]
+            seen.update(traits(item, TABLE[item.opcode]))
+    patterns = [(1, 4), (2, 4), (2, 8), (4, 8), (2, 16)]
+    small = [(row.opcode, field) for row in TABLE.values() for field in row.operands if is_small(field)]
+    wanted = [(opcode, field.name, value) for opcode, field in small for value in range(field.limit + 1)]
+    wanted += [(name, target, used) for name in ("planes", "padded") for target in Target for used in (False, True)]
+    wanted += [("rounds", Target.ACT_CHUNKS, used) for used in (False, True)] + [("zeros only", True)]
+    wanted += [("walk", walk, sparse) for walk in Walk for sparse in (0, 1)]
+    wanted += [("runs", Walk.ACT, True), ("runs", Walk.WGT, True)]
+    wanted += [("pattern", *pattern) for pattern in patterns] + [("reduced", Format.PACKED, *p) for p in patterns]
+    wanted += [("shuffle", operation, s) for operation in Operation for s in range(3)]
+    wanted += [("shift", operation, True, right) for operation in INTEGER for right in (0, 1)]
+    wanted += [("form", form, bit) for form in Format for bit in (0, 1) if (form, bit) != (Format.FP32, 1)]
     assert [item for item in wanted if not seen[item]] == []
+
+
+def test_packed_columns_are_loaded_again(seed):
+    arch, again = load("tiny"), 0
+    for number in range(50):
+        stored = set()
+        for item in random_program(arch, seed + number).commands:
+            if item.opcode is Opcode.STORE and item.format == Format.PACKED:
+                rows, _ = stored_shape(item, arch.array)
+                stored |= {item.dram_addr + y * item.row_stride for y in range(rows)}
+            again += item.opcode is Opcode.LOAD and item.target == Target.PACKED and item.dram_addr in stored
+    assert again > 0
 
 
 def test_equal_seeds_give_equal_programs(seed):

@@ -1,0 +1,89 @@
+"""What random programs do with the result of a product: vector work and stores."""
+
+from hwgen.arch.isa import INTEGER, READS_Z, Format, Opcode, Operation, command
+from models.machine_output import stored_shape
+from sim.dependencies import Access
+from sim.random_draft import Block, Draft
+from sim.random_operands import PATTERNS
+
+WIDE = (1 << 20) - 1
+FORMS = (
+    *((Format.FP32, 0), (Format.OPERAND, 0), (Format.OPERAND, 1)),
+    *((Format.DENSE, 0), (Format.DENSE, 1), (Format.PACKED, 0), (Format.PACKED, 1)),
+)
+"""Formats of STORE, as they are and transposed."""
+
+
+def vector(draft: Draft, block: Block) -> Block:
+    """Append an operation on a block; returns where its result is."""
+    operation = Operation(draft.draw(0, max(Operation)))
+    names = "x" if operation is Operation.COPY else "xyz" if operation in READS_Z else "xy"
+    main = names[draft.draw(0, len(names) - 1)]
+    fields = {"operation": operation, "relu": draft.draw(0, 1), "rows": block.rows, "words": block.words}
+    fields |= {"shuffle": draft.draw(0, draft.arch.array.cols.bit_length() - 1)}
+    if operation in INTEGER:
+        fields |= {"shift": draft.draw(0, 31), "right": draft.draw(0, 1)}
+    sources, reads = [], []
+    for name in names:
+        source = block if name == main else _source(draft, block)
+        held = draft.chance(0.2)
+        stride = source.stride if source.rows == block.rows else 0
+        fields |= {f"{name}_addr": source.addr, f"{name}_stride": stride, f"{name}_hold": int(held)}
+        sources.append((source, held))
+        reads.append(source.access)
+    d = block if draft.chance(0.5) else draft.place(block.rows, block.words)
+    # The destination may be a source, but not lie over one in any other way.
+    if any(d.access.overlaps(source.access) for source, held in sources if source != d or held):
+        return block
+    for name in "yz"[len(names) - 1 :]:
+        fields |= draft.noise(**{f"{name}_addr": WIDE, f"{name}_stride": WIDE, f"{name}_hold": 1})
+    draft.add(Opcode.VECTOR, reads, [d.access], **fields, d_addr=d.addr, d_stride=d.stride)
+    return d
+
+
+def _source(draft: Draft, block: Block) -> Block:
+    """Another operand: the same block, one of its shape, or one row that is repeated; mostly with data in it."""
+    if draft.chance(0.2):
+        return block
+    source = draft.place(1 if draft.chance(0.5) else block.rows, block.words)
+    if draft.chance(0.8):
+        draft.load_acc(source)
+    return source
+
+
+def store(draft: Draft, block: Block) -> None:
+    """Append a store of the block, or of its first rows if the format wants a certain number of them."""
+    array, beat = draft.arch.array, draft.arch.beat_bytes
+    form, transpose = FORMS[draft.draw(0, len(FORMS) - 1)]
+    if transpose and block.rows < array.cols:
+        form, transpose = Format.FP32, 0
+    fields = {"format": form, "transpose": transpose, "rows": block.rows, "words": block.words}
+    if transpose:
+        blocks = 1 if form is Format.OPERAND else draft.draw(1, block.rows // array.cols)
+        fields["rows"] = blocks * array.cols
+    fields |= _packing(draft, fields) if form is Format.PACKED else draft.noise(n=16, m=16)
+    fields |= {"lanes": draft.draw(1, array.cols), "addr": block.addr, "stride": block.stride}
+    rows, beats = stored_shape(command(Opcode.STORE, **fields), array)
+    row_stride = (beats + draft.draw(0, 2)) * beat
+    size = (rows - 1) * row_stride + beats * beat
+    address = draft.allocate(size)
+    draft.stored.append((address, size))
+    if form is Format.PACKED:
+        draft.packed += [(address + y * row_stride, beats, fields["m"]) for y in range(rows)]
+    written = [Access("dram", address, address + size)]
+    draft.add(Opcode.STORE, [block.access], written, **fields, dram_addr=address, row_stride=row_stride)
+
+
+def _packing(draft: Draft, fields: dict[str, int]) -> dict[str, int]:
+    """Pattern of a packed store, and the rows that it goes into; the known patterns are the likeliest."""
+    length = fields["words"] * draft.arch.array.cols
+    sizes = [m for m in range(1, draft.arch.array.group_max + 1) if m <= fields["rows"] or fields["transpose"]]
+    sizes = [m for m in sizes if length % m == 0 or not fields["transpose"]]
+    known = [pattern for pattern in PATTERNS if pattern is not None and pattern[1] in sizes]
+    if known and draft.chance(0.7):
+        n, m = known[draft.draw(0, len(known) - 1)]
+    else:
+        m = sizes[draft.draw(0, len(sizes) - 1)]
+        n = draft.draw(1, m)
+    rows = fields["rows"] if fields["transpose"] else fields["rows"] // m * m
+    return {"n": n, "m": m, "rows": rows}
