@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hwgen.arch import UserError
 from scheduler.training.base import Operator
 from scheduler.training.layout import Layout
-from scheduler.training.operators import Conv, ConvInputGrad, ConvWeightGrad, Product
+from scheduler.training.operators import Conv, ConvInputGrad, ConvWeightGrad
 from scheduler.training.shapes import SCALAR, Shape, fits
 from scheduler.training.updates import Update
 
@@ -102,11 +102,6 @@ def stage(item: Operator) -> str | None:
     """`FF`, `BP` or `WU` for a product with a parameter, None for every other operator."""
     names = {Conv: "FF", ConvInputGrad: "BP", ConvWeightGrad: "WU"}
     return names.get(type(item))
-
-
-def parameter_of(item: Product) -> str:
-    """Parameter that a product belongs to."""
-    return item.weight
 
 
 def verify(graph: TrainingGraph) -> None:

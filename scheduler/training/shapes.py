@@ -73,7 +73,7 @@ def _window(item: Window, images: Shape, result: Shape) -> bool:
 
 
 def _matmul(item: MatMul, shape: Shapes) -> bool:
-    left, right, output = (_matrix(shape(name), item.heads) for name in (item.left, item.right, item.output))
+    left, right, output = (head_matrix(shape(name), item.heads) for name in (item.left, item.right, item.output))
     if left is None or right is None or output is None or len({left[0], right[0], output[0]}) != 1:
         return False
     left, right = (
@@ -83,7 +83,7 @@ def _matmul(item: MatMul, shape: Shapes) -> bool:
     return left[1] == right[0] and output[1:] == (left[0], right[1])
 
 
-def _matrix(shape: Shape, heads: int) -> tuple[int, int, int] | None:
+def head_matrix(shape: Shape, heads: int) -> tuple[int, int, int] | None:
     """Samples, rows and columns of the matrix of one head, or None if there is no such matrix."""
     samples, height, width, channels = shape
     if height == heads:
