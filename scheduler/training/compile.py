@@ -22,7 +22,7 @@ def compile_step(graph: TrainingGraph, arch: Arch, options: TrainingOptions | No
     """
     step = begin(graph, arch, options or TrainingOptions())
     load_constants(step)
-    for group in groups(graph):
+    for group in groups(step.graph):
         emit(step, group)
     start = replace(step, em=Emitter(arch), rings=Rings(arch))
     if step.options.pregenerate:
@@ -31,14 +31,17 @@ def compile_step(graph: TrainingGraph, arch: Arch, options: TrainingOptions | No
     unit = max(INSTRUCTION_BYTES, arch.beat_bytes)
     first = _code(start, ceil(step.memory.end / unit) * unit)
     second = _code(step, ceil((first.address + first.size) / unit) * unit)
-    return TrainingProgram(arch=arch, graph=graph, places=step, start=first, step=second, scalars=_scalars(step))
+    return TrainingProgram(arch=arch, graph=step.graph, places=step, start=first, step=second, scalars=_scalars(step))
 
 
 def _code(step: Step, address: int) -> Code:
     """Order and tokens."""
     recorder, limit = step.em.recorder, (1 << step.arch.control.token_bits) - 1
-    order = list_order(recorder, step.arch) if step.options.overlap else None
-    return Code(recorder.finish(limit, order), address)
+    if step.options.overlap:
+        return Code(recorder.finish(limit, list_order(recorder, step.arch)), address)
+    for position in range(1, len(recorder.commands)):
+        recorder.dependencies[position].add(position - 1)
+    return Code(recorder.finish(limit), address)
 
 
 def _scalars(step: Step) -> dict[str, float]:

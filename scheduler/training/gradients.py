@@ -13,7 +13,7 @@ from hwgen.arch import Arch, UserError
 from hwgen.arch.isa import Dataflow, Target, Walk
 from scheduler.hazards import Region
 from scheduler.training.emitter import Block, Emitter, Feature
-from scheduler.training.windows import Rings
+from scheduler.training.windows import Pair, Rings
 
 DY_SLOTS = 4
 """Chunks of dY (and of X) that are loaded ahead."""
@@ -25,9 +25,9 @@ RUN_LIMIT = 4095
 class Kernel:
     """A convolution's window: kernel size, stride, padding (height, width)."""
 
-    size: tuple[int, int]
-    stride: int
-    padding: tuple[int, int]
+    size: Pair
+    stride: Pair
+    padding: Pair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +152,7 @@ class WeightGradient:
                 f"training needs array.rows of at least array.cols ({em.arch.array.cols}), not {em.arch.array.rows}"
             )
         self.em, self.rings, self.array = em, rings, em.arch.array
-        self.flat = kernel.size == (1, 1) and kernel.stride == 1 and kernel.padding == (0, 0)
+        self.flat = kernel.size == (1, 1) and kernel.stride == (1, 1) and kernel.padding == (0, 0)
         self.whole = x, dy
         self.x, self.dy = (_flattened(x), _flattened(dy)) if self.flat else (x, dy)
         self.kernel = kernel
@@ -172,12 +172,12 @@ class WeightGradient:
     def _layout(self, plan: GradientPlan) -> None:
         """Pixels of a piece, and the slots of X and dY."""
         kernel, x, dy, pads = self.kernel, self.x, self.dy, self.em.arch.scratchpads
-        last = (dy.w - 1) * kernel.stride - kernel.padding[1] + kernel.size[1]
+        last = (dy.w - 1) * kernel.stride[1] - kernel.padding[1] + kernel.size[1]
         zeros = max(0, kernel.padding[1], last - x.w)
         self.zeros, self.pitch = zeros, x.w + zeros
         x_budget = pads.wgt_depth // 2 // DY_SLOTS // plan.blocks - zeros
         dy_budget = pads.act_depth // 2 // DY_SLOTS // ceil(plan.rows / self.array.rows) * self.array.cols
-        fit = (x_budget // self.pitch - kernel.size[0]) // kernel.stride + 1
+        fit = (x_budget // self.pitch - kernel.size[0]) // kernel.stride[0] + 1
         self.rows = min(dy.h, fit, dy_budget // dy.w)
         self.columns = dy.w
         if self.flat:
@@ -224,8 +224,8 @@ class WeightGradient:
             acc_stride=result.stride,
             walk=Walk.WGT,
             run=columns,
-            jump=kernel.stride * (pitch - columns * blocks),
-            step=kernel.stride * blocks,
+            jump=kernel.stride[0] * pitch - kernel.stride[1] * columns * blocks,
+            step=kernel.stride[1] * blocks,
             col_step=1,
             col_run=blocks if one_row or blocks > 1 else kernel.size[1],
             col_jump=blocks if one_row or blocks > 1 else pitch,
@@ -235,8 +235,8 @@ class WeightGradient:
         """The image rows under the windows of a piece, zeros around them: pixel by pixel, the tile's channel blocks."""
         image, h, rows, w, columns = piece
         kernel, x, blocks, beat = self.kernel, self.x, tile.blocks, self.em.arch.beat_bytes
-        top = h * kernel.stride - kernel.padding[0]
-        height = (rows - 1) * kernel.stride + kernel.size[0]
+        top = h * kernel.stride[0] - kernel.padding[0]
+        height = (rows - 1) * kernel.stride[0] + kernel.size[0]
         start = self.rings.wgt.take((self.zeros + height * self.pitch) * blocks)
         region = Region("wgt", start, start + (self.zeros + height * self.pitch) * blocks)
         first, last = max(top, 0), min(top + height, x.h)

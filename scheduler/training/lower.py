@@ -14,6 +14,7 @@ from scheduler.training.gradients import GradientTile, Kernel, WeightGradient
 from scheduler.training.ir import Kind, TrainingGraph, verify
 from scheduler.training.memory import MemoryMap, Row, packed_span
 from scheduler.training.operators import Conv, ConvInputGrad, ConvWeightGrad
+from scheduler.training.unroll import unroll_first
 from scheduler.training.updates import Adam, Sgd, Update
 from scheduler.training.weights import Weights, write_copies
 from scheduler.training.windows import Rings, gradient_phases
@@ -61,6 +62,8 @@ class Step:
     """Parameter -> why it is dense although a pattern was asked for."""
     summed: set[str] = field(default_factory=set)
     """Normalisations and bias gradients, by their result, whose sums have been taken."""
+    data: list[tuple[int, bytes]] = field(default_factory=list)
+    """Constant contents of external memory: address, bytes."""
     headings: list[tuple[int, str]] = field(default_factory=list)
     """First instruction of each kernel, and its name."""
 
@@ -78,6 +81,7 @@ class Step:
 def begin(graph: TrainingGraph, arch: Arch, options: TrainingOptions) -> Step:
     """Give every tensor its place."""
     verify(graph)
+    graph = unroll_first(graph, arch)
     _check_arch(arch)
     memory = MemoryMap(arch, options.memory_bytes)
     step = Step(graph, arch, options, memory, Emitter(arch), Rings(arch))
@@ -116,9 +120,9 @@ def _is_weight_state(graph: TrainingGraph, name: str, products: dict[str, Conv])
 def _weights(step: Step, product: Conv) -> Weights:
     """Places of a product's parameter, of its states and copies."""
     graph, name = step.graph, product.weight
-    if product.groups != 1 or product.stride[0] != product.stride[1]:
-        raise UserError(f"{name}: convolutions must have one group and equal strides on the array")
-    kernel = Kernel(size=product.kernel, stride=product.stride[0], padding=product.padding)
+    if product.groups != 1:
+        raise UserError(f"{name}: convolutions must have one group on the array, not {product.groups}")
+    kernel = Kernel(size=product.kernel, stride=product.stride, padding=product.padding)
     needs_gradient = any(isinstance(item, ConvInputGrad) and item.weight == name for item in graph.operators)
     phases = ()
     if needs_gradient:
@@ -146,8 +150,8 @@ def _pattern(step: Step, product: Conv) -> Pattern | None:
     channels, inputs = graph.tensors[name].shape[0], graph.tensors[name].shape[3]
     reasons = {
         "it is named in `dense`": name in step.options.dense,
-        "it is the first layer": graph.tensors[product.input].kind == Kind.INPUT,
-        "it is the classifier": name == _classifier(graph),
+        "it is the first layer": name == _products(graph)[0],
+        "it is the classifier": name == _products(graph)[-1],
         f"its {inputs} input channels are not a multiple of {span}": inputs % span != 0,
         f"its {channels} output channels are not a multiple of {span}": channels % span != 0,
     }
@@ -157,9 +161,9 @@ def _pattern(step: Step, product: Conv) -> Pattern | None:
     return None if reason else pattern
 
 
-def _classifier(graph: TrainingGraph) -> str:
-    """The last product with a parameter."""
-    return [item.weight for item in graph.operators if isinstance(item, Conv)][-1]
+def _products(graph: TrainingGraph) -> list[str]:
+    """Parameters of the forward products."""
+    return [item.weight for item in graph.operators if isinstance(item, Conv)]
 
 
 def weight_gradient(step: Step, item: ConvWeightGrad, update: Callable[..., None]) -> None:

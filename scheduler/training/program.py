@@ -63,6 +63,8 @@ class TrainingProgram:
         memory = np.zeros(self.memory_size, np.uint8)
         for code in (self.start, self.step):
             _put(memory, code.address, code.encode())
+        for address, data in self.places.data:
+            _put(memory, address, data)
         self.write_kept(memory, self.graph.values if values is None else values)
         self.write_scalars(memory, {})
         return memory

@@ -21,6 +21,7 @@ from scheduler.training.operators import BatchNorm, BatchNormGrad, BiasGrad, Con
 from scheduler.training.pointwise import POINTWISE, apply_chain
 from scheduler.training.rules import apply_update
 from scheduler.training.sums import sum_rows
+from scheduler.training.unroll import Unroll, selection_bytes
 from scheduler.training.windows import Window, WindowProduct, forward_window
 
 MUL, MAC, ADD = Operation.MUL, Operation.MAC, Operation.ADD
@@ -133,7 +134,7 @@ class Kernel:
             self.step.em,
             main_result(self.group.main),
             self.group.chain,
-            window.out_step,
+            window.out_step[1],
             self.step.features,
             self.row,
             collect,
@@ -184,12 +185,23 @@ def emit_conv(step: Step, group: Group) -> None:
     kernel.finish()
 
 
+def emit_unroll(step: Step, group: Group) -> None:
+    """The product with zeros and ones that makes channels of kernel columns."""
+    main, em = group.main, step.em
+    source, target = step.features[main.input], step.features[main.output]
+    depth = main.kernel[1] * source.words * step.arch.array.cols
+    image = step.memory.image(f"{main.output} (selection)", depth, target.words, None)
+    step.data.append((image.address, selection_bytes(main, source.c, step.arch)))
+    window = forward_window(main.kernel, main.stride, main.padding, target)
+    WindowProduct(em, step.rings, source, target, window).emit(image, interleave=step.options.interleave)
+
+
 def emit_input_gradient(step: Step, group: Group) -> None:
     """BP with its chain, one product for each phase of the stride."""
     kernel, weights = Kernel(step, group), step.weights[group.main.weight]
     if not step.options.pregenerate:
         generate(step, weights, forward=False, backward=True)
-    if len(weights.phases) < weights.kernel.stride**2:
+    if len(weights.phases) < weights.kernel.stride[0] * weights.kernel.stride[1]:
         clear(step.em, kernel.target)
     for phase, image in zip(weights.phases, weights.backward, strict=True):
         window = phase.window
@@ -290,4 +302,5 @@ HANDLERS = {
     BatchNorm: emit_batch_norm,
     BatchNormGrad: emit_batch_norm_grad,
     BiasGrad: emit_bias_grad,
+    Unroll: emit_unroll,
 }

@@ -16,6 +16,8 @@ from scheduler.options import Pattern
 from scheduler.scratchpad import Ring
 from scheduler.training.emitter import Block, Emitter, Feature
 
+Pair = tuple[int, int]
+"""A number for the height and one for the width."""
 BLOCK_SLOTS, BLOCK_BEATS = 4, 5
 """Slots and beats of a block of packed weights (LOAD PACKED)."""
 
@@ -59,23 +61,23 @@ class WeightImage:
 class Window:
     """Output (out_start + out_step*i) of each axis is the product of inputs in_step*i + in_offset .. + taps - 1."""
 
-    taps: tuple[int, int]
-    in_step: int
-    in_offset: tuple[int, int]
-    out_start: tuple[int, int]
-    out_step: int
-    counts: tuple[int, int]
+    taps: Pair
+    in_step: Pair
+    in_offset: Pair
+    out_start: Pair
+    out_step: Pair
+    counts: Pair
     """Outputs along height and width."""
 
 
-def forward_window(kernel: tuple[int, int], stride: int, padding: tuple[int, int], output: Feature) -> Window:
+def forward_window(kernel: Pair, stride: Pair, padding: Pair, output: Feature) -> Window:
     """The window of a convolution."""
     return Window(
         taps=kernel,
         in_step=stride,
         in_offset=(-padding[0], -padding[1]),
         out_start=(0, 0),
-        out_step=1,
+        out_step=(1, 1),
         counts=(output.h, output.w),
     )
 
@@ -88,28 +90,28 @@ class Phase:
     positions: tuple[tuple[int, int], ...]
 
 
-def gradient_phases(kernel: tuple[int, int], stride: int, padding: tuple[int, int], source: Feature) -> list[Phase]:
-    """Cut the input gradient of a convolution into stride x stride products without a wasted multiplication.
+def gradient_phases(kernel: Pair, stride: Pair, padding: Pair, source: Feature) -> list[Phase]:
+    """Cut the input gradient of a convolution into a product for each remainder, without a wasted multiplication.
 
     Input pixel h takes part in output (h + padding - ky) / stride for the ky that divide evenly, so pixels with the
     same remainder share their taps. Phases without taps (their gradient is zero) are left out.
     """
     phases = []
-    for start_h in range(min(stride, source.h)):
-        for start_w in range(min(stride, source.w)):
+    for start_h in range(min(stride[0], source.h)):
+        for start_w in range(min(stride[1], source.w)):
             axes = [
-                _phase_axis(size, stride, pad, start)
-                for size, pad, start in zip(kernel, padding, (start_h, start_w), strict=True)
+                _phase_axis(size, step, pad, start)
+                for size, step, pad, start in zip(kernel, stride, padding, (start_h, start_w), strict=True)
             ]
             if not all(taps for taps, _ in axes):
                 continue
             window = Window(
                 taps=(len(axes[0][0]), len(axes[1][0])),
-                in_step=1,
+                in_step=(1, 1),
                 in_offset=(axes[0][1], axes[1][1]),
                 out_start=(start_h, start_w),
                 out_step=stride,
-                counts=(ceil((source.h - start_h) / stride), ceil((source.w - start_w) / stride)),
+                counts=(ceil((source.h - start_h) / stride[0]), ceil((source.w - start_w) / stride[1])),
             )
             phases.append(Phase(window, tuple((ky, kx) for ky in axes[0][0] for kx in axes[1][0])))
     return phases
@@ -123,7 +125,7 @@ def _phase_axis(size: int, stride: int, padding: int, start: int) -> tuple[list[
 
 @dataclass(frozen=True)
 class Tile:
-    """Where a result is: columns `block` .. `block + words - 1`, pixels (h, w + out_step*i), images of block `images`.
+    """Where a result is: columns `block` .. `block + words - 1`, pixels (h, w + step*i), images of block `images`.
 
     Its accumulator rows are [pixel][image].
     """
@@ -181,10 +183,10 @@ class WindowProduct:
     def _layout(self) -> None:
         """Words of an image row in a bank, the zeros between rows, rows that fit, output rows of a chunk."""
         window, source = self.window, self.source
-        last = (window.counts[1] - 1) * window.in_step + window.in_offset[1] + window.taps[1]
+        last = (window.counts[1] - 1) * window.in_step[1] + window.in_offset[1] + window.taps[1]
         self.zeros = max(0, -window.in_offset[1], last - source.w) * source.words
         self.pitch = source.row_words + self.zeros
-        wanted = (window.counts[0] - 1) * window.in_step + window.taps[0]
+        wanted = (window.counts[0] - 1) * window.in_step[0] + window.taps[0]
         depth = self.em.arch.scratchpads.act_depth
         fit = (depth // 2 - self.zeros) // self.pitch
         if fit < window.taps[0]:
@@ -195,7 +197,7 @@ class WindowProduct:
                 f"scratchpads.act_depth is {depth}"
             )
         self.slots = min(fit, wanted)
-        self.chunk = (self.slots - window.taps[0]) // window.in_step + 1
+        self.chunk = (self.slots - window.taps[0]) // window.in_step[0] + 1
 
     def emit(self, image: WeightImage, epilogue: Epilogue | None = None, *, interleave: bool = True) -> None:
         """Record all tiles; results are stored to `target` as operands. Without `interleave`, one sum an element."""
@@ -212,11 +214,11 @@ class WindowProduct:
     def _chunk(self, area: int, start: int, rows: range, weights: "ResidentWeights", epilogue: Epilogue | None) -> None:
         """Output rows whose inputs are in the banks together: column tiles outside, so that weights stay."""
         loaded = 0
-        base = rows.start * self.window.in_step + self.window.in_offset[0]
+        base = rows.start * self.window.in_step[0] + self.window.in_offset[0]
         for block, words in column_tiles(self.image, self.shape.tile_cols):
             held = weights.get(block, words)
             for row in rows:
-                slot = (row - rows.start) * self.window.in_step
+                slot = (row - rows.start) * self.window.in_step[0]
                 for number in range(loaded, slot + self.window.taps[0]):
                     self._load_row(area, number, start, base + number)
                 loaded = max(loaded, slot + self.window.taps[0])
@@ -227,7 +229,7 @@ class WindowProduct:
 
     def _pixel(self, row: int, column: int) -> tuple[int, int]:
         window = self.window
-        return window.out_start[0] + row * window.out_step, window.out_start[1] + column * window.out_step
+        return window.out_start[0] + row * window.out_step[0], window.out_start[1] + column * window.out_step[1]
 
     def _load_row(self, area: int, slot: int, start: int, h: int) -> None:
         """One image row of every image of the block, zeros behind it; zeros alone outside the image."""
@@ -259,7 +261,7 @@ class WindowProduct:
         unit = self.array.cols // self.array.act_width
         self.em.begin_chunk()
         first = area + self.zeros + slot * self.pitch
-        left = (column * window.in_step + window.in_offset[1]) * source.words
+        left = (column * window.in_step[1] + window.in_offset[1]) * source.words
         result = self.em.take(tile.pixels * self.array.rows, tile.words)
         end = first + window.taps[0] * self.pitch
         sparse = image.pattern is not None
@@ -277,7 +279,7 @@ class WindowProduct:
             groups=image.depth // (image.pattern.m if sparse else self.array.lanes),
             rows=result.rows,
             act_addr=(first + left) * unit,
-            act_stride=window.in_step * source.words * unit,
+            act_stride=window.in_step[1] * source.words * unit,
             wgt_addr=held.start,
             acc_addr=result.addr,
             acc_stride=result.stride,
@@ -291,7 +293,7 @@ class WindowProduct:
         """A STORE for each pixel: the same pixel of all images."""
         target, beat = self.target, self.em.arch.beat_bytes
         for pixel in range(tile.pixels):
-            w = tile.w + pixel * self.window.out_step
+            w = tile.w + pixel * self.window.out_step[1]
             word = tile.image * target.image_words + tile.h * target.row_words + w * target.words + tile.block
             self.em.store(
                 result.part(pixel * self.array.rows, self.array.rows),

@@ -41,14 +41,14 @@ class Layer:
         ho, wo = ((size + 2 * padding - k) // stride + 1 for size in (h, w))
         self.x, self.dy = operands(rng, n, h, w, ci), operands(rng, n, ho, wo, co)
         self.w = operands(rng, *self.shape)
-        self.kernel = Kernel(size=(k, k), stride=stride, padding=(padding, padding))
+        self.kernel = Kernel(size=(k, k), stride=(stride, stride), padding=(padding, padding))
         bench = self.bench
         self.fx, self.fdy = bench.feature("x", self.x), bench.feature("dy", self.dy)
         self.fy, self.fdx = bench.feature("y", shape=self.dy.shape), bench.feature("dx", shape=self.x.shape)
         self.weights = bench.memory.weights(
             Tensor("w", self.shape, Kind.PARAMETER),
             kernel=self.kernel,
-            phases=tuple(gradient_phases(self.kernel.size, stride, self.kernel.padding, self.fx)),
+            phases=tuple(gradient_phases(self.kernel.size, self.kernel.stride, self.kernel.padding, self.fx)),
             patterns=(self.pattern, self.pattern),
             states=(),
             limit=128,
