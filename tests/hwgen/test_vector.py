@@ -149,18 +149,17 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("preset", ["tiny", "tiny2"])
 @pytest.mark.parametrize("name", BAD)
-def test_errors(preset, name):
+def test_errors(name):
     cause, written, bad = BAD[name]
     good = vector(x=(0, 3), y=(10, 0), d=(30, 3), rows=2, words=3)
-    result = run(load_arch(preset), [good, bad, good], {}, stalls={"x": at_random(1), "d": at_random(2)})
+    result = run(load_arch("tiny"), [good, bad, good], {}, stalls={"x": at_random(1), "d": at_random(2)})
     assert [(found, pc) for _, found, pc in result.bench.errors] == [(cause, 1)]
     assert len(result.bench.done) == 1
     assert len(result.writes) == 6 + written
 
 
-@pytest.mark.parametrize("when", [1, 2, 3, 4, 12, 13, 26, 27, 28, 30, 42])
+@pytest.mark.parametrize("when", [1, 2, 4, 12, 13, 25, 26, 34, 35, 36, 42])
 @pytest.mark.parametrize("stalls", [{}, {"y": at_random(1), "d": long(30)}])
 def test_stop_writes_what_was_read_and_the_engine_works_again(when, stalls, seed):
     arch, words = load_arch("tiny"), random_words(load_arch("tiny"), seed, 300)
@@ -184,4 +183,5 @@ def test_stop_writes_what_was_read_and_the_engine_works_again(when, stalls, seed
     reads, writes = (len(cycles) for cycles in (result.reads["x"], result.writes))
     assert reads - 1 <= writes <= reads, "a word that has been read is written, unless its other source was not read"
     assert len(result.bench.done) == stopped[0] + 1
+    assert all(cycle < when for cycle in result.bench.done[: stopped[0]]), "nothing is done while the engine stops"
     assert not result.bench.errors
