@@ -28,7 +28,7 @@ class LayerSparsity:
         """Mask of the forward operand."""
         if self.recipe.forward is Operand.DENSE or not self.decision.input or self.stage.pattern is None:
             return None
-        return nm_mask(weight, self.stage.pattern, INPUT) if self.fixed is None else self.fixed
+        return nm_mask(weight, self.stage.pattern, INPUT) if self.fixed is None else self.fixed.to(weight.device)
 
     def masked(self, values: Tensor, mask: Tensor | None) -> Tensor:
         """The values with those that are pruned faded to what the stage leaves of them."""
@@ -37,9 +37,7 @@ class LayerSparsity:
     def backward_operand(self, weight: Tensor, mask: Tensor | None) -> Tensor:
         """What output gradients are multiplied by; `mask` is that of the forward operand."""
         kind = self.recipe.backward
-        base = self.masked(weight, mask) if kind in (Operand.FORWARD, Operand.FORWARD_OUTPUT) else weight
-        if kind is Operand.INPUT:
-            return self.masked(weight, mask)
+        base = weight if kind in (Operand.DENSE, Operand.OUTPUT) else self.masked(weight, mask)
         if kind in (Operand.OUTPUT, Operand.FORWARD_OUTPUT) and self._prunes_output():
             return self.masked(base, nm_mask(base, self.stage.pattern, OUTPUT))
         return base
@@ -76,6 +74,7 @@ class _Products(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mask = ctx.saved_tensors
+        x, gradient = x.to(weight.dtype), gradient.to(weight.dtype)  # under autocast they are not
         layer, rule = ctx.layer, ctx.layer.sparsity
         of_input = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:

@@ -57,6 +57,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.forward not in (Operand.DENSE, Operand.INPUT):
             raise UserError(f"the forward operand must be dense or N:M along input channels, not {self.forward.value}")
+        if self.backward is Operand.INPUT:
+            raise UserError("the backward operand cannot have input channels in groups of its own: use FORWARD")
         if not 0 <= self.decay < 1:
             raise UserError(f"the decay of pruned weights must be in 0..1, not {self.decay}")
 

@@ -39,7 +39,7 @@ class SparseTraining:
 
     def _takes_part(self, name: str) -> bool:
         recipe, decision = self.recipe, self.plan[name]
-        along_output = recipe.prune_gradient or recipe.backward is Operand.OUTPUT
+        along_output = recipe.prune_gradient or recipe.backward in (Operand.OUTPUT, Operand.FORWARD_OUTPUT)
         return (decision.input and recipe.forward is not Operand.DENSE) or (decision.output and along_output)
 
 

@@ -17,8 +17,6 @@ from models.recipes.experiment import EPOCHS, Result, Run, run
 from models.recipes.results import ResultFile, markdown, summarise
 
 ROOT = Path(__file__).parents[3]
-RESULTS = ROOT / "models" / "results" / "accuracy.json"
-PAGE = ROOT / "models" / "recipes" / "README.md"
 FIRST = Run("digits", "bdwp", "2:8", 0, 1, 8)
 
 

@@ -190,10 +190,34 @@ def test_bad_use_is_refused_in_one_sentence():
         (lambda: recipe("bdwp", lamda=0), f"a recipe has no setting 'lamda': it has {fields}"),
         (lambda: recipe("bdwp", decay=-1), "the decay of pruned weights must be in 0..1, not -1"),
         (lambda: Recipe(forward=Operand.OUTPUT), f"{sides}, not N:M along output channels"),
+        (
+            lambda: Recipe(backward=Operand.INPUT),
+            "the backward operand cannot have input channels in groups of its own: use FORWARD",
+        ),
     ]:
         with pytest.raises(UserError) as caught:
             call()
         assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(("method", "wraps"), [("srste", False), ("sdgp", True), ("bdwp", True), ("bimask", True)])
+def test_layers_that_a_recipe_does_not_touch_stay_plain(method, wraps):
+    """Of the first convolution, with its one input channel, only the output channels make groups."""
+    module = model()
+    sparsify(module, recipe(method), SparsityPolicy(Pattern(2, 8), first_conv=True))
+    assert (type(module.conv1) is SparseConv2d) == wraps
+
+
+def test_mixed_precision():
+    module, plain = model(), model()
+    sparsify(module, recipe("mdgf"), POLICY)  # nothing is pruned yet
+    for one in (module, plain):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = nn.functional.cross_entropy(one(batch()[0]), batch()[1])
+        loss.backward()
+    for name in PRUNED:
+        got, want = (one.get_submodule(name).weight.grad for one in (module, plain))
+        assert torch.linalg.norm(got - want) < 0.02 * torch.linalg.norm(want)
 
 
 def test_diverging_weights_are_named():
