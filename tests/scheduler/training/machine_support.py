@@ -45,8 +45,8 @@ class Bench:
             self.contents.append((feature.address, encode_operands(filled, self.arch.array.operand).tobytes()))
         return feature
 
-    def run(self, *, scheduled: bool = False) -> Machine:
-        """Execute everything recorded so far from a fresh memory."""
+    def run(self, *, scheduled: bool = False, scalars: dict[str, float] | None = None) -> Machine:
+        """Execute everything recorded so far from a fresh memory, constants and scalars in their places."""
         commands = self.em.recorder.commands
         if scheduled:
             commands = self.em.recorder.finish(15, list_order(self.em.recorder, self.arch))
@@ -54,6 +54,9 @@ class Bench:
         for address, data in self.contents:
             image[address : address + len(data)] = np.frombuffer(data, np.uint8)
         machine = Machine(self.arch, {0: image})
+        for key in self.em.constants:
+            bits = np.float32(scalars[key]).view(np.uint32) if isinstance(key, str) else np.array(key, np.uint32)
+            machine.state.acc[self.em.constant(key).addr] = bits
         machine.run(b"".join(encode(item) for item in commands))
         return machine
 
