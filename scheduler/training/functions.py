@@ -2,7 +2,7 @@
 
 Each function computes its destination `d` from blocks of the same shape and says what it costs and how exact it is. A
 *pass* is one instruction over the block. Errors are the largest over the domain that is named, measured against float64
-in tests/scheduler/training/test_functions.py. Temporaries are taken from the chunk, in a bank other than `d`'s.
+in tests/scheduler/training/test_functions.py. Temporaries are taken from the chunk, unless `spare` gives them.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,9 @@ from scheduler.training.emitter import Block, Emitter
 ADD, SUB, MUL, MAC = Operation.ADD, Operation.SUB, Operation.MUL, Operation.MAC
 MAX, MIN = Operation.MAX, Operation.MIN
 AND, OR, XOR, IADD, ISUB = Operation.AND, Operation.OR, Operation.XOR, Operation.IADD, Operation.ISUB
+
+Spare = Sequence[Block]
+"""Blocks of the shape of `d` that a function may use for what it computes on the way."""
 
 SIGN = 0x80000000
 """Sign bit of FP32."""
@@ -25,9 +28,9 @@ EXP_RANGE = 86.6
 """exp(x) and 1/exp(x) are normal numbers, and so are all steps on the way to them, if |x| is at most this."""
 
 
-def scratch(em: Emitter, d: Block) -> Block:
-    """A temporary of the shape of `d`, in another bank than it where there is one."""
-    return em.take(d.rows, d.words, apart=d)
+def scratch(em: Emitter, d: Block, count: int) -> list[Block]:
+    """Temporaries of the shape of `d`, in another bank than it where there is one."""
+    return [em.take(d.rows, d.words, apart=d) for _ in range(count)]
 
 
 def polynomial(em: Emitter, x: Block, coefficients: Sequence[float], d: Block) -> Block:
@@ -42,7 +45,7 @@ def polynomial(em: Emitter, x: Block, coefficients: Sequence[float], d: Block) -
     return d
 
 
-def reciprocal(em: Emitter, x: Block, d: Block, *, negative: bool = False) -> Block:
+def reciprocal(em: Emitter, x: Block, d: Block, *, negative: bool = False, spare: Spare = ()) -> Block:
     """Compute `d = 1 / x` in 6 passes, or with `negative` `d = -1 / x` in 5; `d` must not be `x`.
 
     Subtracting the bit pattern of x from a constant negates the exponent and roughly inverts the fraction; two Newton
@@ -50,7 +53,7 @@ def reciprocal(em: Emitter, x: Block, d: Block, *, negative: bool = False) -> Bl
 
     Relative error 1.2e-6 for magnitudes 2**-126 .. 2**125. 1 / 0 is infinite with the sign of the zero.
     """
-    t = scratch(em, d)
+    (t,) = spare or scratch(em, d, 1)
     em.vector(ISUB, d, 0xFEF33800, x)
     em.vector(MAC, t, x, d, 2.00123048)
     em.vector(MUL, d, d, t)
@@ -67,7 +70,7 @@ def rsqrt(em: Emitter, x: Block, d: Block) -> Block:
 
     Relative error 5e-7 for normal positive x; finite for 0, so that x * rsqrt(x) is the square root there too.
     """
-    minus, t = scratch(em, d), scratch(em, d)
+    minus, t = scratch(em, d, 2)
     em.vector(MUL, minus, x, -0.6607002)
     em.vector(ISUB, d, 0x5F1E2000, x, shift=1, right=1)
     for constant in (1.5478473, 1.646024):
@@ -81,7 +84,7 @@ EXP2 = (0.99999928, 0.69312179, 0.24024746, 0.05591802, 0.00957008)
 """2**x for |x| <= 0.5, relative error 2.6e-6."""
 
 
-def exp(em: Emitter, x: Block, d: Block, *, rate: float = 1.0, negative: bool = False) -> Block:
+def exp(em: Emitter, x: Block, d: Block, *, rate: float = 1.0, negative: bool = False, spare: Spare = ()) -> Block:
     """Compute the exponential of `rate * x`, with `negative` its negative, in 10 passes; `d` may be `x`.
 
     `rate * x` is limited to +-86.6, so results lie in 2.5e-38 .. 4.1e37. With y = x rate / ln 2 and k the integer
@@ -92,7 +95,7 @@ def exp(em: Emitter, x: Block, d: Block, *, rate: float = 1.0, negative: bool = 
     low, high = sorted((-EXP_RANGE / rate, EXP_RANGE / rate))
     em.vector(MAX, d, x, low)
     em.vector(MIN, d, d, high)
-    t, f = scratch(em, d), scratch(em, d)
+    t, f = spare or scratch(em, d, 2)
     round_to = ROUND + (256.0 if negative else 0.0)  # bit 8 of t becomes the sign
     em.vector(MAC, t, d, rate * LOG2_E, round_to)
     em.vector(SUB, f, round_to, t)
@@ -113,7 +116,7 @@ def log(em: Emitter, x: Block, d: Block) -> Block:
 
     Relative error 4e-7 for normal positive x; 0 gives -88.
     """
-    e, g = scratch(em, d), em.take(d.rows, d.words)
+    e, g = scratch(em, d, 2)
     em.vector(IADD, d, x, (0x3F800000 - 0x3F3504F3) + SIGN - 0x3F800000)  # e + 256 in the upper 9 bits
     em.vector(OR, e, 0x4B000000, d, shift=EXPONENT_SHIFT, right=1)  # 2**23 + 256 + e
     em.vector(SUB, e, e, 2.0**23 + 256)
@@ -125,15 +128,15 @@ def log(em: Emitter, x: Block, d: Block) -> Block:
     return em.vector(MAC, d, e, LN2, d)
 
 
-def sigmoid(em: Emitter, x: Block, d: Block, *, rate: float = 1.0) -> Block:
-    """Compute `d = 1 / (1 + exp(-rate * x))` in 16 passes; `d` may be `x`.
+def sigmoid(em: Emitter, x: Block, d: Block, *, rate: float = 1.0, spare: Spare = ()) -> Block:
+    """Compute `d = 1 / (1 + exp(-rate * x))` in 16 passes; `d` may be `x`. The exponential stays in `spare[0]`.
 
     Relative error 4e-6 + 1e-7 |rate * x| down to 1e-37, where it ends.
     """
-    e = scratch(em, d)
-    exp(em, x, e, rate=-rate, negative=True)
-    em.vector(ADD, e, e, -1.0)
-    return reciprocal(em, e, d, negative=True)
+    e, t, f = spare or scratch(em, d, 3)
+    exp(em, x, e, rate=-rate, spare=(t, f))
+    em.vector(SUB, f, -1.0, e)
+    return reciprocal(em, f, d, negative=True, spare=(t,))
 
 
 def tanh(em: Emitter, x: Block, d: Block) -> Block:
