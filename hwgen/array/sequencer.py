@@ -15,7 +15,7 @@ from hwgen.array.words import CommandLayout, ElementShape, hop_limit, index_widt
 from hwgen.lib.shapes import WORD_BITS, ErrorLayout
 from hwgen.lib.shapes import CommandLayout as InstructionLayout
 
-_QUEUE = 4
+TILE_QUEUE = 4
 """Tiles that wait in front of each sequencer."""
 
 
@@ -111,11 +111,11 @@ class Sequencer(wiring.Component):
             ("preloader", self._preloader.tiles, tiles.payload.stationary),
             ("beats", self._beats.tiles, 1),
         ):
-            m.submodules[f"{name}_queue"] = queue = fifo.SyncFIFO(width=width, depth=_QUEUE)
+            m.submodules[f"{name}_queue"] = queue = fifo.SyncFIFO(width=width, depth=TILE_QUEUE)
             m.d.comb += [queue.w_data.eq(tiles.payload), queue.w_en.eq(hand & wanted)]
             m.d.comb += [sink.payload.eq(queue.r_data), sink.valid.eq(queue.r_rdy), queue.r_en.eq(sink.ready)]
             room.append(queue.w_rdy)
-        m.submodules.results_queue = results = fifo.SyncFIFO(width=ResultLayout().size, depth=2 * _QUEUE)
+        m.submodules.results_queue = results = fifo.SyncFIFO(width=ResultLayout().size, depth=2 * TILE_QUEUE)
         m.d.comb += [
             hand.eq(tiles.valid & Cat(*room).all()),
             tiles.ready.eq(Cat(*room).all()),
@@ -127,7 +127,7 @@ class Sequencer(wiring.Component):
             results.r_en.eq(self._collector.results.ready),
         ]
         connect(m, flipped(self).command, self._admission.command)
-        under_way = Signal(range(4 * _QUEUE))
+        under_way = Signal(range(4 * TILE_QUEUE))
         m.d.sync += under_way.eq(under_way + hand - self._collector.done)
         m.d.comb += [self._admission.ended.eq(under_way == 0), self.active.eq((under_way != 0) | self._admission.busy)]
 
