@@ -126,12 +126,9 @@ class Draft:
         """Append a LOAD of `rows` rows of `beats` beats, zeros among them; indices are below `group`."""
         packed = self.usable(group) if target is Target.PACKED else []
         if packed and self.chance(0.7):
-            # As often as they go into the row.
-            source, length, _ = packed[self.draw(0, len(packed) - 1)]
-            runs = Runs(rows, max(1, beats // length), min(beats, length), 0, 0)
+            source, runs = self._stored_again(packed, rows, beats)
         else:
-            runs = self._runs(target, rows, beats)
-            source = self._source(target, runs, group)
+            source, runs = self._fresh(target, rows, beats, group)
         beat = self.arch.beat_bytes
         fields = {**self.noise(chunk_log2=6), **fields, "pad": beats - runs.planes * runs.beats}
         fields |= {"target": target, "addr": addr, "stride": stride, "rows": rows, "beats": runs.beats}
@@ -139,6 +136,15 @@ class Draft:
         fields |= {"planes": runs.planes, "plane_stride": runs.plane_stride * beat}
         reads = [Access("dram", source, source + runs.size * beat)] if runs.size else []
         self.add(Opcode.LOAD, reads, touched, **fields)
+
+    def _stored_again(self, packed: list[tuple[int, int, int]], rows: int, beats: int) -> tuple[int, Runs]:
+        """Address of packed columns that an earlier instruction stored; each row has them as often as they fit."""
+        source, length, _ = packed[self.draw(0, len(packed) - 1)]
+        return source, Runs(rows, max(1, beats // length), min(beats, length), 0, 0)
+
+    def _fresh(self, target: Target, rows: int, beats: int, group: int) -> tuple[int, Runs]:
+        runs = self._runs(target, rows, beats)
+        return self._source(target, runs, group), runs
 
     def _runs(self, target: Target, rows: int, beats: int) -> Runs:
         """Runs whose beats and zeros are `beats` in each row; only those of packed columns never overlap each other."""

@@ -65,32 +65,34 @@ def _windows(draft: Draft, groups: int, tile_cols: int) -> dict[str, int]:
 
 def _load_weights(draft: Draft, pattern: Pattern, span: int, columns: int) -> int:
     """Fill `span` words with weights, as words or in `columns` columns side by side; returns the first word."""
-    array = draft.arch.array
-    unit = 4 // array.lanes
-    slots = -(-span // columns) * array.lanes
-    target = (Target.WGT, Target.COLS, Target.PACKED)[draft.draw(0, 1 if pattern is None else 2)]
-    if pattern is not None and draft.usable(pattern[1]) and draft.chance(0.5):
-        target = Target.PACKED
-    quads = -(-slots // 4)
-    index_words = -(-span // unit) * unit
-    room = {Target.WGT: span, Target.COLS: slots // array.lanes * columns, Target.PACKED: quads * unit * columns}[
-        target
-    ]
-    extent = max(room, index_words)
-    addr = draft.draw(0, (draft.arch.scratchpads.wgt_depth - extent) // unit) * unit
-    values, indices = Access("wgt", addr, addr + room), Access("idx", addr, addr + room)
+    lanes, target = draft.arch.array.lanes, _weight_target(draft, pattern)
+    unit = 4 // lanes
+    height = -(-span // columns)
+    quads, index_words = -(-height // unit), -(-span // unit) * unit
+    room = {Target.WGT: span, Target.COLS: height * columns, Target.PACKED: quads * unit * columns}[target]
+    addr = draft.draw(0, (draft.arch.scratchpads.wgt_depth - max(room, index_words)) // unit) * unit
+    loaded = [Access("wgt", addr, addr + room)]
     if target is Target.PACKED:
-        fields = {"rows": columns, "beats": QUAD * quads, "group": pattern[1]}
-        draft.load(target, addr, columns, [values, indices], **fields)
+        loaded.append(Access("idx", addr, addr + room))
+        draft.load(target, addr, columns, loaded, rows=columns, beats=QUAD * quads, group=pattern[1])
         return addr
     if target is Target.WGT:
-        draft.load(target, addr, draft.draw(0, 9), [values], beats=span * array.lanes)
+        draft.load(target, addr, draft.draw(0, 9), loaded, beats=span * lanes)
     else:
-        draft.load(target, addr, columns, [values], rows=columns, beats=slots)
+        draft.load(target, addr, columns, loaded, rows=columns, beats=height * lanes)
     if pattern is not None:
-        indices = Access("idx", addr, addr + index_words)
-        draft.load(Target.IDX, addr, 0, [indices], beats=index_words // unit, group=pattern[1])
+        indices = [Access("idx", addr, addr + index_words)]
+        draft.load(Target.IDX, addr, 0, indices, beats=index_words // unit, group=pattern[1])
     return addr
+
+
+def _weight_target(draft: Draft, pattern: Pattern) -> Target:
+    """How weights are loaded; often packed when there are packed columns that have been stored."""
+    if pattern is None:
+        return Target.COLS if draft.chance(0.5) else Target.WGT
+    if draft.usable(pattern[1]) and draft.chance(0.5):
+        return Target.PACKED
+    return (Target.WGT, Target.COLS, Target.PACKED)[draft.draw(0, 2)]
 
 
 def activations(draft: Draft, values: int, tile_rows: int, walk: Walk) -> Operand:

@@ -45,6 +45,8 @@ RULES = [
     (Opcode.LOAD, {**CHUNKS, "pad": 1, "stride": 255}, {"pad": 2}, RANGE),
     (Opcode.LOAD, {**CHUNKS, "pad": 2, "stride": 1, "addr": 253}, {"addr": 254}, RANGE),
     (Opcode.LOAD, {**CHUNKS, "pad": 2, "stride": 0, "addr": 254}, {"stride": 2}, RANGE),
+    # A whole round of chunks of four words goes further than the beginning of a second one.
+    (Opcode.LOAD, {**CHUNKS, "chunk_log2": 4, "pad": 9, "stride": 1, "addr": 252}, {"addr": 253}, RANGE),
     (Opcode.LOAD, {**LOAD, "target": Target.WGT, "rows": 2, "stride": 2047}, {"addr": 1}, RANGE),
     (Opcode.LOAD, {**LOAD, "target": Target.COLS, "rows": 3, "beats": 2, "stride": 2045}, {"stride": 2046}, RANGE),
     (Opcode.LOAD, {**LOAD, "target": Target.PACKED, "beats": 10, "addr": 2040, "stride": 1}, {"addr": 2041}, RANGE),
@@ -150,6 +152,15 @@ def test_group_max_and_tile_cols_of_a_small_architecture():
         new_machine(small).run(program(command(Opcode.TENSOR, **OS, sparse=1, n=1, m=9)))
     with pytest.raises(MachineError, match=r"BAD_FIELD: tile_cols must be at most 4$"):
         new_machine(small).run(program(command(Opcode.TENSOR, **{**WS, "tile_cols": 5})))
+
+
+def test_a_beat_must_not_go_round_the_banks_twice():
+    # Two banks take two chunks of one value, but a beat has four values: two rounds at once.
+    small, chunks = arch("tiny", rows=2), {**LOAD, "target": Target.ACT_CHUNKS}
+    for legal in ({"stride": 0}, {"stride": 1, "chunk_log2": 1}):
+        new_machine(small).run(program(command(Opcode.LOAD, **chunks, **legal)))
+    with pytest.raises(MachineError, match=r"BAD_FIELD: with stride, 2 chunks must hold 4 values$"):
+        new_machine(small).run(program(command(Opcode.LOAD, **chunks, stride=1)))
 
 
 def test_ring_of_a_row_block_is_rounded_down():
