@@ -41,6 +41,7 @@ class Builder:
         self.memory: dict[Any, Any] = {}
         """What forward nodes leave for the backward nodes that belong to them."""
         self._reshaped: dict[tuple[str, Shape], str] = {}
+        self._arranged: dict[tuple[View, Dims, Shape], View] = {}
 
     # ---- operands
 
@@ -155,8 +156,13 @@ class Builder:
 
     def arrange(self, node: JointNode, view: View, dims: Dims, shape: Shape) -> View:
         """The same values of PyTorch's tensor with these dimensions over this shape, moved if they must be."""
-        self.settle(view)
         dims = tuple(canonical(dim) for dim in dims)
+        if (view, dims, shape) not in self._arranged:
+            self._arranged[view, dims, shape] = self._moved(node, view, dims, shape)
+        return self._arranged[view, dims, shape]
+
+    def _moved(self, node: JointNode, view: View, dims: Dims, shape: Shape) -> View:
+        self.settle(view)
         pairs = refine(view.dims, dims)
         if pairs is None:
             plain = self.arrange(node, view, row_major(view.sizes), (1, 1, 1, math.prod(view.sizes)))

@@ -7,6 +7,7 @@ from scheduler.training.builder import Builder, Unsupported
 from scheduler.training.convert_products import images
 from scheduler.training.ir import Kind
 from scheduler.training.joint import JointNode
+from scheduler.training.layout import Dim
 from scheduler.training.operators import (
     AvgPool,
     AvgPoolGrad,
@@ -20,7 +21,7 @@ from scheduler.training.operators import (
     Mul,
 )
 from scheduler.training.shapes import Shape
-from scheduler.training.views import Dims, View, block, canonical, standard
+from scheduler.training.views import Dims, View, block, canonical, row_major, standard
 
 # ---- normalisations
 
@@ -94,11 +95,15 @@ def _norm_grad(
 def _normalized(b: Builder, node: JointNode) -> tuple[View, Dims, int]:
     """Values of a layer normalisation as rows, the dimensions that it runs over, and how many values they hold."""
     view, rank = b.view(node, "input"), len(node.args["normalized_shape"])
-    inner = view.dims[len(view.dims) - rank :]
-    whole = block(tuple(factor for dim in inner for factor in dim))
-    if view.repeats or whole is None or whole[1] != 1:
-        raise Unsupported("layer normalisation has a lowering over the channels of each row")
-    return b.rows(node, view, whole[0]), inner, whole[0]
+    width = math.prod(view.sizes[len(view.sizes) - rank :])
+    if view.repeats or block(_inner(view, rank)) != (width, 1):
+        view = b.arrange(node, view, row_major(view.sizes), (1, 1, math.prod(view.sizes) // width, width))
+    return b.rows(node, view, width), view.dims[len(view.dims) - rank :], width
+
+
+def _inner(view: View, rank: int) -> Dim:
+    """Factors of the last dimensions."""
+    return tuple(factor for dim in view.dims[len(view.dims) - rank :] for factor in dim)
 
 
 def _layer_norm(b: Builder, node: JointNode) -> list[View]:

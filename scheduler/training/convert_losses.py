@@ -58,6 +58,8 @@ def _nll(b: Builder, node: JointNode) -> list[View | None]:
     logits = _marker(b, node, "self", LogSoftmax).logits
     if node.args.get("weight") is not None or node.args["reduction"] not in (MEAN, SUM):
         raise Unsupported("a cross entropy must be the mean or sum over unweighted classes")
+    if node.args["ignore_index"] >= 0:
+        raise Unsupported("a cross entropy must not ignore a class")
     rows, classes = logits.sizes
     labels = b.one_hot(b.integers_of(node, "target"), (scaled(logits.dims[0], 1, 1, classes),), b.shape(logits))
     loss = b.new(node, "cross_entropy", SCALAR, Kind.SCALAR)

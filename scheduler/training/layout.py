@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hwgen.arch import UserError
+
 Factor = tuple[int, int]
 Dim = tuple[Factor, ...]
 
@@ -30,12 +32,15 @@ class Layout:
         return tuple(size_of(dim) for dim in self.dims)
 
     def from_torch(self, values: NDArray) -> NDArray:
-        """Our array, of PyTorch's."""
+        """Our array, of PyTorch's; raises `UserError` for a label that is no class."""
         if tuple(values.shape) != self.torch_shape:
             raise ValueError(f"an array of shape {list(self.torch_shape)} is needed, not {list(values.shape)}")
         factors, order = self._order()
         rows = values.reshape([size for size, _ in factors]).transpose(order)
         if self.classes:
+            wrong = rows[(rows < 0) | (rows >= self.classes)]
+            if wrong.size:
+                raise UserError(f"labels and tokens must be in 0..{self.classes - 1}, not {wrong[0]}")
             return np.eye(self.classes, dtype=np.float32)[rows.reshape(-1)].reshape(self.shape)
         return np.ascontiguousarray(rows).reshape(self.shape)
 

@@ -185,6 +185,31 @@ def test_a_loss_module_and_its_scale(seed):
     assert [item.scale for item in of_type(graph, CrossEntropy)] == [1.0]
 
 
+def test_losses_that_are_added(seed):
+    class Both(nn.Module):
+        def forward(self, output, target, wanted):
+            return F.cross_entropy(output, target) - F.mse_loss(wanted, output, reduction="sum") / 4
+
+    torch.manual_seed(seed)
+    batches = [((torch.randn(4, 6),), (Y, torch.randn(4, 3))) for _ in range(2)]
+    check_steps(nn.Linear(6, 3), batches, loss=Both())
+
+
+def test_a_loss_of_ignored_or_weighted_classes_is_refused():
+    for loss, reason in (
+        (nn.CrossEntropyLoss(ignore_index=0), "must not ignore a class"),
+        (nn.CrossEntropyLoss(weight=torch.ones(3)), "must be the mean or sum over unweighted classes"),
+    ):
+        refused(lambda m, x: m.fc(x), rf"aten.nll_loss_forward.default in loss \(.*{reason}", loss=loss)
+
+
+def test_labels_must_be_classes():
+    graph = capture(nn.Linear(6, 3), (X,), (Y,))
+    for wrong in (-100, -1, 3):
+        with pytest.raises(UserError, match=rf"^labels and tokens must be in 0..2, not {wrong}$"):
+            graph.layouts["target"].from_torch(np.array([0, wrong, 1, 2]))
+
+
 def refused(function, message, inputs=(X,), targets=(Y,), loss="cross_entropy", names=("fc.weight", "fc.bias")):
     module = Lambda(function)
     with pytest.raises(UserError, match=message):

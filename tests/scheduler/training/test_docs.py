@@ -30,7 +30,7 @@ def test_the_example_of_the_page_runs(capsys):
     assert "'FF': 130853896192" in capsys.readouterr().out
 
 
-def test_every_file_is_in_the_table():
+def test_every_file_that_the_page_names_is_there():
     named = set(re.findall(r"`([a-z_*]+\.py)`", PAGE.read_text()))
-    ours = {"ir.py", "base.py", "joint.py", "capture.py", "convert.py", "work.py", "views.py", "layout.py"}
-    assert ours <= named
+    assert len(named) > 15
+    assert [name for name in named if not list(PAGE.parent.glob(name))] == []

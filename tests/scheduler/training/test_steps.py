@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.cnn import DigitsCnn
+from scheduler.training.operators import MaxPool
+from scheduler.training.reference import Reference
 from tests.scheduler.training.support import check_steps
 
 
@@ -110,6 +112,50 @@ class Vit(nn.Module):
         return self.head(self.norm3(x)[:, 0] + x.mean(1))
 
 
+class Mixer(nn.Module):
+    """Patches cut out by views, and a linear layer over tokens: values that have to move."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch, self.tokens, self.norm, self.head = (
+            nn.Linear(48, 8),
+            nn.Linear(4, 6),
+            nn.LayerNorm(6),
+            nn.Linear(48, 10),
+        )
+
+    def forward(self, x):
+        x = x.view(-1, 3, 2, 4, 2, 4).permute(0, 2, 4, 1, 3, 5).reshape(-1, 4, 48)
+        x = self.norm(self.tokens(self.patch(x).transpose(1, 2)))
+        return self.head(x.transpose(1, 2).reshape(-1, 48))
+
+
+class PytorchEncoder(nn.Module):
+    """The encoder layer that PyTorch has, over the channels of an image as tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(12, 2, 16, dropout=0.0, batch_first=True)
+        self.fc = nn.Linear(36, 10)
+
+    def forward(self, x):
+        return self.fc(self.layer(x.flatten(2)).flatten(1))
+
+
+class Gate(nn.Module):
+    """Channels that are scaled by a factor of the whole image, and halves that change places."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.gate, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 8), nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = self.conv(x)
+        x = x * F.silu(self.gate(x.mean((2, 3)))).view(-1, 8, 1, 1) - x[:, :, :1]
+        a, b = x.split([3, 5], dim=1)
+        return self.fc(torch.cat([b, a], dim=1)[:, :, 1:, 2].sum(2) / 3)
+
+
 class Embedded(nn.Module):
     def __init__(self):
         super().__init__()
@@ -138,6 +184,9 @@ MODELS = {
     "cnn": (Cnn, (4, 3, 16, 24)),
     "rectangles": (Rectangles, (3, 2, 15, 10)),
     "global pool": (GlobalPool, (4, 3, 7, 6)),
+    "pytorch encoder": (PytorchEncoder, (4, 3, 3, 4)),
+    "mixer": (Mixer, (3, 3, 8, 8)),
+    "gate": (Gate, (3, 3, 6, 7)),
     "flattened input": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(2 * 3 * 5, 10)), (4, 2, 3, 5)),
     **{
         f"vit, {form}": (lambda form=form: Vit(form), (3, 3, 8, 8))
@@ -151,6 +200,23 @@ def test_a_step_is_that_of_pytorch(name, seed):
     torch.manual_seed(seed)
     model, shape = MODELS[name]
     check_steps(model(), images(seed, shape, classes=4 if name == "rectangles" else 10))
+
+
+def test_ties_of_a_pooling_go_to_the_first_pixel(seed):
+    """Whole numbers, so that most windows have their maximum more than once."""
+    torch.manual_seed(seed)
+    module = nn.Sequential(nn.Conv2d(2, 3, 1), nn.MaxPool2d(3, 2, 1), nn.Flatten(), nn.Linear(27, 10))
+    with torch.no_grad():
+        module[0].weight.copy_(torch.randint(-1, 2, module[0].weight.shape))
+        module[0].bias.zero_()
+    whole = [((torch.randint(-2, 3, (4, 2, 5, 5)).float(),), (torch.randint(10, (4,)),))]
+    graph = check_steps(module, whole)
+    pooled = next(item for item in graph.operators if isinstance(item, MaxPool))
+    seen = Reference(graph).step({"input": whole[0][0][0].numpy(), "target": whole[0][1][0].numpy()})
+    x = torch.from_numpy(seen[pooled.input]).permute(0, 3, 1, 2)
+    _, first = F.max_pool2d(x, 3, 2, 1, return_indices=True)
+    _, last = F.max_pool2d(x.flip(2, 3), 3, 2, 1, return_indices=True)
+    assert (first != 24 - last.flip(2, 3)).any(), "the batch has no ties"
 
 
 def test_embedding(seed):
