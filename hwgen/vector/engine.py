@@ -129,34 +129,33 @@ class VectorEngine(wiring.Component):
                 m.d.comb += corner.hold.eq(vector[f"{name}_hold"])
 
         job = Signal(Job(), reset_less=True)
-        operation, shifts = vector.operation, (vector.shift != 0) | vector.right
         with m.If(command.ready):
-            m.d.sync += [
-                job.pc.eq(command.payload.pc),
-                job.setting.shuffle.eq(vector.shuffle),
-                job.reads.eq(Cat(1, operation != Operation.COPY, _is_in(operation, READS_Z))),
-                job.once.eq(Cat(vector[f"{name}_hold"] & (vector[f"{name}_stride"] == 0) for name in SOURCES)),
-                job.bad.eq(
-                    (vector.shuffle >= self._arch.array.cols.bit_length()) | (shifts & ~_is_in(operation, INTEGER))
-                ),
-            ]
-            m.d.sync += [job.setting.lane[name].eq(vector[name]) for name, _ in LaneControl()]
+            m.d.sync += [job.pc.eq(command.payload.pc), *self._describe(job, vector)]
         return job
+
+    def _describe(self, job: data.View, vector: data.View) -> list:
+        """What a VECTOR does, and whether it breaks a rule that ties fields together."""
+        operation = vector.operation
+        too_far = vector.shuffle >= self._arch.array.cols.bit_length()
+        shifted = ((vector.shift != 0) | vector.right) & ~_is_in(operation, INTEGER)
+        return [
+            *(job.setting.lane[name].eq(vector[name]) for name, _ in LaneControl()),
+            job.setting.shuffle.eq(vector.shuffle),
+            job.reads.eq(Cat(1, operation != Operation.COPY, _is_in(operation, READS_Z))),
+            job.once.eq(Cat(vector[f"{name}_hold"] & (vector[f"{name}_stride"] == 0) for name in SOURCES)),
+            job.bad.eq(too_far | shifted),
+        ]
 
     def _read(self, m: Module, walker: BlockWalker, places: Queue, job: data.View, faults: FaultReporter) -> Value:
         """Request the words of a step; gives whether the last of them has just been accepted."""
-        step = walker.o.payload
+        step, depth = walker.o.payload, self._arch.scratchpads.acc_depth
         begins = walker.o.valid & (~step.first | (places.level == 0))
-        used = [*job.reads, 1]
-        outside = Cat(use & (word >= self._arch.scratchpads.acc_depth) for use, word in zip(used, step.words)).any()
-        wanted = begins & places.i.ready & ~(job.bad & step.first) & ~outside & ~faults.halt
+        outside = Cat(used & (word >= depth) for used, word in zip([*job.reads, 1], step.words)).any()
+        wanted = begins & places.i.ready & ~job.bad & ~outside & ~faults.halt
         taken, arrived = Signal(len(SOURCES)), []
         for index, name in enumerate(SOURCES):
             port, needed = getattr(self, name), job.reads[index] & (step.first | ~job.once[index])
-            m.d.comb += [
-                port.address.eq(step.words[index]),
-                port.valid.eq(wanted & needed & ~taken[index]),
-            ]
+            m.d.comb += [port.address.eq(step.words[index]), port.valid.eq(wanted & needed & ~taken[index])]
             arrived.append(~needed | taken[index] | port.ready)
         do_step = wanted & Cat(arrived).all()
         m.d.sync += taken.eq(Mux(do_step, 0, Cat(arrived) & wanted.replicate(len(SOURCES))))

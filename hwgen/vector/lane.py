@@ -62,9 +62,8 @@ class VectorLane(wiring.Component):
         operation = self.control.operation
         m.submodules.multiplier = multiplier = FpMultiply(fmt=FP32, latency=self._mul_latency)
         m.submodules.adder = adder = FpAdd(latency=self._add_latency)
-        first, second = self._prepare(m, operation)
-        first = delay(m, first, self._mul_latency, "first")
-        second = delay(m, second, self._mul_latency, "second")
+        first = delay(m, self._first(m, operation), self._mul_latency, "first")
+        second = delay(m, self._second(m, operation), self._mul_latency, "second")
         m.d.comb += [
             multiplier.a.eq(self.x),
             multiplier.b.eq(self.y),
@@ -80,35 +79,38 @@ class VectorLane(wiring.Component):
         ]
         return m
 
-    def _prepare(self, m: Module, operation: Value) -> tuple[Signal, Signal]:
-        """The two values that travel beside the multiplier.
-
-        `first` is `x`, or already the result of a comparison; `second` is what is added to the product or to `first`.
-        """
-        first, second = Signal(32), Signal(32)
+    def _first(self, m: Module, operation: Value) -> Signal:
+        """What travels beside the multiplier to be added to or given out: `x`, or the result of a comparison."""
+        first, below = Signal(32, name="first"), Signal()
         m.submodules.compare = compare = FpCompare()
-        below, nan = Signal(), C(FP32.nan, 32)
         m.d.comb += [
             compare.a.eq(self.x),
             compare.b.eq(self.y),
             below.eq(compare.lt | (compare.eq & self.x[31])),  # -0 is below +0; other equals are the same bits
             first.eq(self.x),
-            second.eq(self._shifted(m)),
         ]
+        positive = (self.x != 0) & (self.x <= FP32.infinity)
         with m.Switch(operation):
-            with m.Case(Operation.MAX):
-                m.d.comb += first.eq(Mux(compare.unordered, nan, Mux(below, self.y, self.x)))
-            with m.Case(Operation.MIN):
-                m.d.comb += first.eq(Mux(compare.unordered, nan, Mux(below, self.x, self.y)))
-            with m.Case(Operation.POSITIVE):
-                m.d.comb += first.eq(Mux(self._positive(), self.y, 0))
-            with m.Case(Operation.EQUAL):
-                m.d.comb += first.eq(Mux(compare.eq, self.z, 0))
+            for code, value in (
+                (Operation.MAX, Mux(compare.unordered, FP32.nan, Mux(below, self.y, self.x))),
+                (Operation.MIN, Mux(compare.unordered, FP32.nan, Mux(below, self.x, self.y))),
+                (Operation.POSITIVE, Mux(positive, self.y, 0)),
+                (Operation.EQUAL, Mux(compare.eq, self.z, 0)),
+            ):
+                with m.Case(code):
+                    m.d.comb += first.eq(value)
+        return first
+
+    def _second(self, m: Module, operation: Value) -> Signal:
+        """What travels beside the multiplier to be added to the product or to `first`."""
+        second = Signal(32, name="second")
+        m.d.comb += second.eq(self._shifted(m))
+        with m.Switch(operation):
             with m.Case(Operation.MAC):
                 m.d.comb += second.eq(self.z)
             with m.Case(Operation.SUB):
                 m.d.comb += second.eq(Cat(self.y[:31], ~self.y[31]))
-        return first, second
+        return second
 
     def _bypass(self, m: Module, operation: Value, product: Value, first: Value, second: Value) -> Signal:
         """Result of what does not need the adder: a product, an integer operation or what was there before."""
@@ -129,10 +131,6 @@ class VectorLane(wiring.Component):
                 with m.Case(*codes):
                     m.d.comb += other.eq(value)
         return other
-
-    def _positive(self) -> Value:
-        """Whether `x` is above zero: not negative, not zero, no NaN."""
-        return (self.x != 0) & (self.x <= FP32.infinity)
 
     def _shifted(self, m: Module) -> Signal:
         """`y` shifted by `control.shift`, in two steps; to the left means to the right from 31 places further up."""
