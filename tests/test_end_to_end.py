@@ -144,6 +144,35 @@ BAD_INSTRUCTIONS = {
     "store beyond memory": raw(Opcode.STORE, words=2, lanes=1, addr=1023),
     "store to an odd address": raw(Opcode.STORE, words=1, lanes=1, dram_addr=12),
     "store format": raw(Opcode.STORE, format=4, words=1, lanes=1),
+    "more beats than a row has": raw(Opcode.LOAD, planes=256, beats=256),
+    "no planes": raw(Opcode.LOAD, planes=0, **LOAD),
+    "planes beyond activations": raw(Opcode.LOAD, planes=129, beats=2),
+    "planes an odd number of bytes apart": raw(Opcode.LOAD, plane_stride=4, **LOAD),
+    "planes beyond the address bits": raw(Opcode.LOAD, dram_addr=(1 << 40) - 64, planes=2, plane_stride=64, beats=1),
+    "chunks beyond activations": raw(Opcode.LOAD, target=1, chunk_log2=3, beats=10, stride=255),
+    "columns beyond weights": raw(Opcode.LOAD, target=6, rows=3, beats=2, stride=2046),
+    "packed columns in part": raw(Opcode.LOAD, target=7, beats=6),
+    "packed columns beyond weights": raw(Opcode.LOAD, target=7, beats=10, addr=2041, stride=1),
+    "no walk": raw(Opcode.TENSOR, walk=3, run=1, col_run=1, tile_cols=1, tile_rows=1, groups=1, rows=1, **OS),
+    "walk without runs": raw(Opcode.TENSOR, walk=1, tile_cols=1, tile_rows=1, groups=1, rows=1, **OS),
+    "walk over no columns": raw(Opcode.TENSOR, walk=2, run=1, tile_cols=1, tile_rows=1, groups=1, rows=1, **OS),
+    "walk of stationary weights": raw(Opcode.TENSOR, walk=1, run=1, tile_cols=1, tile_rows=1, groups=1, rows=1, **WS),
+    "walk beyond activations": raw(
+        Opcode.TENSOR, walk=1, run=8, jump=75, tile_cols=1, tile_rows=1, groups=128, rows=1, **OS
+    ),
+    "walk beyond weights": raw(
+        Opcode.TENSOR, walk=2, run=2, jump=100, step=100, col_run=4, tile_cols=1, tile_rows=1, groups=15, rows=1, **OS
+    ),
+    "columns of a walk beyond weights": raw(
+        Opcode.TENSOR, walk=2, run=1, col_run=1, col_jump=1024, tile_cols=3, tile_rows=1, groups=1, rows=1, **OS
+    ),
+    "shift to the right of a number": raw(Opcode.VECTOR, operation=8, right=1, rows=1, words=1, y_addr=9),
+    "held source beyond memory": raw(Opcode.VECTOR, rows=2, words=1, x_addr=1, x_stride=1023, x_hold=1, d_addr=9),
+    "transposed sums": raw(Opcode.STORE, transpose=1, rows=4, words=1, lanes=1),
+    "two blocks of columns at once": raw(Opcode.STORE, format=1, transpose=1, rows=8, words=1, lanes=1),
+    "part of a block of columns": raw(Opcode.STORE, format=2, transpose=1, rows=6, words=1, lanes=1),
+    "packed with nothing kept": raw(Opcode.STORE, format=3, rows=4, words=1, lanes=1, n=0, m=4),
+    "part of a group": raw(Opcode.STORE, format=3, rows=6, words=1, lanes=1, n=2, m=4),
 }
 
 
