@@ -13,7 +13,8 @@ MAY_IMPORT = {
     "hwgen.fp": ("hwgen.arch", "hwgen.lib", "hwgen.fp"),
     "hwgen.array": ("hwgen.arch", "hwgen.lib", "hwgen.fp", "hwgen.array"),
     "hwgen.control": ("hwgen.arch", "hwgen.lib", "hwgen.control"),
-    "hwgen.memory": ("hwgen.arch", "hwgen.lib", "hwgen.fp", "hwgen.memory"),
+    "hwgen.reducer": ("hwgen.arch", "hwgen.lib", "hwgen.reducer"),
+    "hwgen.memory": ("hwgen.arch", "hwgen.lib", "hwgen.fp", "hwgen.reducer", "hwgen.memory"),
     "hwgen.vector": ("hwgen.arch", "hwgen.lib", "hwgen.fp", "hwgen.memory", "hwgen.vector"),
     "hwgen": ("hwgen",),
     "models": ("hwgen.arch", "models"),
@@ -87,6 +88,7 @@ def test_imports_follow_the_layers(path):
     [
         ("hwgen.arch.isa", "import hwgen.lib.shapes"),
         ("hwgen.array.mesh", "from hwgen.control import fetch"),
+        ("hwgen.reducer.cell", "from hwgen.fp import add"),
         ("models.machine", "from hwgen.lib.shapes import OPERAND"),
         ("models.machine_load", "import torch.nn"),
         ("scheduler.lower", "from sim import runner"),
