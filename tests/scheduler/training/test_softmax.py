@@ -1,0 +1,92 @@
+"""Softmax, its gradient and the losses on the golden machine against PyTorch in float64."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from scheduler.training import softmax
+from scheduler.training.memory import Row
+from tests.scheduler.training.machine_support import TINY, Bench, arch8, operands
+
+CASES = {
+    # name: arch, shape [N, H, W, C], spread of the values
+    "few": (TINY, (6, 1, 1, 3), 1),
+    "whole words": (TINY, (5, 1, 1, 8), 3),
+    "ten": (TINY, (9, 1, 1, 10), 20),
+    "attention": (arch8(), (3, 2, 7, 37), 5),
+    "many words": (arch8(), (10, 1, 1, 150), 4),
+    "far apart": (TINY, (4, 1, 1, 10), 3000),
+}
+
+
+@pytest.fixture(params=CASES, scope="module")
+def case(request):
+    arch, shape, spread = CASES[request.param]
+    rng = np.random.default_rng(3)
+    x = (operands(rng, *shape) * spread).astype(np.float16).astype(np.float32)
+    return Bench(arch), x, operands(rng, *shape)
+
+
+def fresh(case):
+    bench, x, g = case
+    return Bench(bench.arch), x, g
+
+
+def test_softmax(case):
+    bench, x, _ = fresh(case)
+    fx, fy = bench.feature("x", x), bench.feature("y", shape=x.shape)
+    softmax.softmax(bench.em, fx, fy)
+    found = bench.read(bench.run(scheduled=True), fy)
+    wanted = torch.softmax(torch.tensor(x, dtype=torch.float64), -1).numpy()
+    np.testing.assert_allclose(found, wanted, rtol=6e-4, atol=1e-7)
+
+
+def test_softmax_gradient(case):
+    bench, x, g = fresh(case)
+    y = torch.softmax(torch.tensor(x), -1).half().float()
+    fg, fy, fdx = bench.feature("g", g), bench.feature("y", y), bench.feature("dx", shape=x.shape)
+    softmax.softmax_grad(bench.em, fg, fy, fdx)
+    found = bench.read(bench.run(scheduled=True), fdx)
+    y, g = y.double().numpy(), g.astype(np.float64)
+    np.testing.assert_allclose(found, y * (g - (g * y).sum(-1, keepdims=True)), rtol=6e-4, atol=1e-6)
+
+
+def loss_case(case, rng):
+    """Features for a loss: x, one-hot labels, room for gradient and loss."""
+    bench, x, g = fresh(case)
+    x = x.reshape(-1, 1, 1, x.shape[-1])
+    labels = np.eye(x.shape[-1], dtype=np.float32)[rng.integers(x.shape[-1], size=len(x))].reshape(x.shape)
+    return bench, x, labels, g.reshape(x.shape), bench.memory.row("loss", 1, "loss")
+
+
+def read_row(machine, row: Row) -> np.ndarray:
+    size = 4 * row.words * machine.arch.array.cols
+    return np.frombuffer(machine.memory.read(row.address, size), np.float32)[: row.channels]
+
+
+@pytest.mark.parametrize("loss_scale", [1.0, "loss scale"])
+def test_cross_entropy(case, loss_scale, seed):
+    bench, x, labels, _, loss = loss_case(case, np.random.default_rng(seed))
+    fx, fl, fd = bench.feature("x", x), bench.feature("labels", labels), bench.feature("dx", shape=x.shape)
+    softmax.cross_entropy(bench.em, fx, fl, fd, loss, scale=1 / len(x), loss_scale=loss_scale)
+    machine = bench.run(scheduled=True, scalars={"loss scale": 256.0})
+    logits = torch.tensor(x[:, 0, 0], dtype=torch.float64, requires_grad=True)
+    wanted = F.cross_entropy(logits, torch.tensor(labels[:, 0, 0]).argmax(-1))
+    wanted.backward()
+    assert read_row(machine, loss)[0] == pytest.approx(wanted.item(), rel=5e-6, abs=1e-6)
+    scale = 1.0 if loss_scale == 1.0 else 256.0
+    bound = 5e-6 * scale / len(x) + 3e-8
+    np.testing.assert_allclose(bench.read(machine, fd)[:, 0, 0], scale * logits.grad, rtol=1e-3, atol=bound)
+
+
+def test_mse(case):
+    bench, x, _, target, loss = loss_case(case, np.random.default_rng(1))
+    fx, ft, fd = bench.feature("x", x), bench.feature("target", target), bench.feature("dx", shape=x.shape)
+    softmax.mse(bench.em, fx, ft, fd, loss, scale=1 / x.size)
+    machine = bench.run(scheduled=True)
+    inputs = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+    wanted = F.mse_loss(inputs, torch.tensor(target, dtype=torch.float64))
+    wanted.backward()
+    assert read_row(machine, loss)[0] == pytest.approx(wanted.item(), rel=2e-6)
+    np.testing.assert_allclose(bench.read(machine, fd), inputs.grad, rtol=6e-4, atol=3e-8)
