@@ -148,7 +148,6 @@ BAD_INSTRUCTIONS = {
     "no planes": raw(Opcode.LOAD, planes=0, **LOAD),
     "planes beyond activations": raw(Opcode.LOAD, planes=129, beats=2),
     "planes an odd number of bytes apart": raw(Opcode.LOAD, plane_stride=4, **LOAD),
-    "planes beyond the address bits": raw(Opcode.LOAD, dram_addr=(1 << 40) - 64, planes=2, plane_stride=64, beats=1),
     "chunks beyond activations": raw(Opcode.LOAD, target=1, chunk_log2=3, beats=10, stride=255),
     "columns beyond weights": raw(Opcode.LOAD, target=6, rows=3, beats=2, stride=2046),
     "packed columns in part": raw(Opcode.LOAD, target=7, beats=6),
