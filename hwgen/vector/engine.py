@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 """Vector engine: elementwise work on blocks of accumulator words."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
