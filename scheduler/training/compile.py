@@ -10,7 +10,7 @@ from scheduler.training.ir import TrainingGraph
 from scheduler.training.lower import Step, TrainingOptions, begin, generate, load_constants
 from scheduler.training.order import list_order
 from scheduler.training.program import Code, TrainingProgram
-from scheduler.training.rules import UNSCALE, negated
+from scheduler.training.rules import LOSS_SCALE, STEP
 from scheduler.training.stages import emit
 from scheduler.training.windows import Rings
 
@@ -45,8 +45,5 @@ def _code(step: Step, address: int) -> Code:
 
 
 def _scalars(step: Step) -> dict[str, float]:
-    """Values of the scalars by name, and of those that follow from them."""
-    values = dict(step.graph.scalars)
-    values |= {negated(name): -value for name, value in step.graph.scalars.items()}
-    values |= {f"1-{name}": 1.0 - value for name, value in step.graph.scalars.items()}
-    return values | {UNSCALE: 1.0 / step.options.loss_scale}
+    """Values of the scalars from which those of the first step follow."""
+    return dict(step.graph.scalars) | {LOSS_SCALE: step.options.loss_scale, STEP: step.graph.steps + 1}

@@ -62,7 +62,7 @@ def reciprocal(em: Emitter, x: Block, d: Block, *, negative: bool = False, spare
     return d if negative else em.vector(XOR, d, d, SIGN)
 
 
-def rsqrt(em: Emitter, x: Block, d: Block) -> Block:
+def rsqrt(em: Emitter, x: Block, d: Block, *, spare: Spare = ()) -> Block:
     """Compute `d = 1 / sqrt(x)` in 8 passes; `d` must not be `x`.
 
     The halved bit pattern of x, subtracted from a constant, is a first guess; two Newton steps `r = r (3 - x r**2) / 2`
@@ -70,7 +70,7 @@ def rsqrt(em: Emitter, x: Block, d: Block) -> Block:
 
     Relative error 5e-7 for normal positive x; finite for 0, so that x * rsqrt(x) is the square root there too.
     """
-    minus, t = scratch(em, d, 2)
+    minus, t = spare or scratch(em, d, 2)
     em.vector(MUL, minus, x, -0.6607002)
     em.vector(ISUB, d, 0x5F1E2000, x, shift=1, right=1)
     for constant in (1.5478473, 1.646024):

@@ -31,6 +31,8 @@ class TrainingOptions:
     method: Method = "bdwp"
     dense: tuple[str, ...] = ()
     """Parameters that stay dense besides the first layer and the classifier."""
+    decay: float = 0.0
+    """SR-STE: this times the weight is added to the gradient of weights that the forward pass drops."""
     loss_scale: float = 1.0
     """The gradient of the loss is multiplied by it, and gradients of parameters divided by it when they are used."""
     pregenerate: bool = True
@@ -169,14 +171,15 @@ def _products(graph: TrainingGraph) -> list[str]:
 def weight_gradient(step: Step, item: ConvWeightGrad, update: Callable[..., None]) -> None:
     """WU, and the update of each tile as soon as its gradient is complete."""
     weights, rule = step.weights[item.weight], step.updates[item.output]
-    offsets = weights.offsets(step.arch)
+    offsets, pattern = weights.offsets(step.arch), weights.forward.pattern
+    dropped = (pattern, step.options.decay) if pattern and step.options.decay else None
 
     def apply(gradient: Block, tile: GradientTile) -> None:
         blocks = {
             master.name: load_master(step, weights, number, offsets[tile], tile)
             for number, master in enumerate(weights.masters)
         }
-        update(step.em, rule, blocks, gradient, scaled=step.scaled)
+        update(step.em, rule, blocks, gradient, scaled=step.scaled, dropped=dropped)
         for number, block in enumerate(blocks.values()):
             store_master(step, weights, number, offsets[tile], block)
         if step.options.pregenerate:

@@ -15,6 +15,7 @@ from scheduler.training.emitter import CONSTANTS, Feature
 from scheduler.training.ir import KEPT, Kind, TrainingGraph
 from scheduler.training.lower import Step
 from scheduler.training.memory import Row
+from scheduler.training.rules import derived_scalars
 from scheduler.training.weights import Weights, master_values, master_words
 
 Values = NDArray[np.float32]
@@ -47,7 +48,7 @@ class TrainingProgram:
     start: Code
     step: Code
     scalars: Mapping[str, float]
-    """Values of the scalars that the step reads, before its first run."""
+    """Hyper-parameters, `LOSS_SCALE` and `STEP` (`rules.py`) of the first step."""
 
     @property
     def memory_size(self) -> int:
@@ -96,8 +97,11 @@ class TrainingProgram:
             _put(memory, feature.address, self._feature_bytes(feature, values))
 
     def write_scalars(self, memory: NDArray[np.uint8], scalars: Mapping[str, float]) -> None:
-        """Write constants and scalars; `scalars` override those of the program by name."""
-        known = dict(self.scalars) | dict(scalars)
+        """Write constants, and what follows from the program's scalars; `scalars` override these by name.
+
+        Adam needs `STEP` (`rules.py`) in every step.
+        """
+        known = derived_scalars(self.graph.operators, dict(self.scalars) | dict(scalars))
         words = np.zeros((CONSTANTS, self.arch.array.cols), np.uint32)
         for number, key in enumerate(self.places.em.constants):
             words[number] = key if isinstance(key, int | tuple) else fp32_bits(np.float32(known[key]))

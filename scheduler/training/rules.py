@@ -1,12 +1,18 @@
 """Update rules of optimisers on blocks of FP32 parameters, in place."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from hwgen.arch.isa import Operation
+from models.pattern import Pattern
+from scheduler.training import adam
+from scheduler.training.base import Operator
+from scheduler.training.dropped import decay_dropped
 from scheduler.training.emitter import Block, Emitter
 from scheduler.training.updates import Adam, Sgd, Update
 
-ADD, SUB, MUL, MAC = Operation.ADD, Operation.SUB, Operation.MUL, Operation.MAC
+MUL, MAC = Operation.MUL, Operation.MAC
+LOSS_SCALE, STEP = "loss scale", "step"
+"""Names of the loss scale and of the number of the step (1, 2 ..) among the scalars of a program."""
 UNSCALE = "1 / loss scale"
 """Scalar by which gradients are multiplied before they are used."""
 
@@ -16,14 +22,38 @@ def negated(name: str) -> str:
     return f"-{name}"
 
 
-def apply_update(em: Emitter, rule: Update, blocks: Mapping[str, Block], gradient: Block, *, scaled: bool) -> None:
-    """Update the parameter and the states in `blocks` (tensor name -> block) from a gradient, which is overwritten."""
+def derived_scalars(operators: Iterable[Operator], values: Mapping[str, float]) -> dict[str, float]:
+    """The scalars that updates read, from hyper-parameters by name, `LOSS_SCALE` and `STEP`; includes those."""
+    found = dict(values) | {UNSCALE: 1.0 / values[LOSS_SCALE]}
+    for name, value in values.items():
+        found |= {negated(name): -value, f"1-{name}": 1.0 - value}
+    for item in operators:
+        if isinstance(item, Adam):
+            found |= adam.scalars(item, values, round(values[STEP]))
+    return found
+
+
+def apply_update(
+    em: Emitter,
+    rule: Update,
+    blocks: Mapping[str, Block],
+    gradient: Block,
+    *,
+    scaled: bool,
+    dropped: tuple[Pattern, float] | None = None,
+) -> None:
+    """Update the parameter and the states in `blocks` (tensor name -> block) from a gradient, which is overwritten.
+
+    With `dropped`, weights that the pattern drops decay by that factor before anything else (SR-STE).
+    """
     if scaled:
         em.vector(MUL, gradient, gradient, em.constant(UNSCALE).over(gradient))
+    if dropped:
+        decay_dropped(em, blocks[rule.parameter], gradient, *dropped)
     if isinstance(rule, Sgd):
         _sgd(em, rule, blocks, gradient)
-    elif isinstance(rule, Adam):
-        raise ValueError("Adam")
+    else:
+        adam.adam(em, rule, blocks, gradient)
 
 
 def _sgd(em: Emitter, rule: Sgd, blocks: Mapping[str, Block], gradient: Block) -> None:
