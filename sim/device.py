@@ -23,7 +23,7 @@ class SimulationError(RuntimeError):
 
 
 class Settings(ctypes.Structure):
-    """`MemorySettings` of `axi_memory.h`: same fields, same order."""
+    """`MemorySettings` of `memory_timing.h`: same fields, same order."""
 
     _fields_ = [
         *((name, ctypes.c_uint64) for name in ("base", "size", "rate_numerator", "rate_denominator", "seed")),
@@ -33,7 +33,8 @@ class Settings(ctypes.Structure):
     ]
 
 
-def _settings(memory: MemoryModel, base: int, size: int) -> Settings:
+def memory_settings(memory: MemoryModel, base: int, size: int) -> Settings:
+    """Settings of a memory whose image has `size` bytes from `base` on."""
     made = Settings(base=base, size=size, seed=memory.seed, stall_every=memory.stall_every)
     if memory.bandwidth is not None:
         made.rate_numerator, made.rate_denominator = memory.bandwidth.numerator, memory.bandwidth.denominator
@@ -107,7 +108,7 @@ class Device:
         if image.dtype != np.uint8 or image.ndim != 1 or not (image.flags.c_contiguous and image.flags.writeable):
             raise ValueError("image must be a writable contiguous array of bytes")
         self._image = image
-        settings = _settings(memory, base, image.size)
+        settings = memory_settings(memory, base, image.size)
         self._library.harness_attach(self._handle, image.ctypes.data, ctypes.byref(settings))
 
     def reset(self, cycles: int = 4) -> None:

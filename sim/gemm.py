@@ -176,6 +176,11 @@ class _Builder:
         self.commands[-1] = command(item.opcode, wait=item.wait, signal=1 << engine, **item.operands)
 
 
+def product(arch: Arch, case: Case, seed: int = 1) -> tuple[np.ndarray, list[Command]]:
+    """Memory image and instructions of one product; the program is at address 0."""
+    return _Builder(arch, case, seed).program()
+
+
 def check_fit(arch: Arch, case: Case) -> None:
     """Raise `UserError` unless operands and results fit the scratchpads and divide evenly."""
     pads, array = arch.scratchpads, arch.array
@@ -198,7 +203,7 @@ def run_case(simulator: Simulator, case: Case, seed: int = 1) -> Outcome:
     """Run one product on the hardware, compare it with golden and account for its cycles."""
     arch = simulator.arch
     check_fit(arch, case)
-    image, commands = _Builder(arch, case, seed).program()
+    image, commands = product(arch, case, seed)
     encoded = b"".join(map(encode, commands))
     assert len(encoded) == len(commands) * INSTRUCTION_BYTES
     limit = 4 * case.size**3 // arch.macs + 40 * case.size**2

@@ -77,8 +77,41 @@ class MemoryTiming {
 
     void take_answer() { b_valid = false; }
 
+    // Without these the memory is driven cycle by cycle; with them a caller passes many equal cycles at once.
+
+    /// Whether an address, a beat of write data, would be taken in the next cycle, and whether it offers a new read beat,
+    /// if nothing stalls.
+    bool takes_reads() const { return reads_.size() < set_.outstanding; }
+    bool takes_writes() const { return writes_.size() + answers_.size() < set_.outstanding; }
+    bool takes_data() const { return !writes_.empty() && !broke(); }
+    bool streams(uint64_t now) const { return !r_valid && !reads_.empty() && reads_.front().ready <= now && !broke(); }
+
+    /// Cycles from `now` on, the first that has not been driven, that are all alike: nothing comes that was not there, or
+    /// beats of one burst come and go (`reading`, `writing`), one in every cycle.
+    uint64_t quiet(uint64_t now, bool reading, bool writing) const {
+        if (random_ || set_.stall_every) return idle() && !writing ? FOREVER : 0;
+        if (b_valid || reading != streams(now) || (!answers_.empty() && answers_.front() <= now)) return 0;
+        uint64_t cycles = answers_.empty() ? FOREVER : answers_.front() - now;
+        if (broke()) cycles = std::min<uint64_t>(cycles, -credit_ / set_.rate_numerator);
+        if (price_ && (reading || writing) && !steady(int(reading) + int(writing))) return 0;
+        if (writing) cycles = std::min<uint64_t>(cycles, writes_.front() - 1);
+        if (reading) return std::min<uint64_t>(cycles, reads_.front().beats - 1);
+        const bool comes = !r_valid && !reads_.empty() && reads_.front().ready > now;
+        return comes ? std::min<uint64_t>(cycles, reads_.front().ready - now) : cycles;
+    }
+
+    /// Passes `cycles` of what `quiet` has promised.
+    void skip(uint64_t cycles, bool reading, bool writing) {
+        earn(cycles);
+        credit_ -= price_ * (int(reading) + int(writing));
+        if (reading) reads_.front().beats -= cycles;
+        if (writing) writes_.front() -= cycles;
+    }
+
     /// True when no transaction is under way.
     bool idle() const { return reads_.empty() && writes_.empty() && answers_.empty() && !r_valid && !b_valid; }
+
+    static constexpr uint64_t FOREVER = uint64_t(1) << 60;
 
   private:
     struct Read {
@@ -91,6 +124,10 @@ class MemoryTiming {
         if (price_) credit_ = std::min(credit_ + int64_t(cycles * set_.rate_numerator), int64_t(set_.rate_numerator));
     }
     bool affordable() const { return !price_ || credit_ > 0; }
+    /// Whether nothing can be paid in the next cycle.
+    bool broke() const { return price_ && credit_ + int64_t(set_.rate_numerator) <= 0; }
+    /// Whether every cycle earns at least what its `beats` cost, so that the account is the same after each of them.
+    bool steady(int beats) const { return credit_ >= 0 && price_ * beats <= int64_t(set_.rate_numerator); }
 
     static uint64_t mix(uint64_t x) {  // splitmix64
         x += 0x9E3779B97F4A7C15ull;

@@ -95,6 +95,19 @@ def build_library(
     return library
 
 
+def build_plain(name: str, text: str, options: Sequence[str] = ("-O2",)) -> Path:
+    """Compile one C++ text without Verilog into a shared library and return its path; cached by content."""
+    library = cache_folder() / f"{name}-{_digest([text, list(options), *_tools()])}.so"
+    if not library.exists():
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            (Path(folder) / f"{name}.cpp").write_text(text)
+            command = [*_compiler(), "-std=gnu++17", "-fPIC", "-shared", *options, f"{name}.cpp", "-o", f"{name}.so"]
+            _run(command, Path(folder))
+            (Path(folder) / f"{name}.so").replace(library)
+    return library
+
+
 def _digest(parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 

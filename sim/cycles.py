@@ -1,0 +1,140 @@
+"""The cycle model: how long a program takes, without its data. Equal to the RTL in every cycle, and far faster.
+
+`model/` follows the control of every block of `hwgen` in C++; the memory is the one behind the RTL. Cycles in which
+everything goes on as in the one before are passed at once.
+"""
+
+import ctypes
+from dataclasses import dataclass
+
+import numpy as np
+
+from hwgen.arch import INSTRUCTION_BYTES, Arch, ProgramError
+from hwgen.arch.isa import TABLE, Engine, Opcode
+from hwgen.arch.registers import TensorState
+from hwgen.lib.streams import SkidBuffer
+from sim.cycle_library import Job, library, sizes
+from sim.device import ENGINES, EVENT, STATES, SimulationError, memory_settings
+from sim.memory import MemoryModel
+
+FIRST_CYCLE = SkidBuffer.LATENCY + 2
+"""Cycle in which a run is under way first, counted from the one in which the host writes CTRL: the write takes effect,
+`run.start`, `running`."""
+COUNTERS = (
+    *("CYCLES", "READ_BEATS", "WRITE_BEATS"),
+    *(f"BUSY_{engine.name}" for engine in Engine),
+    *(f"TENSOR_{state.name}" for state in TensorState),
+)
+"""Counters of `model/machine.h` in their order."""
+_ENDED, _HUNG = 1, 2
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """What a run takes: equal to the fields of `sim.runner.RunResult` of a device just powered up."""
+
+    cycles: int
+    counters: dict[str, int]
+    states: np.ndarray
+    """Cycles of each engine in each trace state: uint64 [engine, state]."""
+    events: np.ndarray
+    """Array of `sim.device.EVENT`, ascending in cycle; at most as many as were asked for."""
+    dropped_events: int
+
+
+def run_model(
+    arch: Arch,
+    program: bytes,
+    *,
+    address: int = 0,
+    memory: MemoryModel | None = None,
+    timeout_cycles: int = 10_000_000_000,
+    event_limit: int = 0,
+    every_cycle: bool = False,
+) -> ModelResult:
+    """Run an encoded, legal program that lies at byte `address` of external memory, on a device just powered up.
+
+    event_limit : events to keep; the runner keeps `sim.runner.EVENT_LIMIT`.
+    every_cycle : pass cycles one by one, however alike they are; for tests.
+
+    Raises `ProgramError` for an unknown opcode or a count of zero, `SimulationError` when the run does not end in
+    `timeout_cycles` or when every engine waits: it names the instructions and the tokens that they lack.
+    """
+    check_counts(program)
+    job = Job(program, address, len(program) // INSTRUCTION_BYTES, FIRST_CYCLE, event_limit, every_cycle)
+    settings = memory_settings(memory or MemoryModel(), 0, 0)
+    made = library()
+    handle = made.model_new(ctypes.byref(sizes(arch)), ctypes.byref(settings), ctypes.byref(job))
+    try:
+        ended = made.model_run(handle, timeout_cycles)
+        if ended != _ENDED:
+            what = "hangs in" if ended == _HUNG else "has not ended in"
+            raise SimulationError(f"the program {what} cycle {made.model_now(handle)}: {_waiting(handle, program)}")
+        return _result(handle)
+    finally:
+        made.model_free(handle)
+
+
+def check_counts(program: bytes) -> None:
+    """Raise `ProgramError` for an unknown opcode or a field below its least value: the model could not go on."""
+    if len(program) % INSTRUCTION_BYTES:
+        raise ProgramError(f"{len(program)} bytes are no whole number of instructions of {INSTRUCTION_BYTES} bytes")
+    words = np.frombuffer(program, "<u8").reshape(-1, INSTRUCTION_BYTES // 8)
+    opcodes = words[:, 0] & np.uint64(0xFF)
+    unknown = np.flatnonzero(~np.isin(opcodes, list(TABLE)))
+    if unknown.size:
+        raise ProgramError(f"instruction {unknown[0]}: no instruction has opcode {opcodes[unknown[0]]}")
+    for opcode, row in TABLE.items():
+        indices = np.flatnonzero(opcodes == opcode)
+        for item in row.operands:
+            if item.low == 0:
+                continue
+            low = indices[_field(words[indices], row.offsets[item.name], item.width) < item.low]
+            if low.size:
+                raise ProgramError(f"instruction {low[0]}: {opcode.name}.{item.name} must be at least {item.low}")
+
+
+def _field(words: np.ndarray, offset: int, width: int) -> np.ndarray:
+    """Bits of encoded instructions, uint64 [instruction, 4]."""
+    word, shift = divmod(offset, 64)
+    value = words[:, word] >> np.uint64(shift)
+    if shift + width > 64:
+        value = value | words[:, word + 1] << np.uint64(64 - shift)
+    return value & np.uint64((1 << width) - 1)
+
+
+def _waiting(handle: int, program: bytes) -> str:
+    """Which instruction of each engine is not done, and what the next one waits for."""
+    table = np.zeros((ENGINES, 3), np.int64)
+    library().model_queues(handle, table.ctypes.data)
+    parts = []
+    for oldest, following, lacks in table.tolist():
+        if lacks:
+            tokens = " and ".join(source.name.lower() for source in Engine if lacks >> source & 1)
+            parts.append(f"instruction {following} ({_opcode(program, following)}) waits for a token of {tokens}")
+        elif oldest >= 0:
+            parts.append(f"instruction {oldest} ({_opcode(program, oldest)}) is not done")
+    return "; ".join(parts) or "no instruction is under way"
+
+
+def _opcode(program: bytes, index: int) -> str:
+    return Opcode(program[index * INSTRUCTION_BYTES]).name
+
+
+def _result(handle: int) -> ModelResult:
+    values, states = np.zeros(len(COUNTERS), np.uint64), np.zeros((ENGINES, STATES), np.uint64)
+    library().model_counters(handle, values.ctypes.data)
+    library().model_states(handle, states.ctypes.data)
+    pointer, dropped = ctypes.c_void_p(), ctypes.c_uint64()
+    count = library().model_events(handle, ctypes.byref(pointer), ctypes.byref(dropped))
+    raw = ctypes.string_at(pointer.value, count * EVENT.itemsize) if count else b""
+    events = np.frombuffer(raw, EVENT)
+    counters = dict(zip(COUNTERS, map(int, values)))
+    cycles = counters.pop("CYCLES")
+    return ModelResult(
+        cycles=cycles,
+        counters={"CYCLES_LOW": cycles & 0xFFFFFFFF, "CYCLES_HIGH": cycles >> 32, **counters},
+        states=states,
+        events=events[np.argsort(events["cycle"], kind="stable")],
+        dropped_events=dropped.value,
+    )
