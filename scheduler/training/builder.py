@@ -162,6 +162,8 @@ class Builder:
         return self._arranged[view, dims, shape]
 
     def _moved(self, node: JointNode, view: View, dims: Dims, shape: Shape) -> View:
+        if view.sizes != View("", dims).sizes:
+            raise ValueError(f"a view of {list(view.sizes)} cannot lie as one of {list(View('', dims).sizes)}")
         self.settle(view)
         pairs = refine(view.dims, dims)
         if pairs is None:

@@ -112,6 +112,17 @@ class Vit(nn.Module):
         return self.head(self.norm3(x)[:, 0] + x.mean(1))
 
 
+class Turned(nn.Module):
+    """Weights `[in, out]`, of which PyTorch computes the gradient the other way round."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.randn(12, 7)), nn.Parameter(torch.randn(7, 10))
+
+    def forward(self, x):
+        return torch.relu(x @ self.a) @ self.b
+
+
 class Mixer(nn.Module):
     """Patches cut out by views, and a linear layer over tokens: values that have to move."""
 
@@ -153,7 +164,7 @@ class Gate(nn.Module):
         x = self.conv(x)
         x = x * F.silu(self.gate(x.mean((2, 3)))).view(-1, 8, 1, 1) - x[:, :, :1]
         a, b = x.split([3, 5], dim=1)
-        return self.fc(torch.cat([b, a], dim=1)[:, :, 1:, 2].sum(2) / 3)
+        return self.fc(torch.cat([b, a], dim=1)[:, :, 1:, 2].sum(2) / 5)
 
 
 class Embedded(nn.Module):
@@ -185,6 +196,7 @@ MODELS = {
     "rectangles": (Rectangles, (3, 2, 15, 10)),
     "global pool": (GlobalPool, (4, 3, 7, 6)),
     "pytorch encoder": (PytorchEncoder, (4, 3, 3, 4)),
+    "turned weights": (Turned, (5, 12)),
     "mixer": (Mixer, (3, 3, 8, 8)),
     "gate": (Gate, (3, 3, 6, 7)),
     "flattened input": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(2 * 3 * 5, 10)), (4, 2, 3, 5)),
