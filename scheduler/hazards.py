@@ -22,11 +22,11 @@ class Region:
 
 @dataclass
 class _Interval:
-    """Neighbouring addresses with the same last writer and the same readers since then."""
+    """Neighbouring addresses with the same last writer and the same readers since then, which may be reordered."""
 
     start: int
     writer: int | None = None
-    readers: dict[Engine, int] = field(default_factory=dict)
+    readers: set[int] = field(default_factory=set)
 
 
 class _Timeline:
@@ -35,14 +35,14 @@ class _Timeline:
     def __init__(self) -> None:
         self.intervals = [_Interval(0)]
 
-    def read(self, region: Region, position: int, engine: Engine) -> set[int]:
+    def read(self, region: Region, position: int) -> set[int]:
         """Note a read; returns the instructions whose writes it must see."""
         first, last = self._cut(region)
         found = set()
         for interval in self.intervals[first:last]:
             if interval.writer is not None:
                 found.add(interval.writer)
-            interval.readers[engine] = position
+            interval.readers.add(position)
         return found
 
     def write(self, region: Region, position: int) -> set[int]:
@@ -50,7 +50,7 @@ class _Timeline:
         first, last = self._cut(region)
         found = set()
         for interval in self.intervals[first:last]:
-            found.update(interval.readers.values())
+            found |= interval.readers
             if interval.writer is not None:
                 found.add(interval.writer)
         self.intervals[first:last] = [_Interval(region.start, position)]
@@ -64,7 +64,7 @@ class _Timeline:
         number = bisect_left(self.intervals, address, key=lambda interval: interval.start)
         if number == len(self.intervals) or self.intervals[number].start != address:
             before = self.intervals[number - 1]
-            self.intervals.insert(number, _Interval(address, before.writer, dict(before.readers)))
+            self.intervals.insert(number, _Interval(address, before.writer, set(before.readers)))
         return number
 
 
@@ -86,7 +86,7 @@ class Recorder:
         position = len(self.commands)
         found: set[int] = set()
         for region in reads:
-            found |= self._timelines[region.space].read(region, position, item.engine)
+            found |= self._timelines[region.space].read(region, position)
         for region in writes:
             found |= self._timelines[region.space].write(region, position)
         self.commands.append(item)
