@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from hwgen.arch import UserError
 from models.zoo_train import ZOO_TRAIN, build_training
 from scheduler.training.joint import fake_mode
 from scheduler.training.work import ATTENTION, bound, total
@@ -75,3 +76,10 @@ def test_equal_seeds_give_equal_models(name):
     assert all(torch.equal(a, b) for a, b in zip(one[0].parameters(), other[0].parameters()))
     assert torch.equal(one[1][0], other[1][0])
     assert one[0](*one[1]).shape == (2, ZOO_TRAIN[name].classes)
+
+
+def test_unknown_models_and_batches_are_refused():
+    with pytest.raises(UserError, match=r"^unknown model 'alexnet': models to train are mlp, digits_cnn, "):
+        build_training("alexnet", 2)
+    with pytest.raises(UserError, match=r"^a batch must be at least 1, not 0$"):
+        build_training("mlp", 0)
