@@ -5,7 +5,7 @@ scheduler run engines side by side.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil
 
 import numpy as np
@@ -13,96 +13,12 @@ import numpy as np
 from hwgen.arch import Arch, UserError
 from hwgen.arch.isa import READS_Z, Command, Format, Opcode, Operation, Target, command
 from scheduler.hazards import Recorder, Region
+from scheduler.training.blocks import Block, Chunk, Feature
 
 STATIC_BANKS = 2
 """Accumulator banks, the last ones, that hold what outlives a chunk: constants, parameters of channels, sums."""
 CONSTANTS = 64
 """Accumulator words at the end of the scratchpad for constants and scalars; each has the same value in all columns."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """`rows` x `words` accumulator words: word (y, x) is `addr + y*stride + x`; with `hold`, `addr + y*stride`."""
-
-    addr: int
-    rows: int
-    words: int
-    stride: int
-    hold: bool = False
-
-    @property
-    def region(self) -> Region:
-        """From the first to the last word."""
-        width = 1 if self.hold else self.words
-        return Region("acc", self.addr, self.addr + (self.rows - 1) * self.stride + width)
-
-    def part(self, first: int, rows: int, step: int = 1) -> "Block":
-        """Every `step`-th row from `first` on, `rows` of them."""
-        return replace(self, addr=self.addr + first * self.stride, rows=rows, stride=step * self.stride)
-
-    def columns(self, first: int, words: int) -> "Block":
-        """`words` words of every row from word `first` on."""
-        return replace(self, addr=self.addr + first, words=words)
-
-    def reshape(self, rows: int, words: int) -> "Block":
-        """The same words in another shape; only for blocks without gaps."""
-        if self.hold or self.stride != self.words or rows * words != self.rows * self.words:
-            raise ValueError(f"a block of {self.rows} x {self.words} is not one of {rows} x {words}")
-        return replace(self, rows=rows, words=words, stride=words)
-
-    def over_rows(self, rows: int) -> "Block":
-        """One row repeated for `rows` rows, as a parameter of channels is."""
-        return replace(self, rows=rows, stride=0)
-
-    def over_words(self, words: int) -> "Block":
-        """One word of each row repeated for `words` words, as a sum over channels is."""
-        return replace(self, words=words, hold=True)
-
-    def over(self, block: "Block") -> "Block":
-        """One word repeated for a whole block, as a constant is."""
-        return self.over_rows(block.rows).over_words(block.words)
-
-    def like(self, block: "Block") -> "Block":
-        """Repeated to the shape of a block where it has one row, or one word in a row, and the block has more."""
-        rows = self.over_rows(block.rows) if self.rows == 1 else self
-        return rows.over_words(block.words) if self.words == 1 < block.words else rows
-
-
-@dataclass(frozen=True)
-class Feature:
-    """A tensor [N, H, W, C] of operands in external memory, channels filled up with zeros to whole words.
-
-    `unit` numbers its image rows for hazards: row h of image block b (`array.rows` images) is `unit + b*H + h`.
-    """
-
-    name: str
-    n: int
-    h: int
-    w: int
-    c: int
-    words: int
-    address: int
-    unit: int
-
-    @property
-    def row_words(self) -> int:
-        """Words of one image row."""
-        return self.w * self.words
-
-    @property
-    def image_words(self) -> int:
-        """Words of one image."""
-        return self.h * self.row_words
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Rows `h` .. `h + rows - 1` of images `image` .. `image + images - 1`, which lie in one image block."""
-
-    image: int
-    images: int
-    h: int
-    rows: int
 
 
 Operand = Block | float | int | str
@@ -282,35 +198,38 @@ class Emitter:
         return Region("dram", feature.unit + low // block * feature.h, feature.unit + (high // block + 1) * feature.h)
 
     def chunks(self, feature: Feature, limit: int) -> Iterator[Chunk]:
-        """Cut a feature map into chunks of at most `limit` words, whole image rows of images of one block."""
-        per_row = feature.row_words
-        images = max(1, min(self.arch.array.rows, feature.n, limit // per_row))
+        """Cut a feature map into chunks of at most `limit` words: whole rows of images of one block, or part of one."""
+        per_row, block = feature.row_words, self.arch.array.rows
+        if feature.words > limit:
+            raise UserError(f"a pixel of {feature.name} takes {feature.words} accumulator words, {limit} are free")
+        images = max(1, min(block, feature.n, limit // per_row))
         rows = max(1, min(feature.h, limit // (per_row * images)))
-        if per_row > limit:
-            raise UserError(f"an image row of {feature.name} takes {per_row} accumulator words, {limit} are free")
-        for block in range(0, feature.n, self.arch.array.rows):
-            end = min(feature.n, block + self.arch.array.rows)
+        width = min(feature.w, limit // feature.words)
+        for first in range(0, feature.n, block):
+            end = min(feature.n, first + block)
             for h in range(0, feature.h, rows):
-                for image in range(block, end, images):
-                    self.begin_chunk()
-                    yield Chunk(image, min(images, end - image), h, min(rows, feature.h - h))
+                for image in range(first, end, images):
+                    for w in range(0, feature.w, width):
+                        self.begin_chunk()
+                        count, height = min(images, end - image), min(rows, feature.h - h)
+                        yield Chunk(image, count, h, height, w, min(width, feature.w - w))
 
     def fetch(self, feature: Feature, chunk: Chunk) -> Block:
         """LOAD a chunk as FP32: one row for each pixel, `feature.words` words each."""
         address, stride = self._place(feature, chunk)
-        block = self.take(chunk.images, chunk.rows * feature.row_words)
+        block = self.take(chunk.images, chunk.rows * chunk.width * feature.words)
         self.load_block(block, address, stride, self.region(feature, chunk.image, chunk.h, chunk.rows))
-        return block.reshape(chunk.images * chunk.rows * feature.w, feature.words)
+        return block.reshape(chunk.pixels, feature.words)
 
     def put(self, feature: Feature, chunk: Chunk, block: Block) -> None:
         """STORE a chunk, rounded to operands; the shape of `block` is that of `fetch`."""
         address, stride = self._place(feature, chunk)
-        image = block.reshape(chunk.images, chunk.rows * feature.row_words)
+        image = block.reshape(chunk.images, chunk.rows * chunk.width * feature.words)
         self.store(image, address, stride, self.region(feature, chunk.image, chunk.h, chunk.rows), Format.OPERAND)
 
     def _place(self, feature: Feature, chunk: Chunk) -> tuple[int, int]:
         beat = self.arch.beat_bytes
-        word = chunk.image * feature.image_words + chunk.h * feature.row_words
+        word = chunk.image * feature.image_words + chunk.h * feature.row_words + chunk.w * feature.words
         return feature.address + word * beat, feature.image_words * beat
 
 

@@ -222,9 +222,8 @@ def store_master(step: Step, weights: Weights, which: int, place: tuple[int, int
 def clear(em: Emitter, feature: Feature) -> None:
     """Fill a feature map with zeros."""
     for chunk in em.chunks(feature, em.bank_words // 2):
-        rows = chunk.images * chunk.rows * feature.w
-        block = em.take(rows, feature.words)
-        em.load(Target.ACC16, block.addr, None, block.region, rows=1, pad=rows * feature.words)
+        block = em.take(chunk.pixels, feature.words)
+        em.load(Target.ACC16, block.addr, None, block.region, rows=1, pad=chunk.pixels * feature.words)
         em.put(feature, chunk, block)
 
 

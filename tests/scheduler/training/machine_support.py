@@ -8,9 +8,9 @@ from hwgen.arch.isa import encode
 from models.formats import decode
 from models.formats import encode as encode_operands
 from models.machine import Machine
-from scheduler.training.emitter import Emitter, Feature
+from scheduler.training.emitter import Block, Emitter, Feature
 from scheduler.training.ir import Kind, Tensor
-from scheduler.training.memory import MemoryMap
+from scheduler.training.memory import MemoryMap, Row
 from scheduler.training.order import list_order
 
 TINY = load("tiny")
@@ -45,6 +45,14 @@ class Bench:
             self.contents.append((feature.address, encode_operands(filled, self.arch.array.operand).tobytes()))
         return feature
 
+    def kept_row(self, name: str, values: np.ndarray) -> Block:
+        """A channel vector of FP32 values, loaded into a kept block."""
+        row = self.memory.row(name, len(values), "row")
+        filled = np.zeros(row.words * self.arch.array.cols, np.float32)
+        filled[: len(values)] = values
+        self.contents.append((row.address, filled.tobytes()))
+        return self.em.load_block(self.em.keep(1, row.words), row.address, 0, row.region, wide=True)
+
     def run(self, *, scheduled: bool = False, scalars: dict[str, float] | None = None) -> Machine:
         """Execute everything recorded so far from a fresh memory, constants and scalars in their places."""
         commands = self.em.recorder.commands
@@ -67,6 +75,12 @@ class Bench:
         values = decode(bits, self.arch.array.operand).reshape(feature.n, feature.h, feature.w, -1)
         assert (values[..., feature.c :] == 0).all(), "padding channels are not zero"
         return values[..., : feature.c]
+
+
+def read_row(machine: Machine, row: Row) -> np.ndarray:
+    """Values of a channel vector after a run."""
+    data = machine.memory.read(row.address, 4 * row.words * machine.arch.array.cols)
+    return np.frombuffer(data, np.float32)[: row.channels]
 
 
 def operands(rng: np.random.Generator, *shape: int) -> np.ndarray:

@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from scheduler.training import softmax
-from scheduler.training.memory import Row
-from tests.scheduler.training.machine_support import TINY, Bench, arch8, operands
+from tests.scheduler.training.machine_support import TINY, Bench, arch8, operands, read_row
 
 CASES = {
     # name: arch, shape [N, H, W, C], spread of the values
@@ -58,11 +57,6 @@ def loss_case(case, rng):
     x = x.reshape(-1, 1, 1, x.shape[-1])
     labels = np.eye(x.shape[-1], dtype=np.float32)[rng.integers(x.shape[-1], size=len(x))].reshape(x.shape)
     return bench, x, labels, g.reshape(x.shape), bench.memory.row("loss", 1, "loss")
-
-
-def read_row(machine, row: Row) -> np.ndarray:
-    size = 4 * row.words * machine.arch.array.cols
-    return np.frombuffer(machine.memory.read(row.address, size), np.float32)[: row.channels]
 
 
 @pytest.mark.parametrize("loss_scale", [1.0, "loss scale"])
