@@ -79,14 +79,14 @@ def relu_by_hand(bits: int) -> int:
 
 def expected(machine: Machine, item) -> np.ndarray:
     """Accumulators after the instruction, column by column; sources are as they were before it."""
-    before, after = machine.state.acc.tolist(), machine.state.acc.copy()
+    before, after = machine.state.acc, machine.state.acc.copy()
     for y, x, column in np.ndindex(item.rows, item.words, machine.arch.array.cols):
         places = {n: item.operands[f"{n}_addr"] + y * item.operands[f"{n}_stride"] for n in "xyz"}
         places = {n: place + (0 if item.operands[f"{n}_hold"] else x) for n, place in places.items()}
         names = sources(item.operation)
-        values = {n: before[places[n]][column] for n in names}
+        values = {n: int(before[places[n], column]) for n in names}
         if "y" in names and item.shuffle:
-            values["y"] = before[places["y"]][column ^ 2 ** (item.shuffle - 1)]
+            values["y"] = int(before[places["y"], column ^ 2 ** (item.shuffle - 1)])
         values = {"x": 0, "y": 0, "z": 0, **values}
         with np.errstate(all="ignore"):
             result = by_hand(Operation(item.operation), **values, shift=item.shift, right=item.right)
