@@ -39,7 +39,7 @@ def gelu(em: Emitter, x: Block, d: Block) -> Block:
 
 def gelu_slope(em: Emitter, x: Block, d: Block) -> Block:
     """Compute the derivative of `gelu` at `x` in 16 passes; `d` must not be `x`. Absolute error 8.5e-6."""
-    s, p = scratch(em, d, 2)
+    p, s = scratch(em, d, 2)
     end = SLOPE_END**2 / 2
     em.vector(MAX, d, x, -SLOPE_END)
     em.vector(MIN, d, d, SLOPE_END)
@@ -64,9 +64,9 @@ def gelu_tanh_slope(em: Emitter, x: Block, d: Block) -> Block:
 
     With y = sigmoid(u) and exp(-u) y = 1 - y: y (1 + (1 - y) x du/dx).
     """
-    e, t, f = scratch(em, d, 3)
+    t, e, f = scratch(em, d, 3)
     _tanh_argument(em, x, d)
-    sigmoid(em, d, d, spare=(e, t, f))
+    sigmoid(em, d, d, spare=(t, e, f))
     em.vector(MUL, t, x, x)
     em.vector(MAC, t, t, 3 * CUBE * TANH_RATE, TANH_RATE)
     em.vector(MUL, t, t, x)
@@ -92,8 +92,8 @@ def silu_slope(em: Emitter, x: Block, d: Block) -> Block:
 
     With y = sigmoid(x) and exp(-x) y = 1 - y: y (1 + x (1 - y)).
     """
-    e, t, f = scratch(em, d, 3)
-    sigmoid(em, x, d, spare=(e, t, f))
+    t, e, f = scratch(em, d, 3)
+    sigmoid(em, x, d, spare=(t, e, f))
     return _slope(em, e, x, d)
 
 

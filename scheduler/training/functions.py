@@ -29,8 +29,11 @@ EXP_RANGE = 86.6
 
 
 def scratch(em: Emitter, d: Block, count: int) -> list[Block]:
-    """Temporaries of the shape of `d`, in another bank than it where there is one."""
-    return [em.take(d.rows, d.words, apart=d) for _ in range(count)]
+    """Temporaries of the shape of `d`, where possible each in another bank than the one before, the first than `d`."""
+    blocks = [d]
+    for _ in range(count):
+        blocks.append(em.take(d.rows, d.words, apart=blocks[-1]))
+    return blocks[1:]
 
 
 def polynomial(em: Emitter, x: Block, coefficients: Sequence[float], d: Block) -> Block:
@@ -70,7 +73,7 @@ def rsqrt(em: Emitter, x: Block, d: Block, *, spare: Spare = ()) -> Block:
 
     Relative error 5e-7 for normal positive x; finite for 0, so that x * rsqrt(x) is the square root there too.
     """
-    minus, t = spare or scratch(em, d, 2)
+    t, minus = spare or scratch(em, d, 2)
     em.vector(MUL, minus, x, -0.6607002)
     em.vector(ISUB, d, 0x5F1E2000, x, shift=1, right=1)
     for constant in (1.5478473, 1.646024):
@@ -95,7 +98,7 @@ def exp(em: Emitter, x: Block, d: Block, *, rate: float = 1.0, negative: bool = 
     low, high = sorted((-EXP_RANGE / rate, EXP_RANGE / rate))
     em.vector(MAX, d, x, low)
     em.vector(MIN, d, d, high)
-    t, f = spare or scratch(em, d, 2)
+    f, t = spare or scratch(em, d, 2)
     round_to = ROUND + (256.0 if negative else 0.0)  # bit 8 of t becomes the sign
     em.vector(MAC, t, d, rate * LOG2_E, round_to)
     em.vector(SUB, f, round_to, t)
@@ -116,7 +119,7 @@ def log(em: Emitter, x: Block, d: Block) -> Block:
 
     Relative error 4e-7 for normal positive x; 0 gives -88.
     """
-    e, g = scratch(em, d, 2)
+    g, e = scratch(em, d, 2)
     em.vector(IADD, d, x, (0x3F800000 - 0x3F3504F3) + SIGN - 0x3F800000)  # e + 256 in the upper 9 bits
     em.vector(OR, e, 0x4B000000, d, shift=EXPONENT_SHIFT, right=1)  # 2**23 + 256 + e
     em.vector(SUB, e, e, 2.0**23 + 256)
@@ -129,12 +132,12 @@ def log(em: Emitter, x: Block, d: Block) -> Block:
 
 
 def sigmoid(em: Emitter, x: Block, d: Block, *, rate: float = 1.0, spare: Spare = ()) -> Block:
-    """Compute `d = 1 / (1 + exp(-rate * x))` in 16 passes; `d` may be `x`. The exponential stays in `spare[0]`.
+    """Compute `d = 1 / (1 + exp(-rate * x))` in 16 passes; `d` may be `x`. The exponential stays in `spare[1]`.
 
     Relative error 4e-6 + 1e-7 |rate * x| down to 1e-37, where it ends.
     """
-    e, t, f = spare or scratch(em, d, 3)
-    exp(em, x, e, rate=-rate, spare=(t, f))
+    t, e, f = spare or scratch(em, d, 3)
+    exp(em, x, e, rate=-rate, spare=(f, t))
     em.vector(SUB, f, -1.0, e)
     return reciprocal(em, f, d, negative=True, spare=(t,))
 

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Sequence
 
 from hwgen.arch.isa import Operation
+from scheduler.training.activations import gelu, gelu_slope, gelu_tanh, gelu_tanh_slope, silu, silu_slope
 from scheduler.training.base import Operator
 from scheduler.training.emitter import Block, Emitter
-from scheduler.training.operators import Add, Bias, Mul, Relu, ReluGrad, Scale
+from scheduler.training.functions import scratch
+from scheduler.training.operators import Add, Bias, Gelu, GeluGrad, Mul, Relu, ReluGrad, Scale, Silu, SiluGrad
 
-POINTWISE = (Bias, Relu, ReluGrad, Add, Mul, Scale)
+POINTWISE = (Bias, Relu, ReluGrad, Add, Mul, Scale, Gelu, GeluGrad, Silu, SiluGrad)
 """Operators whose results need only the same place of their operands."""
 Fetch = Callable[[str], Block]
 """Gives the part of another tensor that lies under the block; a channel vector as one repeated row."""
@@ -38,9 +40,28 @@ def _apply(em: Emitter, block: Block, name: str, item: Operator, fetch: Fetch, *
         case Mul():
             em.vector(Operation.MUL, block, block, fetch(_other(item, name)), relu=relu)
         case Scale():
-            em.vector(Operation.MUL, block, block, em.constant(float(item.factor)).over(block), relu=relu)
+            em.vector(Operation.MUL, block, block, float(item.factor), relu=relu)
+        case Gelu() | Silu():
+            _function(item)(em, block, block)
+            if relu:
+                em.vector(Operation.COPY, block, block, relu=1)
+        case GeluGrad() | SiluGrad():
+            (slope,) = scratch(em, block, 1)
+            _function(item)(em, fetch(item.input), slope)
+            em.vector(Operation.MUL, block, block, slope, relu=relu)
         case _:
             raise ValueError(f"{type(item).__name__} is not a pointwise operator")
+
+
+def _function(item: Operator) -> Callable[[Emitter, Block, Block], Block]:
+    """The activation function of an operator, or its slope."""
+    match item:
+        case Gelu():
+            return gelu_tanh if item.tanh else gelu
+        case GeluGrad():
+            return gelu_tanh_slope if item.tanh else gelu_slope
+        case _:
+            return silu if isinstance(item, Silu) else silu_slope
 
 
 def _other(item: Add | Mul, name: str) -> str:

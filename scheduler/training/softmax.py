@@ -109,7 +109,7 @@ def _exponentials(em: Emitter, x: Block, channels: int) -> tuple[Block, Block]:
     shift = over_channels(em, MAX, x)
     em.vector(MAC, shift, shift, -LOG2_E, DEPTH)
     em.vector(MAC, x, x, LOG2_E, shift, relu=1)
-    t, f = scratch(em, x, 2)
+    f, t = scratch(em, x, 2)
     em.vector(ADD, t, x, ROUND - DEPTH)
     em.vector(SUB, f, t, ROUND - DEPTH)
     em.vector(SUB, f, x, f)
