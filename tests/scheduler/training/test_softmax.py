@@ -5,7 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scheduler.training import softmax
+from scheduler.training.losses import cross_entropy, mse
+from scheduler.training.softmax import softmax, softmax_grad
 from tests.scheduler.training.machine_support import TINY, Bench, arch8, operands, read_row
 
 CASES = {
@@ -35,7 +36,7 @@ def fresh(case):
 def test_softmax(case):
     bench, x, _ = fresh(case)
     fx, fy = bench.feature("x", x), bench.feature("y", shape=x.shape)
-    softmax.softmax(bench.em, fx, fy)
+    softmax(bench.em, fx, fy)
     found = bench.read(bench.run(scheduled=True), fy)
     wanted = torch.softmax(torch.tensor(x, dtype=torch.float64), -1).numpy()
     np.testing.assert_allclose(found, wanted, rtol=6e-4, atol=1e-7)
@@ -45,7 +46,7 @@ def test_softmax_gradient(case):
     bench, x, g = fresh(case)
     y = torch.softmax(torch.tensor(x), -1).half().float()
     fg, fy, fdx = bench.feature("g", g), bench.feature("y", y), bench.feature("dx", shape=x.shape)
-    softmax.softmax_grad(bench.em, fg, fy, fdx)
+    softmax_grad(bench.em, fg, fy, fdx)
     found = bench.read(bench.run(scheduled=True), fdx)
     y, g = y.double().numpy(), g.astype(np.float64)
     np.testing.assert_allclose(found, y * (g - (g * y).sum(-1, keepdims=True)), rtol=6e-4, atol=1e-6)
@@ -63,7 +64,7 @@ def loss_case(case, rng):
 def test_cross_entropy(case, loss_scale, seed):
     bench, x, labels, _, loss = loss_case(case, np.random.default_rng(seed))
     fx, fl, fd = bench.feature("x", x), bench.feature("labels", labels), bench.feature("dx", shape=x.shape)
-    softmax.cross_entropy(bench.em, fx, fl, fd, loss, scale=1 / len(x), loss_scale=loss_scale)
+    cross_entropy(bench.em, fx, fl, fd, loss, scale=1 / len(x), loss_scale=loss_scale)
     machine = bench.run(scheduled=True, scalars={"loss scale": 256.0})
     logits = torch.tensor(x[:, 0, 0], dtype=torch.float64, requires_grad=True)
     wanted = F.cross_entropy(logits, torch.tensor(labels[:, 0, 0]).argmax(-1))
@@ -77,7 +78,7 @@ def test_cross_entropy(case, loss_scale, seed):
 def test_mse(case):
     bench, x, _, target, loss = loss_case(case, np.random.default_rng(1))
     fx, ft, fd = bench.feature("x", x), bench.feature("target", target), bench.feature("dx", shape=x.shape)
-    softmax.mse(bench.em, fx, ft, fd, loss, scale=1 / x.size)
+    mse(bench.em, fx, ft, fd, loss, scale=1 / x.size)
     machine = bench.run(scheduled=True)
     inputs = torch.tensor(x, dtype=torch.float64, requires_grad=True)
     wanted = F.mse_loss(inputs, torch.tensor(target, dtype=torch.float64))
