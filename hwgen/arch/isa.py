@@ -5,6 +5,7 @@ An instruction is 256 bits, little-endian. Bits 0-31 are the header, the operand
 
 import enum
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from hwgen.arch.config import INSTRUCTION_BYTES
 from hwgen.arch.errors import ProgramError
@@ -115,7 +116,7 @@ class Field:
     high: int | None = None
     choices: type[enum.IntEnum] | None = None
 
-    @property
+    @cached_property
     def limit(self) -> int:
         """Largest value that is allowed."""
         if self.choices is not None:
@@ -154,6 +155,11 @@ class Instruction:
     def fields(self) -> tuple[Field, ...]:
         """Header and operands, least significant first."""
         return _HEADER + self.operands
+
+    @cached_property
+    def others(self) -> int:
+        """Mask of the engines that tokens may come from and go to."""
+        return sum(1 << engine for engine in Engine if engine != self.engine)
 
 
 _ACC = "accumulator word"
@@ -309,21 +315,17 @@ def command(opcode: Opcode, *, wait: int = 0, signal: int = 0, **operands: int) 
     if operands:
         raise ProgramError(f"{opcode.name} has no field {', '.join(sorted(operands))}")
     made = Command(opcode, values, wait, signal)
-    encode(made)
+    _check(made, row)
     return made
 
 
 def encode(item: Command) -> bytes:
     """Encode to 32 bytes. Raises `ProgramError` naming the field and its range."""
     row = TABLE[item.opcode]
-    values = {"opcode": item.opcode, "wait": item.wait, "signal": item.signal, "reserved": 0, **item.operands}
-    word = 0
-    for spec in row.fields:
-        value = int(values[spec.name])
-        if not spec.low <= value <= spec.limit:
-            raise ProgramError(f"{row.opcode.name}.{spec.name} must be in {spec.low}..{spec.limit}, not {value}")
-        word |= value << row.offsets[spec.name]
-    _check_tokens(item)
+    word = item.opcode | item.wait << row.offsets["wait"] | item.signal << row.offsets["signal"]
+    for spec in row.operands:
+        word |= item.operands[spec.name] << row.offsets[spec.name]
+    _check(item, row)
     return word.to_bytes(INSTRUCTION_BYTES, "little")
 
 
@@ -334,26 +336,27 @@ def decode(data: bytes) -> Command:
         raise ProgramError(f"no instruction has opcode {word & 0xFF} in {len(data)} bytes")
     row = TABLE[Opcode(word & 0xFF)]
     values = {f.name: (word >> row.offsets[f.name]) & ((1 << f.width) - 1) for f in row.fields}
-    for spec in row.fields:
-        if not spec.low <= values[spec.name] <= spec.limit:
-            raise ProgramError(
-                f"{row.opcode.name}.{spec.name} must be in {spec.low}..{spec.limit}, not {values[spec.name]}"
-            )
+    if values["reserved"]:
+        raise ProgramError(f"{row.opcode.name}.reserved must be in 0..0, not {values['reserved']}")
     top = row.offsets[row.operands[-1].name] + row.operands[-1].width
     if word >> top:
         raise ProgramError(f"{row.opcode.name}: bits {top} and above must be zero")
     made = Command(row.opcode, {f.name: values[f.name] for f in row.operands}, values["wait"], values["signal"])
-    _check_tokens(made)
+    _check(made, row)
     return made
 
 
-def _check_tokens(item: Command) -> None:
-    """Raise `ProgramError` for tokens from or to an engine that does not exist, or the instruction's own."""
-    others = sum(1 << engine for engine in Engine if engine != item.engine)
+def _check(item: Command, row: Instruction) -> None:
+    """Raise `ProgramError` for a value out of its range, and for tokens of engines that take no part."""
+    operands = item.operands
+    for spec in row.operands:
+        if not spec.low <= operands[spec.name] <= spec.limit:
+            value = operands[spec.name]
+            raise ProgramError(f"{row.opcode.name}.{spec.name} must be in {spec.low}..{spec.limit}, not {value}")
     for name, mask in (("wait", item.wait), ("signal", item.signal)):
-        if mask & ~others:
+        if mask & ~row.others:
             raise ProgramError(
-                f"{item.opcode.name}.{name} mask must name other engines (bits {others:#x}), not {mask:#x}"
+                f"{row.opcode.name}.{name} mask must name other engines (bits {row.others:#x}), not {mask:#x}"
             )
 
 
