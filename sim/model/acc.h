@@ -12,6 +12,14 @@ class AccPorts {
     /// Banks of the words `low` to `high`, a bit for each.
     uint32_t banks(uint32_t low, uint32_t high) const { return (2u << bank(high)) - (1u << bank(low)); }
 
+    /// Words that are certainly in the bank of the first, of a block that goes on from `address` with the `left` words of
+    /// its row, and then with rows of `cols` words, `stride` apart.
+    Cycle same_bank(uint32_t address, Cycle left, Cycle cols, Cycle stride) const {
+        const Cycle room = (Cycle(bank(address)) + 1 << shift_) - Cycle(address & mask_) - left;
+        if (room < 0) return room + left;
+        return stride ? left + room / stride * cols : NEVER;
+    }
+
     void clear() { reads_ = writes_ = 0; }
     /// True if no more urgent port wants the bank.
     bool read(uint32_t address) { return ask(reads_, address); }

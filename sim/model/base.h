@@ -52,6 +52,12 @@ struct Instruction {
     unsigned signal() const { return words[0] >> 16 & 0xF; }
 };
 
+/// What an engine did in a cycle: it took the instruction that was offered, ended one, moved a word or beat to where it
+/// belongs, took a beat from memory.
+struct Outcome {
+    bool taken = false, done = false, moves = false, reads = false;
+};
+
 /// A first-in first-out queue without limit; whoever writes looks at `size` first.
 template <class T>
 class Fifo {

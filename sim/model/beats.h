@@ -13,7 +13,8 @@ struct Result {
 /// What the other sequencers show in a cycle.
 struct Around {
     Cycle fetched, loaded, ended, written, draining_until;
-    bool safe, collecting, results_room;
+    Cycle coming;  // words of the tile being collected that come from this cycle on without a gap
+    bool safe, results_room;
 };
 
 /// What a beat does beside taking products.
@@ -56,13 +57,15 @@ class Beats {
         if (state == WEIGHTS) return around.loaded == stationary_ ? preloader.until_safe(around.ended) : NEVER;
         if (state == DRAIN) return now <= around.draining_until ? around.draining_until + 1 - now : NEVER;
         if (lacks_activations(tile, around)) return feeder.until(released_ + tile.group, released_);
-        return around.collecting ? std::max<Cycle>(issued_ + 1 - around.written, 0) : NEVER;
+        return around.coming ? std::max<Cycle>(issued_ + 1 - around.written, 0) : NEVER;
     }
 
     bool fires() const { return state_ == isa::TensorState::BUSY && !tiles.empty(); }
     bool reads_sums() const { return tiles.front().reads_sums() && word_ == 0; }
-    /// Word of the last sum of the tile.
-    uint32_t last_sum() const { return tiles.front().acc_last(); }
+    /// Word of the earlier sum that the beat reads.
+    uint32_t sum_address() const {
+        return tiles.front().acc_addr + uint32_t(step_) * tiles.front().acc_stride + index_;
+    }
     /// Beats of the word that are to come.
     Cycle left() const { return tiles.front().area() - index_; }
 
@@ -83,7 +86,7 @@ class Beats {
         beat.starts = !running_;
         beat.leaving = start_of_word() && leaves(tile);
         beat.sum = tile.reads_sums() && word_ == 0;
-        beat.sum_address = tile.acc_addr + uint32_t(step_) * tile.acc_stride + index_;
+        beat.sum_address = sum_address();
         beat.result = {!tile.last, tile.stationary, tile.rows, tile.tile_cols, tile.acc_addr, tile.acc_stride};
         beat.emit = tile.stationary && last_word(tile);
         return beat;
@@ -93,16 +96,21 @@ class Beats {
     Cycle firing(const Tile& tile, Cycle now, const Around& around, const Feeder& feeder) const {
         if (!running_ || (start_of_word() && leaves(tile))) return 0;
         Cycle beats = tile.area() - 1 - index_;
-        const bool sums = tile.reads_sums(), all_written = stationary_ == around.ended;
-        if (sums && word_ == 0 && !all_written) beats = std::min(beats, around.written - issued_);
+        const Cycle sums = sums_ready(tile, around);
+        if (word_ == 0) beats = std::min(beats, sums);
         if (continues(tile))
             for (Cycle i = 1; i <= beats; i++)
                 if (now + i - kept_[index_ + i] < chain_) return i;
         const bool gapless = tile.area() >= chain_ || (tile.stationary && tile.words == 1);
-        if (index_ != 0 || word_ != 0 || !gapless || (sums && (!all_written || tile.words != 1))) return beats;
+        if (index_ != 0 || word_ != 0 || !gapless || (tile.reads_sums() && tile.words != 1)) return beats;
         const Cycle group_beats = Cycle(tile.words) * tile.area();
         const Cycle groups = std::min(tile.steps - step_ - 1, feeder.groups(tile.group, group_beats, released_));
-        return std::max(beats, groups * group_beats);
+        return std::max(beats, std::min(groups, sums / group_beats) * group_beats);
+    }
+
+    /// Beats of first words that find their earlier sums written, one in every cycle from now on.
+    Cycle sums_ready(const Tile& tile, const Around& around) const {
+        return !tile.reads_sums() || stationary_ == around.ended ? NEVER : around.written - issued_ + around.coming;
     }
 
     bool lacks_activations(const Tile& tile, const Around& around) const {

@@ -17,14 +17,12 @@ class Collector {
         return results.front().acc_addr + uint32_t(row_) * results.front().acc_stride + column_;
     }
 
-    uint32_t last_address() const {
-        const Result& result = results.front();
-        return result.acc_addr + uint32_t(result.rows - 1) * result.acc_stride + result.tile_cols - 1;
-    }
-
     Cycle left_in_row() const { return results.front().tile_cols - column_; }
     /// Words from this one to the last of its tile.
     Cycle left() const { return (results.front().rows - row_) * results.front().tile_cols - column_; }
+
+    /// Words of this tile that come from cycle `now` on without a gap.
+    Cycle coming(Cycle now) const { return valid.at(now) ? std::min(valid.length(), left()) : 0; }
 
     /// Cycles from `now` on in each of which the same happens: nothing, or a word comes that does not end its tile.
     Cycle quiet(Cycle now) const {

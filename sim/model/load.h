@@ -18,25 +18,20 @@ class LoadEngine {
     /// Whether it takes a beat from memory in the next cycle, if there is one and nobody holds up the beat before.
     bool reads() const { return placer_.active() && placer_.memory(); }
 
-    /// What the engine did in a cycle.
-    struct Outcome {
-        bool taken, done, writes, read;
-    };
-
     /// One cycle. `requested`: its request is taken. `arrived`: a beat for it is on the bus; `last`: of its burst.
     Outcome step(Cycle now, const Instruction* command, bool requested, bool arrived, bool last) {
-        Outcome outcome{};
+        Outcome outcome;
         const bool free = !beat_ || taken(now), room = has_room();
-        outcome.writes = beat_ && free;
+        outcome.moves = beat_ && free;
         outcome.done = pending_ && free;
-        outcome.read = arrived && reads() && free;
-        if (free) receive(outcome.read);
+        outcome.reads = arrived && reads() && free;
+        if (free) receive(outcome.reads);
         if (!placer_.active() && !places_.empty()) next_places();
         if (requested) request_ = 0;
         const bool burst = can_request();
         if (burst) next_burst();
         outcome.taken = set_up(command, room);
-        outstanding_ += int(burst) - int(outcome.read && last);
+        outstanding_ += int(burst) - int(outcome.reads && last);
         return outcome;
     }
 

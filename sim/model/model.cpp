@@ -3,32 +3,34 @@
 
 #include "machine.h"
 
+static Machine& machine(void* handle) { return *static_cast<Machine*>(handle); }
+
 extern "C" {
 uint32_t model_sizes_bytes() { return sizeof(Sizes); }
 uint32_t model_job_bytes() { return sizeof(Job); }
 void* model_new(const Sizes* sizes, const MemorySettings* memory, const Job* job) {
     return new Machine(*sizes, *memory, *job);
 }
-void model_free(void* m) { delete static_cast<Machine*>(m); }
-int model_run(void* m, uint64_t limit) { return static_cast<Machine*>(m)->run(Cycle(limit)); }
-uint64_t model_now(void* m) { return uint64_t(static_cast<Machine*>(m)->now()); }
-void model_counters(void* m, uint64_t* values) { std::memcpy(values, &static_cast<Machine*>(m)->counters, sizeof(Counters)); }
+void model_free(void* m) { delete &machine(m); }
+int model_run(void* m, uint64_t limit) { return machine(m).run(Cycle(limit)); }
+uint64_t model_now(void* m) { return uint64_t(machine(m).now()); }
+void model_counters(void* m, uint64_t* values) { std::memcpy(values, &machine(m).account().counters, sizeof(Counters)); }
 void model_states(void* m, uint64_t* cycles) {
-    static_cast<Machine*>(m)->log.finish();
-    std::memcpy(cycles, static_cast<Machine*>(m)->log.states, sizeof(TraceLog::states));
+    std::memcpy(cycles, machine(m).account().log.states, sizeof(TraceLog::states));
 }
 uint64_t model_events(void* m, const TraceEvent** events, uint64_t* dropped) {
-    *events = static_cast<Machine*>(m)->log.events.data();
-    *dropped = static_cast<Machine*>(m)->log.dropped;
-    return static_cast<Machine*>(m)->log.events.size();
+    const TraceLog& log = machine(m).account().log;
+    *events = log.events.data();
+    *dropped = log.dropped;
+    return log.events.size();
 }
 /// For each engine the oldest instruction that is not done (-1: none), the next to start, and the engines it waits for.
 void model_queues(void* m, int64_t* values) {
-    const Queues& queues = static_cast<Machine*>(m)->queues();
+    const Queues& queues = machine(m).queues();
     for (int engine = 0; engine < ENGINES; engine++, values += 3) {
         values[0] = queues.oldest(engine);
         values[1] = queues.next(engine);
-        values[2] = queues.waiting(engine);
+        values[2] = queues.waiting() >> 4 * engine & 15;
     }
 }
 }

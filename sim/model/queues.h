@@ -46,15 +46,11 @@ class Queues {
         for (int engine = 0; engine < ENGINES; engine++) all &= entries_[engine].empty() && issued_[engine].empty();
         return all;
     }
-    /// Engines whose token the next instruction of `engine` lacks.
-    unsigned waiting(int engine) const {
-        return entries_[engine].empty() ? 0 : heads_[engine].wait() & ~tokens_.available(engine);
-    }
-    /// The instruction that is offered to an engine, or null.
-    const Instruction* offer(int engine) const {
-        const bool can = !entries_[engine].empty() && !waiting(engine) && issued_[engine].size() < in_flight_;
-        return can ? &heads_[engine] : nullptr;
-    }
+    /// Engines whose token the next instruction lacks, 4 bits for each engine.
+    unsigned waiting() const { return waiting_; }
+    /// Bits of engines that are offered an instruction, and that instruction or null.
+    unsigned offered() const { return offered_; }
+    const Instruction* offer(int engine) const { return offered_ >> engine & 1 ? &heads_[engine] : nullptr; }
     /// Oldest instruction of an engine that is not done, or -1.
     int64_t oldest(int engine) const {
         if (!issued_[engine].empty()) return issued_[engine].front().pc;
@@ -65,10 +61,7 @@ class Queues {
 
     /// Whether something changes in the next cycle; `accepts`: bits of engines that would take an instruction.
     bool moves(unsigned accepts) const {
-        if (target_ >= 0 && entries_[target_].size() < depth_) return true;
-        for (int engine = 0; engine < ENGINES; engine++)
-            if (accepts >> engine & 1 && offer(engine)) return true;
-        return false;
+        return (target_ >= 0 && entries_[target_].size() < depth_) || accepts & offered_;
     }
 
     /// One cycle: bits of engines that take what they are offered and that end one; the fetched instruction or -1.
@@ -86,7 +79,9 @@ class Queues {
             target_ = -1;
         }
         if (fetched >= 0) hold(uint32_t(fetched));
-        return taken || done || leaves || fetched >= 0;
+        if (!(taken || done || leaves)) return fetched >= 0;
+        look();
+        return true;
     }
 
   private:
@@ -107,6 +102,17 @@ class Queues {
         issued_[engine].pop();
     }
 
+    /// Finds out what waits and what is offered in the next cycle.
+    void look() {
+        waiting_ = offered_ = 0;
+        for (int engine = 0; engine < ENGINES; engine++) {
+            if (entries_[engine].empty()) continue;
+            const unsigned lacks = heads_[engine].wait() & ~tokens_.available(engine);
+            waiting_ |= lacks << 4 * engine;
+            offered_ |= unsigned(!lacks && issued_[engine].size() < in_flight_) << engine;
+        }
+    }
+
     struct Issued {
         uint32_t pc;
         unsigned signal;
@@ -117,6 +123,7 @@ class Queues {
     Fifo<uint32_t> entries_[ENGINES];
     Instruction heads_[ENGINES];  // first of each queue
     Fifo<Issued> issued_[ENGINES];
+    unsigned waiting_ = 0, offered_ = 0;
     uint32_t held_ = 0;
     int target_ = -1;  // engine of the held instruction
 };

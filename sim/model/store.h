@@ -92,21 +92,16 @@ class StoreEngine {
         if (writing) lengths_.front() -= uint32_t(cycles);
     }
 
-    /// What the engine did in a cycle.
-    struct Outcome {
-        bool taken, done, writes;
-    };
-
     Outcome step(Cycle now, const Instruction* command, MemoryTiming& memory) {
-        Outcome outcome{};
+        Outcome outcome;
         const bool address = address_ && memory.aw_ready, has_room = room();
         const bool burst = bursts_.active() && (!address_ || address) && owners_.size() < sizes_.outstanding;
-        outcome.writes = reader_.offers(now) && !lengths_.empty() && memory.w_ready;
+        outcome.moves = reader_.offers(now) && !lengths_.empty() && memory.w_ready;
         outcome.done = memory.b_valid && owners_.front();
-        reader_.step(now, address ? address_ : 0, outcome.writes);
+        reader_.step(now, address ? address_ : 0, outcome.moves);
         if (!reader_.active() && !jobs_.empty()) next_words();
         if (memory.b_valid) answer(memory);
-        if (outcome.writes) write(now, memory);
+        if (outcome.moves) write(now, memory);
         if (address) announce(memory);
         if (burst) next_burst();
         outcome.taken = set_up(command, has_room);

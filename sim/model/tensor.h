@@ -73,16 +73,17 @@ class TensorEngine {
     Cycle quiet_reads() const {
         const bool adds = beats_.fires() && beats_.reads_sums();
         if (!sums_.at(next_)) return std::min(sums_.next() - next_, adds ? Cycle(sizes_.read_stage) : NEVER);
-        const Cycle until = sums_.same_bank_until(acc_);
-        const bool goes_on = adds && until == next_ + sizes_.read_stage;
-        return goes_on && acc_.bank(beats_.last_sum()) == acc_.bank(reads_) ? NEVER : until - next_;
+        const Cycle cycles = sums_.same_bank_until(acc_) - next_;
+        if (!adds || cycles != sizes_.read_stage || acc_.bank(beats_.sum_address()) != acc_.bank(reads_)) return cycles;
+        const Tile& tile = beats_.tiles.front();
+        return cycles + acc_.same_bank(beats_.sum_address(), beats_.left(), tile.tile_cols, tile.acc_stride);
     }
 
     /// Cycles in which it goes on writing one bank of the accumulators, or none.
     Cycle quiet_writes() const {
-        if (writes_ == NOWHERE || acc_.bank(collector_.last_address()) == acc_.bank(writes_)) return NEVER;
-        const Cycle row = collector_.left_in_row();
-        return acc_.bank(writes_ + uint32_t(row) - 1) == acc_.bank(writes_) ? row : 1;
+        if (writes_ == NOWHERE) return NEVER;
+        const Result& result = collector_.results.front();
+        return acc_.same_bank(writes_, collector_.left_in_row(), result.tile_cols, result.acc_stride);
     }
 
     /// Catches up with the `cycles` that `quiet` has promised.
@@ -125,7 +126,7 @@ class TensorEngine {
         around.ended = collector_.ended();
         around.written = collector_.written();
         around.draining_until = draining_until_;
-        around.collecting = collector_.writes(next_);
+        around.coming = collector_.coming(next_);
         around.results_room = collector_.results.size() < 2 * sizes_.tile_queue;
         return around;
     }

@@ -10,8 +10,6 @@ struct Tile {
     Cycle rows, steps, fetches;
     uint32_t area() const { return tile_cols * tile_rows; }
     bool reads_sums() const { return stationary && !first; }
-    /// Last accumulator word of the result.
-    uint32_t acc_last() const { return acc_addr + uint32_t(rows - 1) * acc_stride + tile_cols - 1; }
 };
 
 inline uint32_t ring_of(const Sizes& sizes, uint32_t tile_rows) {

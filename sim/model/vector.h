@@ -10,19 +10,15 @@ class VectorEngine {
     bool accepts() const { return !active(); }
     bool busy() const { return active() || level_; }
 
-    /// What the engine did in a cycle.
-    struct Outcome {
-        bool done, writes;
-    };
-
     Outcome step(Cycle now, const Instruction* command) {
-        const bool accept = command && accepts(), wanted = wants();
-        const Outcome outcome = write(now);
+        const bool wanted = wants();
+        Outcome outcome = write(now);
+        outcome.taken = command && accepts();
         if (wanted)
             read(now);
         else
             for (Source& source : sources_) source.taken = false;
-        if (accept) start(*command);
+        if (outcome.taken) start(*command);
         return outcome;
     }
 
@@ -78,7 +74,9 @@ class VectorEngine {
 
     Outcome write(Cycle now) {
         if (!writes(now) || !acc_.write(target_.word())) return {};
-        const Outcome outcome{target_.last(), true};
+        Outcome outcome;
+        outcome.done = target_.last();
+        outcome.moves = true;
         ready_.take();
         target_.next();
         level_--;
