@@ -51,11 +51,19 @@ class Burst(data.StructLayout):
 
 
 def merge_runs(
-    arch: Arch, *, stride: Value, rows: Value, plane_stride: ValueLike, planes: Value, beats: Value, row_beats: Value
+    arch: Arch,
+    *,
+    stride: Value,
+    rows: Value,
+    plane_stride: ValueLike,
+    planes: Value,
+    beats: Value,
+    row_beats: Value,
+    block_beats: Value,
 ) -> dict[str, Value]:
     """Counts of a `Block` in which runs, and then rows, that follow one another without a gap are one long run.
 
-    `row_beats` is `planes * beats`.
+    `row_beats` is `planes * beats`, `block_beats` is `rows * row_beats`.
     """
     shift = beat_log2(arch)
     whole_row = (planes == 1) | (plane_stride == (beats << shift))
@@ -63,7 +71,7 @@ def merge_runs(
     return {
         "rows": Mux(whole_block, 1, rows),
         "planes": Mux(whole_row, 1, planes),
-        "beats": Mux(whole_block, row_beats * rows, Mux(whole_row, row_beats, beats)),
+        "beats": Mux(whole_block, block_beats, Mux(whole_row, row_beats, beats)),
     }
 
 

@@ -89,6 +89,7 @@ class LoadSetup(wiring.Component):
             planes=load.planes,
             beats=load.beats,
             row_beats=row_beats[:16],
+            block_beats=row_beats[:16] * load.rows,
         )
         m.d.sync += [job.cause.eq(self._cause(load, row_beats)), job.memory.eq(row_beats != 0)]
         m.d.sync += [job.block[name].eq(value) for name, value in counts.items()]

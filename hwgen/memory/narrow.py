@@ -10,7 +10,9 @@ from hwgen.fp.formats import OPERAND_FORMATS
 from hwgen.lib.shapes import WORD_BITS, AccRead
 from hwgen.lib.shared import Shared
 from hwgen.lib.streams import Queue
-from hwgen.memory.walk import COUNT_BITS, BlockWalker
+from hwgen.memory.nest import COUNT_BITS, NestWalker
+from hwgen.memory.path import BeatPath, Path
+from hwgen.reducer.reducer import Beat
 
 NARROW_LATENCY = 1
 """Registers of the rounding units."""
@@ -19,7 +21,11 @@ BUFFER_BEATS = 8
 
 
 class WordJob(data.StructLayout):
-    """Words of a STORE: block, valid columns of the last word of a row (`mask`), and whether FP32 goes out (`wide`)."""
+    """Words of a STORE and what becomes of them.
+
+    addr, stride, rows, words : the block. mask : valid columns of the last word of a row. wide : FP32 goes out.
+    by_rows : row by row, else column by column; transposed, in blocks of C rows. path : see `Path`.
+    """
 
     def __init__(self, arch: Arch) -> None:
         super().__init__(
@@ -30,19 +36,27 @@ class WordJob(data.StructLayout):
                 "words": COUNT_BITS,
                 "mask": arch.array.cols,
                 "wide": 1,
+                "by_rows": 1,
+                "path": Path(),
             }
         )
+
+
+class ReadFlags(data.StructLayout):
+    """What goes with a word on its way from the accumulators."""
+
+    def __init__(self, arch: Arch) -> None:
+        super().__init__({"valid": 1, "wide": 1, "end": 1, "mask": arch.array.cols})
 
 
 class StoreReader(wiring.Component):
     """Reads accumulator words, masks and narrows them, and gives out beats.
 
-    It reads no word before the first of its beats has been announced; the second beat may come unannounced.
-
     Timing
     ------
-    `LATENCY` cycles from an accepted read to its first beat; one beat a cycle. A word is read only when there is room
-    for its beats, so `o` may stall at will.
+    `LATENCY` cycles from an accepted read to its first beat, if it is not transposed or reduced; one beat a cycle. A
+    word is read only when there is room for its beats, so `o` may stall at will. A job waits until all beats of the one
+    before have left if its path is another; jobs of one path follow without a gap.
 
     Parameters
     ----------
@@ -51,10 +65,9 @@ class StoreReader(wiring.Component):
     Members
     -------
     i : In(stream of WordJob)
-    announce : In(1), announced : In(8)   Bursts of `announced + 1` more beats have an address.
     acc : Out(AccRead)
     o : Out(stream of beat)
-    clear : In(1)     Forget jobs, announcements and beats; no read may be under way.
+    clear : In(1)     Forget jobs and beats.
     """
 
     LATENCY = AccRead.LATENCY + NARROW_LATENCY + Queue.LATENCY
@@ -64,8 +77,6 @@ class StoreReader(wiring.Component):
         super().__init__(
             {
                 "i": In(stream.Signature(WordJob(arch))),
-                "announce": In(1),
-                "announced": In(8),
                 "acc": Out(AccRead(arch)),
                 "o": Out(stream.Signature(arch.memory.data_bits)),
                 "clear": In(1),
@@ -73,77 +84,97 @@ class StoreReader(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Issue reads, then follow each word with its mask and format to the buffer."""
+        """Issue reads, then follow each word with its flags to the buffer, and on along the path of its job."""
         m = Module()
-        m.submodules.walker = walker = BlockWalker(blocks=1)
-        m.submodules.buffer = buffer = Queue(shape=self._arch.memory.data_bits, depth=BUFFER_BEATS)
-        wiring.connect(m, wiring.flipped(self.o), buffer.o)
-        job, step = self.i.payload, walker.o.payload
-        mask = Signal.like(job.mask, reset_less=True)
-        wide = Signal(reset_less=True)
-        m.d.comb += [
-            walker.i.valid.eq(self.i.valid),
-            self.i.ready.eq(walker.i.ready),
-            walker.i.payload.rows.eq(job.rows),
-            walker.i.payload.words.eq(job.words),
-            walker.i.payload.corners[0].addr.eq(job.addr),
-            walker.i.payload.corners[0].stride.eq(job.stride),
-            walker.clear.eq(self.clear),
-            buffer.clear.eq(self.clear),
-        ]
-        with m.If(self.i.valid & self.i.ready):
-            m.d.sync += [mask.eq(job.mask), wide.eq(job.wide)]
-        self._issue(m, walker, wide)
-        self._collect(m, buffer, wide, Mux(step.row_end, mask, ~0))
+        m.submodules.walker = walker = NestWalker()
+        m.submodules.buffer = buffer = Queue(shape=Beat(self._arch), depth=BUFFER_BEATS)
+        m.submodules.path = path = BeatPath(self._arch)
+        wiring.connect(m, buffer.o, path.i)
+        wiring.connect(m, path.o, wiring.flipped(self.o))
+        m.d.comb += [part.clear.eq(self.clear) for part in (walker, buffer, path)]
+        used = Signal(range(BUFFER_BEATS + 1))
+        """Beats in the buffer or on their way to it."""
+        job = self._start(m, walker, path, used == 0)
+        flags = self._issue(m, walker, job, used, buffer)
+        self._collect(m, buffer, flags)
         return m
 
-    def _issue(self, m: Module, walker: BlockWalker, wide: Value) -> None:
-        """Read the next word if it has been announced, the buffer has room, and the word before has been split."""
-        memory = self._arch.memory
-        ahead = Signal(range(-1, memory.outstanding * memory.burst_beats + 1))
-        """Beats announced and not read; -1 if the second beat of a word is not announced yet."""
-        used = Signal(range(BUFFER_BEATS + 1))
-        splitting = Signal()
-        do_read = self.acc.valid & self.acc.ready
-        beats = Mux(do_read, Mux(wide, 2, 1), 0)
+    def _start(self, m: Module, walker: NestWalker, path: BeatPath, empty: Value) -> data.View:
+        """Begin a job as soon as its path is free; gives the job under way."""
+        job, held = self.i.payload, Signal(WordJob(self._arch), reset_less=True)
+        idle = empty & ~walker.o.valid & ~path.busy
+        free = idle | (job.path.as_value() == held.path.as_value())
+        cols = self._arch.array.cols
+        nest = walker.i.payload
+        inner, middle, outer = (nest.loops[number] for number in range(3))
         m.d.comb += [
-            self.acc.valid.eq(walker.o.valid & (ahead > 0) & (used <= BUFFER_BEATS - 2) & ~splitting),
-            self.acc.address.eq(walker.o.payload.words[0]),
+            walker.i.valid.eq(self.i.valid & free),
+            self.i.ready.eq(walker.i.ready & free),
+            path.path.eq(held.path),
+            nest.addr.eq(job.addr),
+            inner.count.eq(Mux(job.by_rows, job.words, Mux(job.path.transpose, cols, job.rows))),
+            inner.step.eq(Mux(job.by_rows, 1, job.stride)),
+            middle.count.eq(Mux(job.by_rows, job.rows, job.words)),
+            middle.step.eq(Mux(job.by_rows, job.stride, 1)),
+            outer.count.eq(Mux(job.path.transpose, job.rows >> (cols.bit_length() - 1), 1)),
+            outer.step.eq(job.stride << (cols.bit_length() - 1)),
+        ]
+        with m.If(self.i.valid & self.i.ready):
+            m.d.sync += held.eq(job)
+        return held
+
+    def _issue(self, m: Module, walker: NestWalker, job: data.View, used: Signal, buffer: Queue) -> data.View:
+        """Read the next word if the buffer has room and the word before has been split; gives its flags."""
+        splitting, flags = Signal(), Signal(ReadFlags(self._arch))
+        inner, middle, _ = walker.o.payload.last
+        do_read = self.acc.valid & self.acc.ready
+        beats = Mux(do_read, Mux(job.wide, 2, 1), 0)
+        m.d.comb += [
+            self.acc.valid.eq(walker.o.valid & (used <= BUFFER_BEATS - 2) & ~splitting),
+            self.acc.address.eq(walker.o.payload.word),
             walker.o.ready.eq(do_read),
+            flags.valid.eq(do_read),
+            flags.wide.eq(job.wide),
+            flags.end.eq(inner & (middle | ~job.path.transpose)),
+            flags.mask.eq(Mux(Mux(job.by_rows, inner, middle), job.mask, ~0)),
         ]
         m.d.sync += [
-            splitting.eq(do_read & wide),
-            ahead.eq(ahead + Mux(self.announce, self.announced + 1, 0) - beats),
-            used.eq(used + beats - (self.o.valid & self.o.ready)),
+            splitting.eq(do_read & job.wide),
+            used.eq(used + beats - (buffer.o.valid & buffer.o.ready)),
         ]
         with m.If(self.clear):
-            m.d.sync += [ahead.eq(0), used.eq(0)]
+            m.d.sync += used.eq(0)
+        return flags
 
-    def _collect(self, m: Module, buffer: Queue, wide: Value, mask: Value) -> None:
+    def _collect(self, m: Module, buffer: Queue, flags: data.View) -> None:
         """Mask and round the word that a read returns; put its beats into the buffer."""
         array = self._arch.array
-        valid = self.acc.valid & self.acc.ready
         for stage in range(AccRead.LATENCY):
-            flags = Signal(data.StructLayout({"valid": 1, "wide": 1, "mask": array.cols}), name=f"read_{stage}")
-            m.d.sync += [flags.valid.eq(valid), flags.wide.eq(wide), flags.mask.eq(mask)]
-            valid, wide, mask = flags.valid, flags.wide, flags.mask
+            register = Signal(ReadFlags(self._arch), name=f"read_{stage}")
+            m.d.sync += register.eq(flags)
+            with m.If(self.clear):
+                m.d.sync += register.valid.eq(0)
+            flags = register
 
         narrowed, kept = [], []
         for col in range(array.cols):
             m.submodules[f"narrow_{col}"] = unit = Shared(
                 FpNarrow, fmt=OPERAND_FORMATS[array.operand], latency=NARROW_LATENCY
             )
-            value = self.acc.data.word_select(col, 32) & mask[col].replicate(32)
+            value = self.acc.data.word_select(col, 32) & flags.mask[col].replicate(32)
             m.d.comb += unit.i.eq(value)
             narrowed.append(unit.o)
             kept.append(value)
         word = Signal(32 * array.cols, reset_less=True)
-        first, second, split = Signal(), Signal(), Signal()
-        with m.If(valid & wide):
+        first, second, split, end = Signal(), Signal(), Signal(), Signal()
+        with m.If(flags.valid & flags.wide):
             m.d.sync += word.eq(Cat(kept))
-        m.d.sync += [first.eq(valid), split.eq(wide), second.eq(first & split)]
+        m.d.sync += [first.eq(flags.valid), split.eq(flags.wide), second.eq(first & split), end.eq(flags.end)]
+        with m.If(self.clear):
+            m.d.sync += [first.eq(0), second.eq(0)]
         low, high = word[: len(word) // 2], word[len(word) // 2 :]
         m.d.comb += [
             buffer.i.valid.eq(first | second),
-            buffer.i.payload.eq(Mux(second, high, Mux(split, low, Cat(narrowed)))),
+            buffer.i.payload.data.eq(Mux(second, high, Mux(split, low, Cat(narrowed)))),
+            buffer.i.payload.end.eq(end),
         ]

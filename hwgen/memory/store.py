@@ -1,109 +1,35 @@
 """Store engine: writes strided blocks of accumulator words to external memory."""
 
-from amaranth.hdl import Const, Module, Mux, Signal, Value
-from amaranth.lib import data, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import Out
 
 from hwgen.arch import Arch
-from hwgen.arch.isa import Cause, Format, Opcode
+from hwgen.arch.isa import Cause
 from hwgen.lib.axi import WriteSignature
-from hwgen.lib.shapes import PC_BITS, AccRead, CommandLayout, EngineSignature
+from hwgen.lib.shapes import PC_BITS, AccRead, EngineSignature
 from hwgen.lib.streams import Queue
-from hwgen.memory.bursts import Block, BurstGenerator, beat_log2, merge_runs
-from hwgen.memory.faults import FaultReporter, first_cause, operands_of
+from hwgen.memory.bursts import BurstGenerator
+from hwgen.memory.faults import FaultReporter
 from hwgen.memory.narrow import StoreReader, WordJob
+from hwgen.memory.store_setup import StoreSetup
 
 WRITE_ID = 0
 """AXI identifier of writes; no other engine writes."""
 
 
-class StoreJob(data.StructLayout):
-    """A checked STORE: what is wrong with it (`cause`), what to write, which words to read."""
-
-    def __init__(self, arch: Arch) -> None:
-        super().__init__({"cause": 4, "block": Block(), "words": WordJob(arch)})
-
-
-class StoreSetup(wiring.Component):
-    """Checks the rules of STORE that tie fields together, and works out what both sides of the engine need.
-
-    The whole range of accumulator words is checked at once, so that no part of a bad STORE is written.
-    That each field is in its range has been checked at dispatch.
-
-    Timing
-    ------
-    Latency 1 cycle, one instruction a cycle.
-
-    Parameters
-    ----------
-    arch : Arch
-
-    Members
-    -------
-    i : In(stream of CommandLayout)
-    o : Out(stream of StoreJob)
-    clear : In(1)   Forget the job that waits.
-    """
-
-    LATENCY = 1
-
-    def __init__(self, arch: Arch) -> None:
-        self._arch = arch
-        super().__init__(
-            {"i": In(stream.Signature(CommandLayout())), "o": Out(stream.Signature(StoreJob(arch))), "clear": In(1)}
-        )
-
-    def elaborate(self, platform: object) -> Module:
-        """One register stage behind checks and products."""
-        m = Module()
-        pc, store = self.i.payload.pc, operands_of(Opcode.STORE, self.i.payload.operands)
-        job = Signal(StoreJob(self._arch), reset_less=True)
-        wide = store.format == Format.FP32
-        beats = Mux(wide, store.words << 1, store.words)
-        counts = merge_runs(
-            self._arch,
-            stride=store.row_stride,
-            rows=store.rows,
-            plane_stride=0,
-            planes=Const(1),
-            beats=beats,
-            row_beats=beats,
-        )
-        block = counts | {"pc": pc, "address": store.dram_addr, "stride": store.row_stride}
-        m.d.comb += [self.i.ready.eq(~self.o.valid | self.o.ready), self.o.payload.eq(job)]
-        with m.If(self.i.ready):
-            m.d.sync += self.o.valid.eq(self.i.valid)
-        with m.If(self.i.ready & self.i.valid):
-            m.d.sync += [job.cause.eq(self._cause(store)), job.words.wide.eq(wide)]
-            m.d.sync += [job.block[name].eq(value) for name, value in block.items()]
-            m.d.sync += [job.words[name].eq(store[name]) for name in ("addr", "stride", "rows", "words")]
-            m.d.sync += [job.words.mask[col].eq(store.lanes > col) for col in range(self._arch.array.cols)]
-        with m.If(self.clear):
-            m.d.sync += self.o.valid.eq(0)
-        return m
-
-    def _cause(self, store: data.View) -> Value:
-        """The rule that a STORE breaks."""
-        low = (1 << beat_log2(self._arch)) - 1
-        end = store.addr + (store.rows - 1)[:16] * store.stride + store.words
-        return first_cause(
-            (Cause.BAD_FIELD, store.lanes > self._arch.array.cols),
-            (Cause.SCRATCHPAD_RANGE, end > self._arch.scratchpads.acc_depth),
-            (Cause.MEMORY_ALIGNMENT, ((store.dram_addr | store.row_stride) & low) != 0),
-        )
-
-
 class StoreEngine(wiring.Component):
-    """Executes STORE: accumulator words, narrowed or as FP32, in bursts on the AXI write channels.
+    """Executes STORE: accumulator words, narrowed, transposed, reduced or as FP32, in bursts on the AXI write channels.
 
-    Accumulator words are read only for bursts that have been announced. Bursts of the next instruction may be announced
-    while responses of this one are still to come; up to `outstanding` bursts are. Errors are reported in program order.
+    Words are read ahead of the bursts that they are written with. Bursts of the next instruction may be announced while
+    responses of this one are still to come; up to `outstanding` bursts are. Errors are reported in program order.
     After an error, and while `stop`, the bursts that were announced are completed; `busy` falls with the last response.
 
     Timing
     ------
-    First `write.aw` 3 cycles after the command, first `write.w` `StoreReader.LATENCY` + 1 cycles after it; one beat a
-    cycle. `done` pulses with the last response of an instruction.
+    First `write.aw` 3 cycles after the command (PACKED: `StoreSetup.packed_latency` - 1 more), first `write.w`
+    `StoreReader.LATENCY` cycles after it, later by what transposer and reducer take; one beat a cycle. `done` pulses
+    with the last response of an instruction.
 
     Parameters
     ----------
@@ -155,15 +81,13 @@ class StoreEngine(wiring.Component):
         ]
         # What has been announced is completed, the rest is forgotten.
         m.d.comb += [part.clear.eq(faults.halt & drained) for part in (jobs, reader)]
-        self._announce(m, bursts, lengths, owners, reader, faults.halt)
+        self._announce(m, bursts, lengths, owners, faults.halt)
         self._write(m, lengths, reader)
         self._respond(m, owners, faults)
         self._report(m, setup, bursts, drained, good, faults)
         return m
 
-    def _announce(
-        self, m: Module, bursts: BurstGenerator, lengths: Queue, owners: Queue, reader: StoreReader, halt: Value
-    ) -> None:
+    def _announce(self, m: Module, bursts: BurstGenerator, lengths: Queue, owners: Queue, halt: Value) -> None:
         """Address register; who waits for the response is noted on the way in, the length on the way out."""
         aw, burst = self.write.aw, bursts.o.payload
         room = owners.level < self._arch.memory.outstanding
@@ -176,8 +100,6 @@ class StoreEngine(wiring.Component):
             owners.i.payload.last.eq(burst.last),
             lengths.i.valid.eq(do_address),
             lengths.i.payload.eq(aw.payload.len),
-            reader.announce.eq(do_address),
-            reader.announced.eq(aw.payload.len),
             aw.payload.id.eq(WRITE_ID),
         ]
         with m.If(aw.ready):
@@ -230,5 +152,5 @@ class StoreEngine(wiring.Component):
             faults.drained.eq(drained),
             control.error.eq(faults.error),
             control.error_valid.eq(faults.error_valid),
-            control.busy.eq(setup.o.valid | bursts.busy | ~drained),
+            control.busy.eq(setup.busy | bursts.busy | ~drained),
         ]

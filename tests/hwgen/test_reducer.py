@@ -10,6 +10,7 @@ import pytest
 from hwgen.arch.config import Reducer as ReducerSettings
 from hwgen.reducer.column import STYLES
 from hwgen.reducer.reducer import Reducer
+from tests.hwgen.reducer_support import kept, packed_beats
 from tests.hwgen.stream_support import StreamBlock, Transfer
 from tests.support import ARCHS, at_random, every_fourth, long
 
@@ -21,32 +22,6 @@ NAN = {"fp16": 0x7E00, "bf16": 0x7FC0}
 
 def arch_with(preset: str, style: str):
     return replace(ARCHS[preset](), reducer=ReducerSettings(style=style))
-
-
-def kept(group: list[int], n: int) -> list[tuple[int, int]]:
-    """Values and indices of the `n` largest magnitudes of a group of one column, in ascending index."""
-    order = sorted(range(len(group)), key=lambda index: (-(group[index] & 0x7FFF), index))
-    return [(group[index], index) for index in sorted(order[:n])]
-
-
-def expected(arch, words: list[list[int]], n: int, m: int) -> list[int]:
-    """Beats of one sequence: `words` are its beats, an operand for each column."""
-    cols, lanes = arch.array.cols, arch.array.lanes
-    slots = [[] for _ in range(cols)]
-    for start in range(0, len(words), m):
-        for col in range(cols):
-            group = kept([word[col] for word in words[start : start + m]], n)
-            slots[col] += group + [(0, 0)] * (-n % lanes)
-    for col in range(cols):
-        slots[col] += [(0, 0)] * (-len(slots[col]) % 4)
-    beats = []
-    for start in range(0, len(slots[0]), 4):
-        quad = [[slots[col][start + i] for col in range(cols)] for i in range(4)]
-        beats += [sum(value << 16 * col for col, (value, _) in enumerate(row)) for row in quad]
-        beats.append(
-            sum(index << 4 * (i * cols + col) for i, row in enumerate(quad) for col, (_, index) in enumerate(row))
-        )
-    return beats
 
 
 def random_words(arch, source: random.Random, length: int) -> list[list[int]]:
@@ -81,7 +56,7 @@ def reduce(preset: str, style: str, sequences, n: int, m: int, **stalls) -> Tran
     """Send sequences through a reducer and compare what comes out."""
     arch = arch_with(preset, style)
     result = block(preset, style).transfer(items(arch, sequences), n=n, m=m, **stalls)
-    wanted = [beat for words in sequences for beat in expected(arch, words, n, m)]
+    wanted = [beat for words in sequences for beat in packed_beats(arch, words, n, m)]
     assert result.items == wanted, f"{n}:{m} of {sequences}"
     return result
 
