@@ -139,6 +139,48 @@ def simulate(
         sys.exit(1)
 
 
+@app.command()
+def train(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="digits_cnn or digits_mlp.")],
+    arch: ArchOption = "sat8",
+    sparsity: Annotated[str, typer.Option(metavar="N:M|dense", help="Weights kept of each group.")] = "2:8",
+    method: Annotated[str, typer.Option(metavar="bdwp|srste", help="Which products are N:M.")] = "bdwp",
+    rtl_steps: Annotated[int, typer.Option(help="First steps that run on the Verilated design too.")] = 3,
+    steps: Annotated[int | None, typer.Option(help="Steps in all; default: all epochs.")] = None,
+    epochs: Annotated[int, typer.Option(help="Epochs that the learning rate is planned for.")] = 8,
+    batch: Annotated[int, typer.Option(help="Images of a step.")] = 16,
+    stalls: Annotated[float, typer.Option(metavar="P", help="Chance that a memory channel stalls in a cycle.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of weights, batches and stalls.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a network on handwritten digits, on the Verilated accelerator, the golden machine, and in PyTorch."""
+    from models.pattern import Pattern
+    from scheduler.training.lower import TrainingOptions
+    from sim.digits_job import DigitsJob
+    from sim.memory import MemoryModel
+    from sim.training import print_training, run
+
+    job = DigitsJob(
+        model=model,
+        arch=load(arch),
+        pattern=Pattern.parse(sparsity),
+        method=method,
+        batch=batch,
+        epochs=epochs,
+        seed=seed,
+        options=TrainingOptions(loss_scale=256.0, decay=2e-4),
+    )
+    with progress() as report:
+        result = run(
+            job, rtl_steps=rtl_steps, steps=steps, memory=MemoryModel(stalls=stalls, seed=seed), progress=report
+        )
+    if as_json:
+        print_json(result.to_json())
+    else:
+        with standard_output() as console:
+            print_training(result, console)
+
+
 def _arch_table(presets: list[Arch]) -> Table:
     from sim.resources import scratchpad_bits
 
