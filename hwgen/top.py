@@ -110,6 +110,8 @@ class Accelerator(wiring.Component):
             (loader.write, acc.write_load),
         ):
             wiring.connect(m, user, port)
+        if self.arch.array.drain == 2:
+            wiring.connect(m, tensor.acc_write_odd, acc.write_tensor_odd)
 
     def _lite_port(self, m: Module) -> None:
         """AXI4-Lite: flat names to the register file."""

@@ -12,16 +12,18 @@ from sim.check import check_run, run_golden
 from sim.memory import MemoryModel
 from sim.random_programs import random_program
 from sim.runner import build, run_on
+from tests.hwgen.tensor_tiles import draining_two
 
 pytestmark = pytest.mark.verilator
 TIMEOUT = 400_000
-PROGRAMS = {"tiny": 30, "tiny2": 20, "sat16": 4}
+ARCHES = (load("tiny"), load("tiny2"), draining_two("tiny"), load("sat16"))
+PROGRAMS = dict(zip((arch.name for arch in ARCHES), (30, 20, 20, 4), strict=True))
 """Random programs for each architecture; more than 50 in all."""
 
 
-@pytest.fixture(scope="module", params=list(PROGRAMS))
+@pytest.fixture(scope="module", params=ARCHES, ids=list(PROGRAMS))
 def simulator(request):
-    return build(load(request.param))
+    return build(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -46,6 +46,9 @@ class Array:
     accumulate: Literal["fp32"] = "fp32"
     mul_latency: Annotated[int, Field(ge=1, le=4)] = 2
     add_latency: Annotated[int, Field(ge=1, le=8)] = 4
+    drain: Literal[1, 2] = 1
+    """Result words that leave the array in one cycle, output stationary. Two need a second link between the rows, and
+    acc banks that are split by the lowest address bit."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -77,7 +80,8 @@ class Scratchpads:
     acc_depth: Annotated[int, Field(ge=64, le=1 << 20)]
     """Accumulator words over all banks."""
     acc_banks: Literal[2, 4, 8, 16] = 4
-    """Single-read single-write banks of the accumulator scratchpad; the top address bits choose one."""
+    """Single-read single-write banks of the accumulator scratchpad; the top address bits choose one. If array.drain is
+    2, each is split in two, for even and odd addresses."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

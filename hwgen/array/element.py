@@ -25,6 +25,7 @@ class ProcessingElement(wiring.Component):
     A beat's sum is read `read_stage` and written `write_stage` cycles after its control; the same sum can be used by a
     beat `chain_latency` cycles later (through FORWARD) or more (HELD). All links have one register. A sum emitted
     to the south is on `o_sum` `write_stage + 1` cycles after its control.
+    Sums emitted move on link 0; finished ones are drained on any of `links`.
 
     Parameters
     ----------
@@ -35,7 +36,7 @@ class ProcessingElement(wiring.Component):
     i_act, o_act : In/Out(act_width operands)     activation word moving east
     i_control, o_control : In/Out(ControlLayout)  control moving east
     i_weight, o_weight : In/Out(WeightLayout)     weights moving south
-    i_sum, o_sum : In/Out(32)                     sums moving south
+    i_sum, o_sum : In/Out(links x 32)             sums moving south, link 0 least significant
     """
 
     def __init__(self, *, shape: ElementShape) -> None:
@@ -49,8 +50,8 @@ class ProcessingElement(wiring.Component):
                 "o_control": Out(control),
                 "i_weight": In(weight),
                 "o_weight": Out(weight),
-                "i_sum": In(32),
-                "o_sum": Out(32),
+                "i_sum": In(32 * shape.links),
+                "o_sum": Out(32 * shape.links),
             }
         )
 
@@ -154,8 +155,10 @@ class ProcessingElement(wiring.Component):
             with m.Case(Source.HELD):
                 m.d.comb += addend.eq(sums.data)
             with m.Case(Source.NORTH):
-                m.d.comb += addend.eq(self.i_sum)
+                m.d.comb += addend.eq(self.i_sum[:32])
             with m.Case(Source.FORWARD):
                 m.d.comb += addend.eq(total)
-        south = Mux(control.drain, results.data, Mux(control.emit, total, self.i_sum))
-        m.d.comb += self.o_sum.eq(delay(m, south, 1, "south"))
+        passed = [Mux(control.emit, total, self.i_sum[:32])]
+        passed += [self.i_sum.word_select(link, 32) for link in range(1, self.shape.links)]
+        south = [Mux(control.drain[link], results.data, word) for link, word in enumerate(passed)]
+        m.d.comb += self.o_sum.eq(delay(m, Cat(*south), 1, "south"))

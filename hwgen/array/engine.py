@@ -23,8 +23,8 @@ class TensorEngine(wiring.Component):
     Timing
     ------
     Output stationary: groups x K x max(tile_rows x tile_cols, chain latency) cycles a tile, or the drain of the tile
-    before (rows x tile_cols) if that is longer; the first tile fills in about 8 cycles, the last drains in
-    rows x tile_cols + rows + cols + `write_stage`.
+    before (rows x tile_cols + `write_stage` + 1; see DrainSequencer for two words a cycle) if that is longer; the first
+    tile fills in about 8 cycles, the last drains in rows x tile_cols + rows + cols + `write_stage`.
     Weight stationary: rows x K x max(tile_cols, chain latency if K > 1) cycles a tile; the first tile waits
     until no row will overtake its weights, the last drains in array rows x hop + cols + `write_stage`, where
     hop = (K - 1) x max(tile_cols, chain latency) + chain latency + 1.
@@ -37,6 +37,8 @@ class TensorEngine(wiring.Component):
     beats : In(stream of LoadBeat)     Beats for ACT, WGT and IDX, other targets ignored. One a cycle, but after one of
                                        indices the next one of indices waits for 4/lanes cycles.
     acc_read : Out(AccRead), acc_write : Out(AccWrite)   `ready` must always be 1.
+    acc_write_odd : Out(AccWrite)   Only if array.drain is 2: odd rows of the array. Of two words written in a cycle,
+                                    one has an even and one an odd address.
     waiting : In(4)     Engines that the next instruction waits for, for the account of idle cycles.
     state : Out(TensorState)
     """
@@ -52,6 +54,7 @@ class TensorEngine(wiring.Component):
                 "waiting": In(4),
                 "state": Out(TensorState),
             }
+            | ({"acc_write_odd": Out(AccWrite(arch))} if arch.array.drain == 2 else {})
         )
 
     def elaborate(self, platform: object) -> Module:
@@ -118,11 +121,15 @@ class TensorEngine(wiring.Component):
         m.d.comb += [
             sequencer.valid.eq(drained | emitted),
             sequencer.flush.eq(delay(m, tail.flush, RowHead.LATENCY + 1, "flushed", reset=True)),
-            self.acc_write.valid.eq(sequencer.write),
-            self.acc_write.address.eq(sequencer.address),
-            self.acc_write.data.eq(mesh.south),
-            self.acc_write.halves.eq(0b11),
         ]
+        ports = [self.acc_write, self.acc_write_odd] if self.shape.links == 2 else [self.acc_write]
+        for link, port in enumerate(ports):
+            m.d.comb += [
+                port.valid.eq(sequencer.write[link]),
+                port.address.eq(sequencer.address[link]),
+                port.data.eq(mesh.south.word_select(link, 32 * self.arch.array.cols)),
+                port.halves.eq(0b11),
+            ]
 
     def _control(self, m: Module, clear: Signal) -> None:
         """Commands, end and error of instructions; after an error, wait until the pipelines are empty."""

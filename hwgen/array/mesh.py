@@ -1,6 +1,6 @@
 """The array: rows of processing elements between straight words at its edges."""
 
-from amaranth.hdl import Module
+from amaranth.hdl import Cat, Const, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -28,7 +28,8 @@ class Mesh(wiring.Component):
     -------
     command : In(CommandLayout), hop : In
     load : In(LoadBeat), load_valid : In(1)   Beats for the activation banks.
-    weight : In(cols x WeightLayout), north : In(cols x 32), south : Out(cols x 32)
+    weight : In(cols x WeightLayout), north : In(cols x 32)
+    south : Out(links x cols x 32)   A word of every link; earlier sums and emitted ones use link 0.
     tail : Out(CommandLayout)
     """
 
@@ -44,7 +45,7 @@ class Mesh(wiring.Component):
                 "load_valid": In(1),
                 "weight": In(self.weight_bits * cols),
                 "north": In(32 * cols),
-                "south": Out(32 * cols),
+                "south": Out(32 * cols * self.shape.links),
                 "tail": Out(command),
             }
         )
@@ -57,13 +58,23 @@ class Mesh(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Skew, rows from north to south, straighten."""
         m = Module()
-        cols = self.arch.array.cols
+        cols, links = self.arch.array.cols, self.shape.links
         m.submodules.weight_skew = weight_skew = Shared(Skew, width=self.weight_bits, columns=cols)
         m.submodules.north_skew = north_skew = Shared(Skew, width=32, columns=cols)
-        m.submodules.south_skew = south_skew = Shared(Skew, width=32, columns=cols, reverse=True)
-        m.d.comb += [weight_skew.i.eq(self.weight), north_skew.i.eq(self.north), self.south.eq(south_skew.o)]
+        m.submodules.south_skew = south_skew = Shared(Skew, width=32 * links, columns=cols, reverse=True)
+        m.d.comb += [
+            weight_skew.i.eq(self.weight),
+            north_skew.i.eq(self.north),
+            *(
+                self.south.word_select(link * cols + column, 32).eq(south_skew.o.word_select(column * links + link, 32))
+                for link in range(links)
+                for column in range(cols)
+            ),
+        ]
 
-        command, weight, total = self.command, weight_skew.o, north_skew.o
+        command, weight = self.command, weight_skew.o
+        unused = Const(0, 32 * (links - 1))
+        total = Cat(*(Cat(north_skew.o.word_select(column, 32), unused) for column in range(cols)))
         for index in range(self.arch.array.rows):
             m.submodules[f"head_{index}"] = head = Shared(RowHead, arch=self.arch)
             m.submodules[f"row_{index}"] = row = Shared(ElementRow, shape=self.shape, cols=cols)

@@ -1,6 +1,6 @@
 """One array row: its activation bank, its place in the command chain, and its processing elements."""
 
-from amaranth.hdl import Cat, Module
+from amaranth.hdl import Cat, Module, Mux, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -29,7 +29,7 @@ class ElementRow(wiring.Component):
     -------
     i_act : In, i_control : In(ControlLayout)                   west edge
     i_weight, o_weight : In/Out(cols x WeightLayout)            north and south edges, column 0 least significant
-    i_sum, o_sum : In/Out(cols x 32)
+    i_sum, o_sum : In/Out(cols x links x 32)
     """
 
     def __init__(self, *, shape: ElementShape, cols: int) -> None:
@@ -41,8 +41,8 @@ class ElementRow(wiring.Component):
                 "i_control": In(ControlLayout(shape)),
                 "i_weight": In(self.weight_bits * cols),
                 "o_weight": Out(self.weight_bits * cols),
-                "i_sum": In(32 * cols),
-                "o_sum": Out(32 * cols),
+                "i_sum": In(32 * shape.links * cols),
+                "o_sum": Out(32 * shape.links * cols),
             }
         )
 
@@ -57,7 +57,7 @@ class ElementRow(wiring.Component):
                 element.i_act.eq(act),
                 element.i_control.eq(control),
                 element.i_weight.eq(self.i_weight.word_select(column, self.weight_bits)),
-                element.i_sum.eq(self.i_sum.word_select(column, 32)),
+                element.i_sum.eq(self.i_sum.word_select(column, 32 * self.shape.links)),
             ]
             act, control = element.o_act, element.o_control
             weights.append(element.o_weight)
@@ -72,7 +72,7 @@ class RowHead(wiring.Component):
     Timing
     ------
     Control reaches the row `LATENCY` cycles after the command, with fields delayed to their pipeline stages;
-    `o_command` is `i_command` `hop` cycles later.
+    `o_command` is `i_command` `hop` cycles later. The row drains on link `row` mod `links`.
 
     Parameters
     ----------
@@ -136,8 +136,7 @@ class RowHead(wiring.Component):
         command, control = self.i_command, self.control
         fetch = delay(m, Cat(command.fetch, command.act_word), self.LATENCY, "fetch")
         beat = Cat(command.base, command.mask, command.dense, command.stationary, command.slot)
-        mine = command.drain & (command.drain_row == self.row)
-        drain = delay(m, Cat(mine, command.drained), self.LATENCY, "drain")
+        drain = delay(m, self._drain(), self.LATENCY, "drain")
         read = delay(m, Cat(command.source, command.sum), self.LATENCY + self.shape.read_stage, "read")
         results = Cat(command.keep, command.leave, command.emit)
         write = delay(m, Cat(results, command.sum), self.LATENCY + self.shape.write_stage, "write")
@@ -150,3 +149,12 @@ class RowHead(wiring.Component):
             Cat(control.keep, control.leave, control.emit, control.target).eq(write),
             Cat(control.drain, control.drained).eq(drain),
         ]
+
+    def _drain(self) -> Value:
+        """Fields `drain` and `drained` of this row, from those of all rows that drain together."""
+        command = self.i_command
+        if self.shape.links == 1:
+            return Cat(command.drain & (command.drain_row == self.row), command.drained)
+        odd, mine = self.row[0], command.drain_row == self.row[1:]
+        drain = Cat(command.drain[0] & mine & ~odd, command.drain[1] & mine & odd)
+        return Cat(drain, Mux(odd, command.drained[1], command.drained[0]))

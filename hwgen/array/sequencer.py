@@ -1,7 +1,7 @@
 """All sequencers of the tensor engine: from instructions to row commands, scratchpad accesses and result addresses."""
 
 from amaranth.hdl import Cat, Elaboratable, Module, Mux, ResetInserter, Signal
-from amaranth.lib import fifo, stream, wiring
+from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hwgen.arch import Arch
@@ -29,8 +29,8 @@ class Sequencer(wiring.Component):
     weight_address : Out(20)        Read of the weight scratchpad, streamed or to be preloaded.
     load, zero : Out(1), row, slot  Preload of the word read in this cycle.
     sum : Out(1), sum_address : Out(20), north : Out(1)   Earlier sums; `north` = 0: the beat starts at +0.
-    valid, flush : In(1)            See ResultCollector.
-    write : Out(1), address : Out(20), done : Out(1)
+    valid : In(links), flush : In(1)   See ResultCollector.
+    write : Out(links), address : Out(links x 20), done : Out(1)
     error : Out(ErrorLayout), error_valid : Out(1)   Stays until reset.
     state : Out(TensorState), active : Out(1)
     clear : In(1)                   Forget all tiles.
@@ -52,10 +52,10 @@ class Sequencer(wiring.Component):
                 "sum": Out(1),
                 "sum_address": Out(WORD_BITS),
                 "north": Out(1),
-                "valid": In(1),
+                "valid": In(shape.links),
                 "flush": In(1),
-                "write": Out(1),
-                "address": Out(WORD_BITS),
+                "write": Out(shape.links),
+                "address": Out(data.ArrayLayout(WORD_BITS, shape.links)),
                 "done": Out(1),
                 "error": Out(ErrorLayout()),
                 "error_valid": Out(1),
@@ -88,6 +88,7 @@ class Sequencer(wiring.Component):
             drain.start.eq(beats.leaving),
             drain.rows.eq(beats.tiles.payload.rows),
             drain.tile_cols.eq(beats.tiles.payload.tile_cols),
+            drain.swap.eq(~beats.tiles.payload.acc_stride[0]),
             collector.valid.eq(self.valid),
             collector.flush.eq(self.flush),
             self.hop.eq(admission.hop),

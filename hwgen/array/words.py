@@ -34,6 +34,7 @@ class ElementShape:
     mul_latency: int
     add_latency: int
     operand: str
+    links: int = 1
 
     @property
     def name(self) -> str:
@@ -54,6 +55,7 @@ class ElementShape:
             mul_latency=a.mul_latency,
             add_latency=a.add_latency,
             operand=a.operand,
+            links=a.drain,
         )
 
     @property
@@ -91,7 +93,7 @@ class ControlLayout(data.StructLayout):
     stationary            weights come from the element's weight buffer, at `slot`
     source, held          first addend, and the sum that HELD names (read stage)
     keep, leave, emit     the new sum goes to sum `target`, to drain buffer `target`, to the south (write stage)
-    drain, drained        drain buffer `drained` goes to the south
+    drain, drained        drain buffer `drained` goes to the south, on the links whose bit is set
     """
 
     def __init__(self, shape: ElementShape) -> None:
@@ -111,7 +113,7 @@ class ControlLayout(data.StructLayout):
                 "leave": 1,
                 "emit": 1,
                 "target": sum_bits,
-                "drain": 1,
+                "drain": shape.links,
                 "drained": sum_bits,
             }
         )
@@ -140,7 +142,7 @@ class CommandLayout(data.StructLayout):
 
     fetch, act_addr, act_word   read an activation word of the bank into the ring
     beat fields                 as in ControlLayout
-    drain, drain_row, drained   only row `drain_row` puts a drain buffer on the south link
+    drain, drain_row, drained   bit l of `drain`: row `drain_row * links + l` puts drain buffer l of `drained` on link l
     flush                       marks the last beat of an instruction that leaves no result
     """
 
@@ -163,9 +165,9 @@ class CommandLayout(data.StructLayout):
                 "leave": 1,
                 "emit": 1,
                 "flush": 1,
-                "drain": 1,
-                "drain_row": shape.row_bits,
-                "drained": sum_bits,
+                "drain": shape.links,
+                "drain_row": index_width(arch.array.rows // shape.links),
+                "drained": data.ArrayLayout(sum_bits, shape.links),
             }
         )
 

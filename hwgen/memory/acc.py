@@ -16,8 +16,13 @@ from hwgen.lib.shared import Shared
 
 READERS = ("read_tensor", "read_vector_x", "read_vector_y", "read_vector_z", "read_store")
 """Read ports of the scratchpad, the most urgent first."""
-WRITERS = ("write_tensor", "write_vector", "write_load")
-"""Write ports of the scratchpad, the most urgent first."""
+WRITERS = ("write_tensor", "write_tensor_odd", "write_vector", "write_load")
+"""Write ports of the scratchpad, the most urgent first; see `writers`."""
+
+
+def writers(arch: Arch) -> tuple[str, ...]:
+    """Write ports that the scratchpad of `arch` has: the second one of the tensor engine only for two words a cycle."""
+    return tuple(name for name in WRITERS if name != "write_tensor_odd" or arch.array.drain == 2)
 
 
 class AccBank(wiring.Component):
@@ -74,11 +79,12 @@ class AccBank(wiring.Component):
 
 
 class AccScratchpad(wiring.Component):
-    """`acc_banks` banks; the top address bits choose one.
+    """`acc_banks` banks; the top address bits choose one. If the tensor engine writes two words a cycle, each bank is
+    two, for even and odd addresses.
 
     In a bank the most urgent port wins: tensor, then vector (x, y, z), then store or load. Ports that use different
-    banks don't disturb each other. The tensor ports are never refused. The engines see to it that addresses lie in the
-    scratchpad.
+    banks don't disturb each other. The tensor ports are never refused: of two words that the tensor engine writes in a
+    cycle, one has an even and one an odd address. The engines see to it that addresses lie in the scratchpad.
 
     Timing
     ------
@@ -93,37 +99,45 @@ class AccScratchpad(wiring.Component):
     -------
     read_tensor, read_vector_x, read_vector_y, read_vector_z, read_store : In(AccRead)
     write_tensor, write_vector, write_load : In(AccWrite)
+    write_tensor_odd : In(AccWrite)   Only if array.drain is 2.
     """
 
     def __init__(self, arch: Arch) -> None:
         self._arch = arch
-        super().__init__({name: In(AccRead(arch)) for name in READERS} | {name: In(AccWrite(arch)) for name in WRITERS})
+        ports = {name: In(AccRead(arch)) for name in READERS} | {name: In(AccWrite(arch)) for name in writers(arch)}
+        super().__init__(ports)
 
     def elaborate(self, platform: object) -> Module:
         """Grant ports, connect each bank to the most urgent port that wants it, and each reader to its bank."""
         m = Module()
-        pads = self._arch.scratchpads
-        bank_depth = pads.acc_depth // pads.acc_banks
-        readers = [getattr(self, name) for name in READERS]
-        writers = [getattr(self, name) for name in WRITERS]
+        pads, parts = self._arch.scratchpads, self._arch.array.drain
+        bank_depth = pads.acc_depth // pads.acc_banks // parts
+        reading = [getattr(self, name) for name in READERS]
+        writing = [getattr(self, name) for name in writers(self._arch)]
         banks = []
-        for number in range(pads.acc_banks):
+        for number in range(pads.acc_banks * parts):
             bank = Shared(AccBank, width=32 * self._arch.array.cols, depth=bank_depth)
             m.submodules[f"bank_{number}"] = bank
             banks.append(bank)
 
-        for ports in (readers, writers):
+        for ports in (reading, writing):
             self._grant(m, ports)
         for number, bank in enumerate(banks):
-            self._connect_bank(m, bank, number, readers, writers)
-        for port in readers:
+            self._connect_bank(m, bank, number, reading, writing)
+        for port in reading:
             self._return_words(m, port, banks)
         return m
 
     def _bank_of(self, address: Value) -> Value:
         """Bank of a word."""
         pads = self._arch.scratchpads
-        return address[: pads.acc_depth.bit_length() - 1][-(pads.acc_banks.bit_length() - 1) :]
+        top = address[: pads.acc_depth.bit_length() - 1][-(pads.acc_banks.bit_length() - 1) :]
+        return Cat(address[: self._word_shift], top)
+
+    @property
+    def _word_shift(self) -> int:
+        """Low address bits that choose a bank."""
+        return self._arch.array.drain - 1
 
     def _grant(self, m: Module, ports: Sequence) -> None:
         """A port is ready unless a more urgent one wants the same bank."""
@@ -140,9 +154,9 @@ class AccScratchpad(wiring.Component):
         enable = Cat(writes).any()
         m.d.comb += [
             bank.read_enable.eq(Cat(reads).any()),
-            bank.read_address.eq(_most_urgent(reads, [port.address for port in readers])),
+            bank.read_address.eq(_most_urgent(reads, [port.address[self._word_shift :] for port in readers])),
             bank.write_halves.eq(_most_urgent(writes, [port.halves for port in writers]) & enable.replicate(2)),
-            bank.write_address.eq(_most_urgent(writes, [port.address for port in writers])),
+            bank.write_address.eq(_most_urgent(writes, [port.address[self._word_shift :] for port in writers])),
             bank.write_data.eq(_most_urgent(writes, [port.data for port in writers])),
         ]
 

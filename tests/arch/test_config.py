@@ -14,7 +14,7 @@ from hwgen.arch.digest import canonical_json, hash32
 REMOVED = object()
 ARRAY_NAMES = (
     "rows, cols, lanes, group_max, act_width, act_buffer, weight_buffer, interleave_max, operand, accumulate, "
-    "mul_latency, add_latency"
+    "mul_latency, add_latency, drain"
 )
 ARCH_NAMES = "name, clock_mhz, array, scratchpads, memory, vector, reducer, control"
 NAME_RULE = "lower-case letters, digits and underscores, with a letter first"
@@ -74,6 +74,7 @@ REFUSED = [
     ({"array__accumulate": "fp16"}, "array.accumulate must be 'fp32', not 'fp16'"),
     ({"array__mul_latency": 0}, "array.mul_latency must be at least 1, not 0"),
     ({"array__add_latency": 9}, "array.add_latency must be at most 8, not 9"),
+    ({"array__drain": 3}, "array.drain must be 1 or 2, not 3"),
     ({"scratchpads__act_depth": 8}, "scratchpads.act_depth must be at least 16, not 8"),
     ({"memory__burst_beats": 128}, "memory.burst_beats must be 1, 2, 4, 8, 16, 32 or 64, not 128"),
     ({"memory__address_bits": 49}, "memory.address_bits must be at most 48, not 49"),
@@ -188,6 +189,7 @@ ANOTHER = {
     "array__operand": "bf16",
     "array__mul_latency": 3,
     "array__add_latency": 5,
+    "array__drain": 2,
     "scratchpads__act_depth": 512,
     "scratchpads__wgt_depth": 512,
     "scratchpads__acc_depth": 512,
@@ -209,7 +211,7 @@ def test_hash_tells_architectures_apart():
 
 def test_hash_is_that_of_text_anyone_can_write():
     text = (
-        '{"array":{"accumulate":"fp32","act_buffer":64,"act_width":4,"add_latency":4,"cols":4,"group_max":16,'
+        '{"array":{"accumulate":"fp32","act_buffer":64,"act_width":4,"add_latency":4,"cols":4,"drain":1,"group_max":16,'
         '"interleave_max":16,"lanes":1,"mul_latency":2,"operand":"fp16","rows":4,"weight_buffer":32},"clock_mhz":200,'
         '"control":{"queue_depth":8,"token_bits":4},"memory":{"address_bits":40,"burst_beats":16,"data_bits":64,'
         '"outstanding":8},"name":"tiny","reducer":{"style":"serial"},"scratchpads":{"acc_banks":4,"acc_depth":1024,'

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module
 from amaranth.lib import fifo, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -12,8 +12,8 @@ from hwgen.arch.isa import Cause, Command, Target, encode
 from hwgen.arch.registers import TensorState
 from hwgen.array.engine import TensorEngine
 from hwgen.emit import emit_verilog
-from hwgen.lib.ram import Ram
 from hwgen.lib.shapes import CommandLayout, LoadBeat
+from hwgen.memory.acc import AccScratchpad
 from models.machine_state import State
 from sim.block import Block
 
@@ -22,7 +22,7 @@ QUEUE = 64
 
 
 class TensorBench(wiring.Component):
-    """Tensor engine, command queue and accumulator memory."""
+    """Tensor engine, command queue and accumulator scratchpad."""
 
     def __init__(self, arch: Arch) -> None:
         self.arch = arch
@@ -44,9 +44,11 @@ class TensorBench(wiring.Component):
         m = Module()
         m.submodules.engine = engine = TensorEngine(arch=self.arch)
         m.submodules.queue = queue = fifo.SyncFIFO(width=CommandLayout().size, depth=QUEUE)
-        m.submodules.acc = acc = Ram(width=32 * self.arch.array.cols, depth=self.arch.scratchpads.acc_depth)
-        fetched = Signal.like(acc.read_data)
-        m.d.sync += fetched.eq(acc.read_data)
+        m.submodules.acc = acc = AccScratchpad(self.arch)
+        wiring.connect(m, engine.acc_read, acc.read_tensor)
+        wiring.connect(m, engine.acc_write, acc.write_tensor)
+        if self.arch.array.drain == 2:
+            wiring.connect(m, engine.acc_write_odd, acc.write_tensor_odd)
         m.d.comb += [
             engine.beats.payload.eq(self.beat),
             engine.beats.valid.eq(self.beat_valid),
@@ -55,14 +57,13 @@ class TensorBench(wiring.Component):
             engine.control.command.payload.eq(queue.r_data),
             engine.control.command.valid.eq(queue.r_rdy & self.go),
             queue.r_en.eq(engine.control.command.ready & self.go),
-            acc.read_address.eq(Mux(self.host, self.host_address, engine.acc_read.address)),
-            engine.acc_read.ready.eq(1),
-            engine.acc_read.data.eq(fetched),
-            engine.acc_write.ready.eq(1),
-            acc.write_enable.eq(Mux(self.host, self.host_write, engine.acc_write.valid)),
-            acc.write_address.eq(Mux(self.host, self.host_address, engine.acc_write.address)),
-            acc.write_data.eq(Mux(self.host, self.host_data, engine.acc_write.data)),
-            self.data.eq(fetched),
+            acc.read_store.valid.eq(self.host),
+            acc.read_store.address.eq(self.host_address),
+            acc.write_load.valid.eq(self.host & self.host_write),
+            acc.write_load.address.eq(self.host_address),
+            acc.write_load.data.eq(self.host_data),
+            acc.write_load.halves.eq(0b11),
+            self.data.eq(acc.read_store.data),
             self.done.eq(engine.control.done),
             self.state.eq(engine.state),
             self.busy.eq(engine.control.busy),

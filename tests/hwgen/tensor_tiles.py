@@ -1,12 +1,19 @@
 """TENSOR instructions for tests: builders, walks that stay within the scratchpads, random sequences of tiles."""
 
+from dataclasses import replace
 from math import ceil
 
 import numpy as np
 
-from hwgen.arch import Arch
+from hwgen.arch import Arch, load
 from hwgen.arch.isa import Command, Dataflow, Opcode, Walk, command
 from models.machine import Machine
+
+
+def draining_two(name: str) -> Arch:
+    """A preset whose results leave the array two words a cycle."""
+    arch = load(name)
+    return replace(arch, name=f"{name}_two", array=replace(arch.array, drain=2))
 
 
 def tensor(**operands) -> Command:
@@ -32,6 +39,30 @@ def group_of(array, item: Command) -> tuple[int, int]:
 def fetches_of(array, item: Command) -> int:
     """Activation words of a row block of an output-stationary tile."""
     return ceil(item.groups * group_of(array, item)[0] / array.act_width)
+
+
+def write_stage(array) -> int:
+    """Cycles from a beat's control at an element to its new sum."""
+    return 1 + array.mul_latency + array.lanes * array.add_latency
+
+
+def drain_cycles(array, item: Command) -> int:
+    """Cycles in which the results of an output-stationary tile leave the array."""
+    if array.drain == 1:
+        return item.rows * item.tile_cols
+    pair = item.tile_cols + item.tile_cols % 2 * (1 - item.acc_stride % 2)
+    return item.rows // 2 * pair + item.rows % 2 * item.tile_cols
+
+
+def drain_period(array, item: Command) -> int:
+    """Least cycles between such tiles in a stream."""
+    return drain_cycles(array, item) + (write_stage(array) + 1 if array.drain == 1 else 1)
+
+
+def after_last_beat(array, item: Command) -> int:
+    """Cycles from the last beat of such a tile to its last result."""
+    drained = write_stage(array) + array.drain - 1 + drain_cycles(array, item) + array.rows + array.cols + 3
+    return drained - item.tile_rows * item.tile_cols
 
 
 def machine_with(arch: Arch, rng: np.random.Generator, m: int) -> Machine:
@@ -107,7 +138,8 @@ def random_tiles(arch: Arch, rng: np.random.Generator) -> tuple[list[Command], i
             last = int(rng.integers(2))
             held, block = None if last else (cols, blocks), None
             sizes = {"groups": int(rng.integers(1, 12)), "rows": int(rng.integers(1, array.rows * blocks + 1))}
-            sizes |= {"tile_cols": cols, "tile_rows": blocks, "acc_stride": cols, "act_stride": int(rng.integers(40))}
+            sizes |= {"tile_cols": cols, "tile_rows": blocks, "act_stride": int(rng.integers(40))}
+            sizes |= {"acc_stride": cols + int(rng.integers(3))}
             item = output(first=first, last=last, **pattern, **sizes, **place)
             tiles.append(random_walk(arch, rng, Walk(rng.integers(3)), item))
         else:

@@ -11,6 +11,9 @@ from hwgen.arch.registers import TensorState
 from tests.hwgen.tensor_support import Bench
 from tests.hwgen.tensor_tiles import (
     activation_words,
+    after_last_beat,
+    drain_period,
+    draining_two,
     group_of,
     last_activation,
     last_weight,
@@ -19,15 +22,19 @@ from tests.hwgen.tensor_tiles import (
     random_tiles,
     random_walk,
     weight,
+    write_stage,
 )
 
 pytestmark = pytest.mark.verilator
 LIMIT = 20_000
 
 
-@pytest.fixture(scope="module", params=["tiny", "tiny2"])
+ARCHES = [load("tiny"), load("tiny2"), draining_two("tiny2")]
+
+
+@pytest.fixture(scope="module", params=ARCHES, ids=[arch.name for arch in ARCHES])
 def bench(request):
-    return Bench(load(request.param))
+    return Bench(request.param)
 
 
 @pytest.fixture
@@ -51,16 +58,6 @@ def run_alone(bench, item, rng, m=8):
     return run_both(bench, machine_with(bench.arch, rng, m), [item])
 
 
-def fitting(bench, item):
-    """The same tile with as many column blocks as the array has sums."""
-    cols = min(item.tile_cols, bench.arch.array.interleave_max // item.tile_rows)
-    return command(Opcode.TENSOR, **item.operands | {"tile_cols": cols})
-
-
-def write_stage(array):
-    return 1 + array.mul_latency + array.lanes * array.add_latency
-
-
 OUTPUT_CASES = [
     {"groups": 8, "rows": 4, "tile_cols": 4},
     {"groups": 5, "rows": 3, "tile_cols": 1},
@@ -68,13 +65,20 @@ OUTPUT_CASES = [
     {"groups": 6, "rows": 4, "tile_cols": 8, "sparse": 1, "n": 2, "m": 8},
     {"groups": 3, "rows": 4, "tile_cols": 8, "sparse": 1, "n": 1, "m": 16},
     {"groups": 9, "rows": 2, "tile_cols": 6, "sparse": 1, "n": 3, "m": 5},
+    {"groups": 6, "rows": 3, "tile_cols": 3, "acc_stride": 4},
+    {"groups": 6, "rows": 7, "tile_cols": 2, "tile_rows": 2, "acc_stride": 3},
 ]
+
+
+def output_case(bench, case):
+    """The tile of a case, with as many column blocks as the array has sums."""
+    cols = min(case["tile_cols"], bench.arch.array.interleave_max // case.get("tile_rows", 1))
+    return output(**{"acc_stride": case["tile_cols"]} | case | {"tile_cols": cols})
 
 
 @pytest.mark.parametrize("case", OUTPUT_CASES, ids=str)
 def test_output_stationary_cycles(bench, rng, case):
-    item, array = output(acc_stride=case["tile_cols"], **case), bench.arch.array
-    item = fitting(bench, item)
+    item, array = output_case(bench, case), bench.arch.array
     group, words = group_of(array, item)
     run = run_alone(bench, item, rng, item.m or 1)
 
@@ -82,7 +86,7 @@ def test_output_stationary_cycles(bench, rng, case):
     rotation = max(interleave, array.chain_latency)
     fetches = item.tile_rows * ceil(group / array.act_width)
     fill = 3 + fetches
-    drain = write_stage(array) + item.rows * item.tile_cols + array.rows + array.cols + 3 - interleave
+    drain = after_last_beat(array, item)
     if item.groups * group % array.act_width == 0 and words * rotation >= fetches:
         assert run.cycles == fill + item.groups * words * rotation - (rotation - interleave) + drain
     assert run.states[TensorState.BUSY] == item.groups * words * interleave
@@ -133,11 +137,28 @@ def test_tiles_follow_without_a_gap(bench, rng):
     assert waits[-1] - waits[0] + 1 == len(waits)
 
 
+@pytest.mark.parametrize("cols", [1, 2, 3, 4])
+@pytest.mark.parametrize("gap", [0, 1])
+@pytest.mark.parametrize(("groups", "short"), [(2, 0), (2, 1), (12, 0)])
+def test_tiles_take_as_long_as_they_compute_or_drain(bench, rng, cols, gap, groups, short):
+    """A stream of tiles takes as long as the beats need, or the drains if the reduction is small; not a cycle more."""
+    array = bench.arch.array
+    blocks = 2 if cols < 4 else 1
+    shape = {"groups": groups, "rows": array.rows * blocks - short, "tile_cols": cols, "tile_rows": blocks}
+    tiles = [output(**shape, acc_addr=t * 100, acc_stride=cols + gap, act_stride=7, wgt_addr=t) for t in range(6)]
+    run = run_both(bench, machine_with(bench.arch, rng, 1), tiles)
+    rotation = max(blocks * cols, array.chain_latency)
+    fill = 3 + blocks * ceil(array.lanes / array.act_width)
+    beats = (groups - 1) * rotation + blocks * cols
+    period = max(beats, drain_period(array, tiles[0]))
+    assert run.cycles == fill + beats + 5 * period + after_last_beat(array, tiles[0])
+
+
 @pytest.mark.parametrize("case", OUTPUT_CASES, ids=str)
 @pytest.mark.parametrize("walk", [Walk.ACT, Walk.WGT], ids=str)
 def test_a_walk_costs_no_cycle(bench, rng, case, walk):
     """The array does the same in every cycle as without the walk, also where activations come too late."""
-    item = fitting(bench, output(acc_stride=case["tile_cols"], **case))
+    item = output_case(bench, case)
     plain = run_alone(bench, item, rng, item.m or 1)
     walked = run_alone(bench, random_walk(bench.arch, rng, walk, item), rng, item.m or 1)
     np.testing.assert_array_equal(walked.trace, plain.trace)
@@ -157,8 +178,8 @@ def test_walked_tiles_follow_without_a_gap(bench, rng, sparse, blocks):
     group, words = group_of(array, tiles[0])
     rotation = max(blocks * cols, array.chain_latency)
     fill = 3 + blocks * ceil(group / array.act_width)
-    drain = write_stage(array) + shape["rows"] * cols + array.rows + array.cols + 3 - rotation
-    assert run.cycles == fill + len(tiles) * 24 * words * rotation + drain
+    beats = len(tiles) * 24 * words * rotation - (rotation - blocks * cols)
+    assert run.cycles == fill + beats + after_last_beat(array, tiles[-1])
     assert run.states[TensorState.BUSY] == len(tiles) * 24 * words * blocks * cols
 
 
@@ -220,6 +241,7 @@ BAD = {
     "act outside": (output(act_addr=1 << 19), Cause.SCRATCHPAD_RANGE),
     "wgt outside": (output(wgt_addr=1 << 19), Cause.SCRATCHPAD_RANGE),
     "acc outside": (output(acc_addr=1 << 19), Cause.SCRATCHPAD_RANGE),
+    "acc of the second row outside": (output(rows=2, acc_addr=1023, acc_stride=1), Cause.SCRATCHPAD_RANGE),
     "no run of activations": (output(walk=Walk.ACT, run=0), Cause.BAD_FIELD),
     "no run of groups": (output(walk=Walk.WGT, run=0, col_run=1), Cause.BAD_FIELD),
     "no run of columns": (output(walk=Walk.WGT, run=1, col_run=0), Cause.BAD_FIELD),
