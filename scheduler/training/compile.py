@@ -7,11 +7,11 @@ from hwgen.arch import INSTRUCTION_BYTES, Arch
 from scheduler.training.emitter import Emitter
 from scheduler.training.fuse import groups
 from scheduler.training.ir import TrainingGraph
+from scheduler.training.kernels import emit
 from scheduler.training.lower import Step, TrainingOptions, begin, generate, load_constants
 from scheduler.training.order import list_order
 from scheduler.training.program import Code, TrainingProgram
 from scheduler.training.rules import LOSS_SCALE, STEP
-from scheduler.training.stages import emit
 from scheduler.training.windows import Rings
 
 

@@ -17,7 +17,7 @@ from scheduler.training.blocks import Block, Chunk, Feature
 
 STATIC_BANKS = 2
 """Accumulator banks, the last ones, that hold what outlives a chunk: constants, parameters of channels, sums."""
-CONSTANTS = 64
+CONSTANTS = 128
 """Accumulator words at the end of the scratchpad for constants and scalars; each has the same value in all columns."""
 
 

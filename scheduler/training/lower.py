@@ -41,6 +41,8 @@ class TrainingOptions:
     """Engines run side by side in an order found offline; else in the order in which kernels record instructions."""
     interleave: bool = True
     """Several sums rotate through each processing element; else one."""
+    seed: int = 0
+    """Dropout masks depend on it."""
     memory_bytes: int | None = None
     """External memory of the card."""
 

@@ -1,14 +1,12 @@
-"""Groups of operators -> kernels."""
+"""Kernels of groups of operators with products, normalisations of batches, and chains of pointwise operators."""
 
 from collections.abc import Callable, Sequence
 
-from hwgen.arch import UserError
 from hwgen.arch.isa import Format, Operation, Target
 from scheduler.training.base import Operator
 from scheduler.training.emitter import Block, Chunk, Feature
 from scheduler.training.epilogue import epilogue
 from scheduler.training.fuse import Group, main_result
-from scheduler.training.losses import cross_entropy, mse
 from scheduler.training.lower import Step, clear, generate, weight_gradient
 from scheduler.training.memory import Row
 from scheduler.training.normalise import (
@@ -18,26 +16,11 @@ from scheduler.training.normalise import (
     forward_affine,
     running,
 )
-from scheduler.training.operators import (
-    AvgPool,
-    AvgPoolGrad,
-    BatchNorm,
-    BatchNormGrad,
-    BiasGrad,
-    Conv,
-    ConvInputGrad,
-    ConvWeightGrad,
-    CrossEntropy,
-    MaxPool,
-    MaxPoolGrad,
-    Mse,
-    Relu,
-)
-from scheduler.training.pointwise import POINTWISE, apply_chain
-from scheduler.training.pooling import avg_pool, avg_pool_grad, max_pool, max_pool_grad
+from scheduler.training.operators import BatchNorm, BatchNormGrad, BiasGrad, Conv, Relu
+from scheduler.training.pointwise import apply_chain
 from scheduler.training.rules import apply_update
 from scheduler.training.sums import sum_rows
-from scheduler.training.unroll import Unroll, selection_bytes
+from scheduler.training.unroll import selection_bytes
 from scheduler.training.windows import Window, WindowProduct, forward_window
 
 MUL, MAC, ADD = Operation.MUL, Operation.MAC, Operation.ADD
@@ -290,30 +273,6 @@ def emit_pointwise(step: Step, group: Group) -> None:
     kernel.finish()
 
 
-def emit_pool(step: Step, group: Group) -> None:
-    """Pooling and its gradients."""
-    step.em.begin_kernel()
-    item, places = group.main, step.features
-    match item:
-        case MaxPool():
-            max_pool(step.em, places[item.input], places[item.output], item)
-        case AvgPool():
-            avg_pool(step.em, places[item.input], places[item.output], item)
-        case MaxPoolGrad():
-            max_pool_grad(step.em, places[item.gradient], places[item.input], places[item.output], item)
-        case AvgPoolGrad():
-            avg_pool_grad(step.em, places[item.gradient], places[item.output], item)
-
-
-def emit_loss(step: Step, group: Group) -> None:
-    """The loss, and where backpropagation begins."""
-    step.em.begin_kernel()
-    item, places = group.main, step.features
-    loss, target = (cross_entropy, item.labels) if isinstance(item, CrossEntropy) else (mse, item.target)
-    gradient = None if item.gradient is None else places[item.gradient]
-    loss(step.em, places[item.input], places[target], gradient, step.rows["loss"], item.scale, step.options.loss_scale)
-
-
 def update_row(step: Step, kernel: Kernel, gradient: str | None, value: Block) -> None:
     """Run the update of a channel vector, if its gradient is wanted."""
     rule = step.updates.get(gradient or "")
@@ -323,26 +282,3 @@ def update_row(step: Step, kernel: Kernel, gradient: str | None, value: Block) -
     apply_update(step.em, rule, blocks, value, scaled=step.scaled)
     for name, block in blocks.items():
         store_row(step, step.rows[name], block)
-
-
-def emit(step: Step, group: Group) -> None:
-    """Record the kernel of a group."""
-    handler = HANDLERS.get(type(group.main))
-    if handler is None:
-        raise UserError(f"{main_result(group.main)}: the array has no kernel for {type(group.main).__name__}")
-    step.headings.append((len(step.em.recorder.commands), main_result(group.main)))
-    handler(step, group)
-
-
-HANDLERS = {
-    **dict.fromkeys(POINTWISE, emit_pointwise),
-    Conv: emit_conv,
-    ConvInputGrad: emit_input_gradient,
-    ConvWeightGrad: emit_weight_gradient,
-    BatchNorm: emit_batch_norm,
-    BatchNormGrad: emit_batch_norm_grad,
-    BiasGrad: emit_bias_grad,
-    Unroll: emit_unroll,
-    **dict.fromkeys((MaxPool, AvgPool, MaxPoolGrad, AvgPoolGrad), emit_pool),
-    **dict.fromkeys((CrossEntropy, Mse), emit_loss),
-}
