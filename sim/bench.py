@@ -1,8 +1,8 @@
 """Simulation speed: `python -m sim.bench` or `make bench`. Results go to build/bench/ as JSON with the machine's data.
 
 A dense product keeps the array busy while the whole system runs: program fetch, loads, stores, memory model. Times are
-CPU seconds. Builds start from an empty cache. For comparison, cocotb serves a memory in Python, cycle by cycle, on the
-same Verilog and the same program.
+CPU seconds. Builds start from an empty cache. The cycle model runs the same program. For comparison, cocotb serves a
+memory in Python, cycle by cycle, on the same Verilog and the same program.
 """
 
 import datetime
@@ -27,6 +27,7 @@ from scheduler.program import Program
 from sim.check import check_run, run_golden
 from sim.cocotb_speed import cocotb_speed, cpu_seconds
 from sim.console import progress, standard_output
+from sim.cycles import run_model
 from sim.device import SimulationError
 from sim.runner import Simulator, build
 from sim.verilate import Progress
@@ -39,6 +40,7 @@ PRODUCTS = {
 }
 """The product that each architecture is timed on."""
 COCOTB_ARCH, COCOTB_PRODUCT = "sat16", {"rows": 64, "inputs": 256, "outputs": 256}
+MODEL_RUNS = 50
 FOLDER = Path("build/bench")
 
 
@@ -114,19 +116,33 @@ def _speed(simulator: Simulator, name: str) -> dict[str, Any]:
         "array_busy": round(run.counters["TENSOR_BUSY"] / run.cycles, 4),
         "cycles_per_cpu_second": round(run.cycles / seconds),
         "pe_cycles_per_cpu_second": round(run.cycles * simulator.arch.macs / seconds),
+        "model_cycles_per_cpu_second": _model_speed(simulator.arch, program, run.cycles),
     }
+
+
+def _model_speed(arch: Arch, program: Program, cycles: int) -> int:
+    """Cycles that the cycle model passes in a CPU second; it must need as many as the hardware."""
+    encoded = program.encode()
+    if run_model(arch, encoded, address=program.program_address).cycles != cycles:
+        raise SimulationError(f"the cycle model of {arch.name} differs from the hardware")
+    start = time.process_time()
+    for _ in range(MODEL_RUNS):
+        run_model(arch, encoded, address=program.program_address)
+    return round(MODEL_RUNS * cycles / (time.process_time() - start))
 
 
 def table(result: dict[str, Any]) -> Table:
     """The figures, one line for each architecture."""
     made = Table(title=f"{result['machine']['cpu']}, {result['machine']['compiler']}", title_justify="left")
-    for name in ("arch", "build CPU s", "product", "cycles", "array busy", "cycles / CPU s", "PE cycles / CPU s"):
+    names = ("arch", "build CPU s", "product", "cycles", "array busy", "cycles / CPU s", "PE cycles / CPU s", "model")
+    for name in names:
         made.add_column(name, justify="left" if name == "arch" else "right")
     for row in result["results"]:
         made.add_row(
             *(row["arch"], f"{row['build_cpu_seconds']}", row["product"], f"{row['cycles']:,}"),
             *(f"{row['array_busy']:.1%}", f"{row['cycles_per_cpu_second']:,}"),
             f"{row['pe_cycles_per_cpu_second']:.2e}",
+            f"{row['model_cycles_per_cpu_second']:.2e}",
         )
     return made
 

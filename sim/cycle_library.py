@@ -20,6 +20,9 @@ from hwgen.control.fetch import Fetch
 from hwgen.control.queue import EngineQueue
 from hwgen.memory.bursts import PAGE_BYTES
 from hwgen.memory.narrow import BUFFER_BEATS, StoreReader
+from hwgen.memory.store_setup import StoreSetup
+from hwgen.reducer.column import STYLES
+from hwgen.reducer.packer import SLOTS
 from hwgen.vector.engine import VectorEngine
 from sim.design import whole_text
 from sim.device import Settings
@@ -38,7 +41,8 @@ class Sizes(ctypes.Structure):
             *("rows", "lanes", "cols", "act_width", "act_buffer", "interleave_max"),
             *("chain", "read_stage", "write_stage", "head_latency", "south_latency", "tile_queue"),
             *("acc_depth", "acc_banks", "beat_bytes", "burst_beats", "page_bytes", "outstanding"),
-            *("queue_depth", "in_flight", "fetch_burst", "store_latency", "store_buffer", "vector_latency"),
+            *("queue_depth", "in_flight", "fetch_burst", "store_latency", "store_buffer", "packed_latency"),
+            *("packed_slots", "rank_base", "rank_per_slot", "vector_latency"),
         )
     ]
 
@@ -55,7 +59,7 @@ class Job(ctypes.Structure):
 @cache
 def sizes(arch: Arch) -> Sizes:
     """What the model must know of an architecture."""
-    shape, array = ElementShape.of(arch), arch.array
+    shape, array, rank = ElementShape.of(arch), arch.array, STYLES[arch.reducer.style][0]
     return Sizes(
         **{name: getattr(array, name) for name in ("rows", "cols", "lanes", "act_width", "act_buffer")},
         interleave_max=array.interleave_max,
@@ -76,6 +80,10 @@ def sizes(arch: Arch) -> Sizes:
         fetch_burst=Fetch(arch=arch).burst,
         store_latency=StoreReader.LATENCY,
         store_buffer=BUFFER_BEATS,
+        packed_latency=StoreSetup(arch).packed_latency,
+        packed_slots=SLOTS,
+        rank_base=rank.latency(0),
+        rank_per_slot=rank.latency(1) - rank.latency(0),
         vector_latency=VectorEngine(arch).latency,
     )
 

@@ -28,6 +28,9 @@ struct Sizes {
     uint32_t queue_depth, in_flight;  // instructions that wait, that are issued and not done, for each engine
     uint32_t fetch_burst;             // beats of a full burst of program
     uint32_t store_latency, store_buffer;  // cycles from an accepted read to its beat, beats that fit between
+    uint32_t packed_latency;               // cycles after which the length of a PACKED sequence is known
+    uint32_t packed_slots;                 // slots that share a beat of indices
+    uint32_t rank_base, rank_per_slot;     // steps in which the reducer ranks a group
     uint32_t vector_latency;               // cycles from an accepted read to the write of its result
 };
 
@@ -109,8 +112,11 @@ class Pulses {
         if (run.count == 0) runs_.pop();
     }
 
-    /// Moves the first stretch, when as many cycles have been taken from its front as were added to its end.
-    void shift(Cycle cycles) { runs_.front().first += cycles; }
+    /// Takes `cycles` from the front of the only stretch, and adds as many and `more` at its end.
+    void shift(Cycle cycles, Cycle more) {
+        runs_.front().first += cycles;
+        runs_.front().count += more;
+    }
 
     /// First cycle in which it is high, and the number of such cycles that follow without a gap.
     Cycle next() const { return runs_.empty() ? NEVER : runs_.front().first; }

@@ -8,7 +8,7 @@ enum class Sink { BANKS, INDICES, ACC };
 
 class Placer {
   public:
-    explicit Placer(const Sizes& sizes) : sizes_(sizes) {}
+    explicit Placer(const Sizes& sizes) : sizes_(sizes), period_(sizes.packed_slots + 1) {}
 
     bool active() const { return rows_left_ != 0; }
     bool memory() const { return beats_left_ != 0; }
@@ -16,11 +16,11 @@ class Placer {
     bool last() const { return row_end() && rows_left_ == 1; }
     bool drop() const { return drops_ && x_ * sizes_.cols / chunk_ >= sizes_.rows; }
     Sink sink() const {
-        if (packed_) return x_ % PACKED == PACKED - 1 ? Sink::INDICES : Sink::BANKS;
+        if (packed_) return x_ % period_ == period_ - 1 ? Sink::INDICES : Sink::BANKS;
         return sink_;
     }
     Sink previous_sink() const {
-        if (packed_) return x_ % PACKED == 0 ? Sink::INDICES : Sink::BANKS;
+        if (packed_) return x_ % period_ == 0 ? Sink::INDICES : Sink::BANKS;
         return sink_;
     }
     /// Accumulator word of this beat, of the one before it, of the last of its row.
@@ -60,10 +60,10 @@ class Placer {
 
     /// Beats before the next one of indices, and from there to the one after it.
     Cycle until_indices() const {
-        if (packed_) return PACKED - 1 - Cycle(x_ % PACKED);
+        if (packed_) return period_ - 1 - Cycle(x_ % period_);
         return sink_ == Sink::INDICES ? 0 : NEVER;
     }
-    Cycle indices_period() const { return sink_ == Sink::INDICES ? 1 : packed_ ? Cycle(PACKED) : NEVER; }
+    Cycle indices_period() const { return sink_ == Sink::INDICES ? 1 : packed_ ? Cycle(period_) : NEVER; }
 
     void skip(Cycle beats) {
         Cycle& left = beats_left_ ? beats_left_ : pad_left_;
@@ -82,12 +82,11 @@ class Placer {
     }
 
   private:
-    static constexpr int PACKED = 5;  // beats of PACKED that belong together, the last of them indices
-
     bool plain() const { return sink_ != Sink::ACC && !drops_; }
     uint32_t word_at(uint64_t x) const { return base_ + uint32_t(x / halves_); }
 
     const Sizes& sizes_;
+    const uint32_t period_;  // beats of PACKED that belong together, the last of them indices
     Sink sink_ = Sink::BANKS;
     bool packed_ = false, drops_ = false;  // drops_: some beats of a row are dropped
     uint32_t halves_ = 1, chunk_ = 1, stride_ = 0, base_ = 0;

@@ -120,11 +120,11 @@ class VectorEngine {
         for (int i = 0; i < SOURCES; i++) {
             const uint32_t stride = uint32_t(item.get(fields[i][1]));
             const bool hold = item.get(fields[i][2]);
-            sources_[i].walker.start(rows, words, uint32_t(item.get(fields[i][0])), stride, hold);
+            sources_[i].walker.start(uint32_t(item.get(fields[i][0])), {words, !hold}, {rows, stride});
             sources_[i].reads = SOURCES_READ[operation] > i;
             sources_[i].once = hold && stride == 0;
         }
-        next_target_.start(rows, words, uint32_t(item.get(Vector::d_addr)), uint32_t(item.get(Vector::d_stride)));
+        next_target_.start(uint32_t(item.get(Vector::d_addr)), {words, 1}, {rows, uint32_t(item.get(Vector::d_stride))});
     }
 
     const Cycle latency_;

@@ -1,52 +1,74 @@
-// hwgen/memory/walk.py: words of a strided block, one at a time.
+// hwgen/memory/walk.py and nest.py: words of a block in the order in which loops visit them.
 #pragma once
 
 #include "acc.h"
 
+/// One loop: how often it goes round, and the words from round to round.
+struct Loop {
+    Cycle count;
+    uint32_t step;
+};
+
+/// Up to three loops, the innermost first.
 class Walker {
   public:
-    bool active() const { return rows_left_ != 0; }
-    bool first() const { return first_; }
-    bool last() const { return rows_left_ == 1 && words_left_ == 1; }
-    uint32_t word() const { return at_; }
-    /// Words from this one to the last, to the last of the row.
-    Cycle left() const { return (rows_left_ - 1) * words_ + words_left_; }
-    Cycle left_in_row() const { return words_left_; }
+    bool active() const { return index_ < total_; }
+    bool first() const { return index_ == 0; }
+    bool last() const { return index_ == total_ - 1; }
+    /// Whether the loop, and all inside it, are in their last round.
+    bool ends(int loop) const { return loop < 0 || (rounds_[loop] == loops_[loop].count - 1 && ends(loop - 1)); }
+    uint32_t word() const { return word_; }
+    /// Words from this one to the last.
+    Cycle left() const { return total_ - index_; }
 
-    /// `hold`: all words of a row are its first one.
-    void start(Cycle rows, Cycle words, uint32_t addr, uint32_t stride, bool hold = false) {
-        rows_left_ = rows;
-        words_ = words_left_ = words;
-        at_ = row_ = addr;
-        stride_ = stride;
-        step_ = !hold;
-        first_ = true;
+    void start(uint32_t addr, Loop inner, Loop middle, Loop outer = {1, 0}) {
+        loops_[0] = inner;
+        loops_[1] = middle;
+        loops_[2] = outer;
+        total_ = inner.count * middle.count * outer.count;
+        addr_ = addr;
+        jump(0);
     }
 
-    void next() { skip(1); }
+    void next() {
+        index_++;
+        for (int i = 0; i < LOOPS; i++) {
+            word_ += loops_[i].step;
+            if (++rounds_[i] != loops_[i].count) return;
+            word_ -= uint32_t(loops_[i].count) * loops_[i].step;
+            rounds_[i] = 0;
+        }
+    }
 
     void skip(Cycle words) {
-        first_ = false;
-        if (words < words_left_) {
-            words_left_ -= words;
-            at_ += step_ * uint32_t(words);
-            return;
-        }
-        const Cycle done = words_ - words_left_ + words, rows = done / words_, rest = done % words_;
-        rows_left_ -= rows;
-        words_left_ = words_ - rest;
-        row_ += uint32_t(rows) * stride_;
-        at_ = row_ + step_ * uint32_t(rest);
+        if (rounds_[0] + words >= loops_[0].count) return jump(index_ + words);
+        rounds_[0] += words;
+        index_ += words;
+        word_ += uint32_t(words) * loops_[0].step;
     }
 
-    /// Banks of the words from this one to the last, a bit for each.
+    /// Banks of the words from this one to the last, a bit for each, and perhaps of others of the block.
     uint32_t banks(const AccPorts& acc) const {
-        const uint32_t last = row_ + uint32_t(rows_left_ - 1) * stride_ + step_ * uint32_t(words_ - 1);
-        return acc.banks(std::min(at_, last), std::max(at_, last));
+        uint32_t low = addr_ + uint32_t(rounds_[2]) * loops_[2].step, high = addr_;
+        if (loops_[2].count == 1) low += uint32_t(rounds_[1]) * loops_[1].step;
+        for (const Loop& loop : loops_) high += uint32_t(loop.count - 1) * loop.step;
+        return acc.banks(low, high);
     }
 
   private:
-    bool first_ = false;
-    Cycle rows_left_ = 0, words_left_ = 0, words_ = 0;
-    uint32_t at_ = 0, row_ = 0, stride_ = 0, step_ = 1;
+    static constexpr int LOOPS = 3;
+
+    void jump(Cycle index) {
+        index_ = index;
+        word_ = addr_;
+        for (int i = 0; i < LOOPS; i++) {
+            rounds_[i] = index % loops_[i].count;
+            index /= loops_[i].count;
+            word_ += uint32_t(rounds_[i]) * loops_[i].step;
+        }
+    }
+
+    Loop loops_[LOOPS] = {};
+    Cycle total_ = 0, index_ = 0, rounds_[LOOPS] = {};
+    uint32_t addr_ = 0, word_ = 0;
 };
