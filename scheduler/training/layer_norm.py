@@ -2,11 +2,11 @@
 
 from math import ceil
 
-from hwgen.arch.isa import Operation, Target
+from hwgen.arch.isa import Operation
 from scheduler.training.channels import clear_padding, over_channels
 from scheduler.training.emitter import Block, Emitter, Feature
 from scheduler.training.functions import rsqrt
-from scheduler.training.sums import sum_rows
+from scheduler.training.sums import RowSums, partial_rows
 
 ADD, SUB, MUL, MAC = Operation.ADD, Operation.SUB, Operation.MUL, Operation.MAC
 SINGLE = 9
@@ -37,18 +37,15 @@ def layer_norm_grad(
     With u = (x - mean) * invstd, computed again, and g = gradient * gamma: dx = invstd * (g - avg(g) - u * avg(g * u)).
     """
     limit = _limit(em, x, 2)
-    sums = [_cleared(em, limit // x.words, x.words) for _ in range(2)]
+    products, gradients = (RowSums(em, x.words, partial_rows(em, 2, x.words)) for _ in range(2))
     for chunk in em.chunks(x, limit):
         g, u = em.fetch(gradient, chunk), em.fetch(x, chunk)
         invstd = _normalise(em, u, x.c, eps)
-        scaled, plain = (block.part(0, u.rows) for block in sums)
-        em.vector(MAC, scaled, g, u, scaled)
-        em.vector(ADD, plain, plain, g)
+        products.add(g, u)
+        gradients.add(g)
         if dx is not None:
             em.put(dx, chunk, _input_gradient(em, g, u, invstd, gamma, x.c))
-    em.begin_chunk()
-    rows = [em.vector(Operation.COPY, em.keep(1, x.words), sum_rows(em, block)) for block in sums]
-    return rows[0], rows[1]
+    return products.total(), gradients.total()
 
 
 def _limit(em: Emitter, x: Feature, blocks: int) -> int:
@@ -82,10 +79,3 @@ def _input_gradient(em: Emitter, g: Block, u: Block, invstd: Block, gamma: Block
     em.vector(MAC, u, u, invstd, average)
     clear_padding(em, u, channels)
     return u
-
-
-def _cleared(em: Emitter, rows: int, words: int) -> Block:
-    """Kept zeros."""
-    block = em.keep(rows, words)
-    em.load(Target.ACC16, block.addr, None, block.region, rows=1, pad=rows * words)
-    return block

@@ -1,9 +1,11 @@
-"""Sums over the rows of a block, by halves: half of the rows are added to the other half until one is left."""
+"""Sums over the rows of blocks."""
 
-from hwgen.arch.isa import Operation
+from hwgen.arch.isa import Operation, Target
 from scheduler.training.emitter import Block, Emitter
 
 ADD, MUL, MAC, COPY = Operation.ADD, Operation.MUL, Operation.MAC, Operation.COPY
+MOST_ROWS = 64
+"""Rows of partial sums beyond which an instruction's start no longer matters."""
 
 
 def sum_rows(em: Emitter, x: Block, y: Block | None = None) -> Block:
@@ -40,3 +42,36 @@ def _fold(em: Emitter, total: Block) -> Block:
             em.vector(ADD, first, first, total.part(total.rows - 1, 1))
         total = low
     return total
+
+
+class RowSums:
+    """Sums over rows that a kernel keeps while blocks come by: a few rows of partial sums, added up at the end.
+
+    Adding partial sums to a bank of their own costs one pass for each sum, where halves of one block would meet in a
+    bank; and each of several rows loses less than a single one would.
+    """
+
+    def __init__(self, em: Emitter, words: int, rows: int) -> None:
+        self.em = em
+        self.block = em.keep(rows, words)
+        em.load(Target.ACC16, self.block.addr, None, self.block.region, rows=1, pad=rows * words)
+
+    def add(self, x: Block, y: Block | None = None, *, first: int = 0) -> None:
+        """Add the rows of x, or of x * y, whose first word is word `first` of the sums."""
+        for row in range(0, x.rows, self.block.rows):
+            count = min(self.block.rows, x.rows - row)
+            target, part = self.block.part(0, count).columns(first, x.words), x.part(row, count)
+            if y is None:
+                self.em.vector(ADD, target, target, part)
+            else:
+                self.em.vector(MAC, target, part, y.part(row, count), target)
+
+    def total(self) -> Block:
+        """The sums as a row, in place of the partial ones."""
+        return _fold(self.em, self.block)
+
+
+def partial_rows(em: Emitter, count: int, words: int) -> int:
+    """Rows of partial sums for each of `count` sums of `words` words: at most MOST_ROWS, in half of what is kept."""
+    room = min(ring.depth for ring in em.statics) * len(em.statics) // 2 // (count * words)
+    return 1 << (min(max(room, 1), MOST_ROWS).bit_length() - 1)

@@ -7,7 +7,7 @@ import numpy as np
 from hwgen.arch import Arch, load
 from hwgen.arch.isa import Opcode, encode
 from models.machine import Machine
-from scheduler.training.emitter import CONSTANTS, Block, Emitter, commands_of
+from scheduler.training.emitter import Block, Emitter, commands_of
 
 ROOMY = dataclasses.replace(
     load("tiny"), name="roomy", scratchpads=dataclasses.replace(load("tiny").scratchpads, acc_depth=1 << 16)
@@ -34,10 +34,9 @@ class Blocks:
         acc, cols = machine.state.acc, self.arch.array.cols
         for block, words in self.contents:
             acc[_words(block)] = words
-        for number, key in enumerate(self.em.constants):
+        for key in self.em.constants:
             value = np.float32(scalars[key]).view(np.uint32) if isinstance(key, str) else np.array(key, np.uint32)
             acc[self.em.constant(key).addr] = np.broadcast_to(value, cols)
-            assert self.em.constant(key).addr == self.arch.scratchpads.acc_depth - CONSTANTS + number
         machine.run(b"".join(encode(item) for item in commands_of(self.em)))
         return machine
 
