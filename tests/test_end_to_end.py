@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hwgen.arch import INSTRUCTION_BYTES, load
-from hwgen.arch.isa import TABLE, Cause, Engine, Opcode, Target, command, encode
+from hwgen.arch.isa import TABLE, Cause, Dataflow, Engine, Opcode, Target, command, encode
 from hwgen.arch.registers import FETCH, TensorState
 from sim.check import check_run, run_golden
 from sim.memory import MemoryModel
@@ -85,6 +85,26 @@ def test_scratchpads_keep_their_contents_from_run_to_run(tiny):
             image[1024:1056] = np.frombuffer(encode(item), np.uint8)
             images.append(run_on(device, image, program=1024, count=1, timeout_cycles=TIMEOUT).memory)
     assert (images[1][64:80] == np.arange(16)).all()
+
+
+def test_a_tensor_that_waits_for_indices_reads_the_last_of_them(tiny):
+    """They are written one by one behind the end of the LOAD; the weights that stay in the array are read first."""
+    image, rng = np.zeros(4096, np.uint8), np.random.default_rng(1)
+    image[: 5 * 8] = rng.standard_normal(20).astype(np.float16).view(np.uint8)
+    image[4 * 8 : 5 * 8] = 0x21  # indices 1 and 2
+    image[64:96] = rng.standard_normal(16).astype(np.float16).view(np.uint8)
+    weights = {"sparse": 1, "n": 1, "m": 4, "groups": 1, "wgt_addr": 11, "dataflow": Dataflow.WEIGHT_STATIONARY}
+    program = [
+        command(Opcode.LOAD, target=Target.ACT_ROWS, rows=4, beats=1, dram_addr=64, row_stride=8),
+        command(Opcode.LOAD, target=Target.PACKED, beats=5, addr=8, stride=1, signal=1 << Engine.TENSOR),
+        command(Opcode.TENSOR, first=1, last=1, wait=1 << Engine.LOAD, signal=1 << Engine.STORE, **weights),
+        command(Opcode.STORE, words=1, lanes=4, dram_addr=128, wait=1 << Engine.TENSOR),
+    ]
+    encoded = b"".join(map(encode, program))
+    image[1024 : 1024 + len(encoded)] = np.frombuffer(encoded, np.uint8)
+    run = tiny.run(image, program=1024, count=4, timeout_cycles=TIMEOUT)
+    assert check_run(run, run_golden(tiny.arch, image, 0, encoded), 0).equal
+    assert run.memory[128:144].any()
 
 
 # Errors: what the hardware reports is what the golden machine reports, and the next run works.
