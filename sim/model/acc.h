@@ -6,18 +6,13 @@
 /// Ports ask in the order of their urgency; `clear` starts a cycle.
 class AccPorts {
   public:
-    explicit AccPorts(const Sizes& sizes) : mask_(sizes.acc_depth - 1), shift_(log2_of(sizes.acc_depth / sizes.acc_banks)) {}
+    explicit AccPorts(const Sizes& sizes)
+        : mask_(sizes.acc_depth - 1), shift_(log2_of(sizes.acc_depth / sizes.acc_banks)), split_(sizes.drain - 1) {}
 
-    uint32_t bank(uint32_t address) const { return (address & mask_) >> shift_; }
     /// Banks of the words `low` to `high`, a bit for each.
-    uint32_t banks(uint32_t low, uint32_t high) const { return (2u << bank(high)) - (1u << bank(low)); }
-
-    /// Words that are certainly in the bank of the first, of a block that goes on from `address` with the `left` words of
-    /// its row, and then with rows of `cols` words, `stride` apart.
-    Cycle same_bank(uint32_t address, Cycle left, Cycle cols, Cycle stride) const {
-        const Cycle room = (Cycle(bank(address)) + 1 << shift_) - Cycle(address & mask_) - left;
-        if (room < 0) return room + left;
-        return stride ? left + room / stride * cols : NEVER;
+    uint32_t banks(uint32_t low, uint32_t high) const {
+        if (low == high) return 1u << bank(low);
+        return (2u << (bank(high) | split_)) - (1u << (bank(low) & ~split_));
     }
 
     void clear() { reads_ = writes_ = 0; }
@@ -26,6 +21,9 @@ class AccPorts {
     bool write(uint32_t address) { return ask(writes_, address); }
 
   private:
+    /// The top bits of the address; with two result words a cycle also its lowest bit.
+    uint32_t bank(uint32_t address) const { return (address & mask_) >> shift_ << split_ | (address & split_); }
+
     bool ask(uint32_t& wanted, uint32_t address) const {
         const uint32_t mask = 1u << bank(address);
         const bool free = !(wanted & mask);
@@ -33,6 +31,6 @@ class AccPorts {
         return free;
     }
 
-    const uint32_t mask_, shift_;
+    const uint32_t mask_, shift_, split_;
     uint32_t reads_ = 0, writes_ = 0;
 };

@@ -24,6 +24,7 @@ struct Sizes {
     uint32_t head_latency, south_latency;  // of a row head, of the way from the last row to a straight word
     uint32_t tile_queue;                   // tiles that wait in front of each sequencer
     uint32_t acc_depth, acc_banks;
+    uint32_t drain;  // result words that leave the array in a cycle
     uint32_t beat_bytes, burst_beats, page_bytes, outstanding;
     uint32_t queue_depth, in_flight;  // instructions that wait, that are issued and not done, for each engine
     uint32_t fetch_burst;             // beats of a full burst of program

@@ -2,18 +2,30 @@
 #pragma once
 
 #include "feed.h"
+#include "sums.h"
 
-/// Where the results of a tile go.
+/// Where the results of a tile go, and in how many steps. Rows take turns, or pairs of rows (`pairs`); the odd row of a
+/// pair sends word `column ^ swap`.
 struct Result {
-    bool silent, stationary;
-    Cycle rows;
-    uint32_t tile_cols, acc_addr, acc_stride;
+    bool silent, stationary, pairs;
+    uint32_t swap, tile_cols, acc_addr, acc_stride;
+    Cycle rows, turn_steps, steps;
+
+    static Result of(const Sizes& sizes, const Tile& tile) {
+        Result result{!tile.last,        tile.stationary, sizes.drain == 2 && !tile.stationary, 0, tile.tile_cols,
+                      tile.acc_addr, tile.acc_stride, tile.rows, tile.tile_cols, tile.rows * tile.tile_cols};
+        if (!result.pairs) return result;
+        result.swap = tile.acc_stride % 2 == 0;
+        if (result.swap) result.turn_steps += tile.tile_cols % 2;
+        result.steps = tile.rows / 2 * result.turn_steps + tile.rows % 2 * tile.tile_cols;
+        return result;
+    }
 };
 
 /// What the other sequencers show in a cycle.
 struct Around {
     Cycle fetched, loaded, ended, written, draining_until;
-    Cycle coming;  // words of the tile being collected that come from this cycle on without a gap
+    Cycle coming;  // steps of the tile being collected that come from this cycle on without a gap
     bool safe, results_room;
 };
 
@@ -26,7 +38,8 @@ struct Beat {
 
 class Beats {
   public:
-    explicit Beats(const Sizes& sizes) : chain_(sizes.chain), width_(sizes.act_width), kept_(sizes.interleave_max, -NEVER) {}
+    explicit Beats(const Sizes& sizes)
+        : sizes_(sizes), chain_(sizes.chain), width_(sizes.act_width), kept_(sizes.interleave_max, -NEVER) {}
 
     Fifo<Tile> tiles;
     Cycle released() const { return released_; }
@@ -61,10 +74,18 @@ class Beats {
     }
 
     bool fires() const { return state_ == isa::TensorState::BUSY && !tiles.empty(); }
-    bool reads_sums() const { return tiles.front().reads_sums() && word_ == 0; }
-    /// Word of the earlier sum that the beat reads.
-    uint32_t sum_address() const {
-        return tiles.front().acc_addr + uint32_t(step_) * tiles.front().acc_stride + index_;
+    bool reads_sums() const { return fires() && tiles.front().reads_sums(); }
+    /// Word of the earlier sum that is read by the beat `ahead` beats after the next one of this tile, or NOWHERE.
+    uint32_t sum(Cycle ahead) const {
+        const Tile& tile = tiles.front();
+        const Cycle beat = word_ * tile.area() + index_ + ahead, group = Cycle(tile.words) * tile.area();
+        const Cycle column = beat % group;
+        return column < tile.area() ? tile.word(step_ + beat / group, uint32_t(column)) : NOWHERE;
+    }
+    /// Banks of the sums from this row on, a bit for each.
+    uint32_t sum_banks(const AccPorts& acc) const {
+        const Tile& tile = tiles.front();
+        return acc.banks(tile.word(step_, 0), tile.word(tile.rows - 1, tile.tile_cols - 1));
     }
     /// Beats of the word that are to come.
     Cycle left() const { return tiles.front().area() - index_; }
@@ -86,8 +107,8 @@ class Beats {
         beat.starts = !running_;
         beat.leaving = start_of_word() && leaves(tile);
         beat.sum = tile.reads_sums() && word_ == 0;
-        beat.sum_address = sum_address();
-        beat.result = {!tile.last, tile.stationary, tile.rows, tile.tile_cols, tile.acc_addr, tile.acc_stride};
+        beat.sum_address = tile.word(step_, index_);
+        if (beat.starts || beat.leaving) beat.result = Result::of(sizes_, tile);
         beat.emit = tile.stationary && last_word(tile);
         return beat;
     }
@@ -102,10 +123,10 @@ class Beats {
             for (Cycle i = 1; i <= beats; i++)
                 if (now + i - kept_[index_ + i] < chain_) return i;
         const bool gapless = tile.area() >= chain_ || (tile.stationary && tile.words == 1);
-        if (index_ != 0 || word_ != 0 || !gapless || (tile.reads_sums() && tile.words != 1)) return beats;
+        if (index_ != 0 || word_ != 0 || !gapless) return beats;
         const Cycle group_beats = Cycle(tile.words) * tile.area();
         const Cycle groups = std::min(tile.steps - step_ - 1, feeder.groups(tile.group, group_beats, released_));
-        return std::max(beats, std::min(groups, sums / group_beats) * group_beats);
+        return std::max(beats, std::min(groups, sums / tile.area()) * group_beats);
     }
 
     /// Beats of first words that find their earlier sums written, one in every cycle from now on.
@@ -167,6 +188,7 @@ class Beats {
         tiles.pop();
     }
 
+    const Sizes& sizes_;
     const Cycle chain_, width_;
     std::vector<Cycle> kept_;  // cycle in which each sum last entered the adder chain to be kept
     bool running_ = false;

@@ -54,9 +54,12 @@ class LoadEngine {
         word_ = placer_.previous_word();
     }
 
+    /// Whether it may write to the accumulators in the next cycle.
+    bool uses_acc() const { return beat_ && sink_ == Sink::ACC; }
+
     /// Banks that it may write as long as it is quiet.
     uint32_t writes_banks() const {
-        if (!beat_ || sink_ != Sink::ACC) return 0;
+        if (!uses_acc()) return 0;
         return acc_.banks(word_, placer_.active() ? placer_.last_word() : word_);
     }
 

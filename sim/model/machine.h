@@ -54,9 +54,10 @@ class Machine {
         const int requester = request();
         const bool for_load = memory_.r_valid && memory_.r_id() == LOAD_ID, for_fetch = memory_.r_valid && !for_load;
 
+        const bool shared = active & (1 << VECTOR | 1 << STORE) || load_.uses_acc();
         unsigned taken = 0, done = unsigned(tensor_.done()) << TENSOR;
         if (queues_.offered() >> TENSOR & 1 && tensor_.accepts()) taken |= 1 << TENSOR;
-        Seen seen{busy_, 0, queues_.waiting(), tensor_.step(now_, queues_.offer(TENSOR)), for_fetch};
+        Seen seen{busy_, 0, queues_.waiting(), tensor_.step(now_, queues_.offer(TENSOR), shared), for_fetch};
         const auto note = [&](int engine, const Outcome& outcome) {
             taken |= unsigned(outcome.taken) << engine;
             done |= unsigned(outcome.done) << engine;
@@ -92,7 +93,7 @@ class Machine {
         if (cycles > 0) cycles = std::min(cycles, load_.quiet(now_, reading, last >> LOAD & 1));
         if (cycles > 0) cycles = std::min(cycles, store_.quiet(now_, writing, memory_));
         if (cycles > 0) cycles = std::min({cycles, vector_.quiet(now_), tensor_.until() - now_});
-        return cycles <= 0 || conflict() ? 0 : cycles;
+        return cycles <= 0 || conflict(cycles) ? 0 : cycles;
     }
 
     bool moves() const {
@@ -102,12 +103,14 @@ class Machine {
                fetch_.moves(queues_.accepts()) || queues_.moves(accepts);
     }
 
-    /// Whether two engines might want the same bank in the next cycles.
-    bool conflict() const {
-        return overlap(tensor_.reads_bank(), vector_.reads_banks(), store_.reads_banks()) ||
-               overlap(tensor_.writes_bank(), vector_.writes_banks(), load_.writes_banks());
+    /// Whether two engines might want the same bank in the next `cycles`.
+    bool conflict(Cycle cycles) const {
+        const uint32_t vector_reads = vector_.reads_banks(), store_reads = store_.reads_banks();
+        const uint32_t vector_writes = vector_.writes_banks(), load_writes = load_.writes_banks();
+        if (vector_reads & store_reads || vector_writes & load_writes) return true;
+        const uint32_t reads = vector_reads | store_reads, writes = vector_writes | load_writes;
+        return (reads && reads & tensor_.reads_banks()) || (writes && writes & tensor_.writes_banks(now_, cycles));
     }
-    static bool overlap(uint32_t a, uint32_t b, uint32_t c) { return (a & b) | ((a | b) & c); }
 
     void skip(Cycle cycles) {
         const bool reading = account_.last().read, writing = account_.last().moves >> STORE & 1;

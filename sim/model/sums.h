@@ -3,38 +3,31 @@
 
 #include "acc.h"
 
+constexpr uint32_t NOWHERE = ~0u;
+
 class Sums {
   public:
-    bool at(Cycle now) const { return next() <= now; }
-    Cycle next() const { return runs_.empty() ? NEVER : runs_.front().when; }
-    uint32_t address() const { return runs_.front().address; }
-
     /// `count` words from `address` on are read in as many cycles from `when` on.
     void add(Cycle when, uint32_t address, Cycle count) { runs_.push({when, address, count}); }
 
-    /// Forgets what is read before cycle `until`.
-    void pass(Cycle until) {
-        while (next() < until) {
-            Run& run = runs_.front();
-            const Cycle passed = std::min(until - run.when, run.count);
-            run.when += passed;
-            run.address += uint32_t(passed);
-            run.count -= passed;
-            if (run.count == 0) runs_.pop();
-        }
+    /// Word that is read in cycle `now`, or NOWHERE.
+    uint32_t at(Cycle now) const {
+        for (size_t i = 0; i < runs_.size() && runs_[i].when <= now; i++)
+            if (now < runs_[i].when + runs_[i].count) return runs_[i].address + uint32_t(now - runs_[i].when);
+        return NOWHERE;
     }
 
-    /// First cycle that does not go on reading the bank of `address` without a gap.
-    Cycle same_bank_until(const AccPorts& acc) const {
-        Cycle until = next();
-        for (size_t i = 0; i < runs_.size(); i++) {
-            const Run& run = runs_[i];
-            if (run.when != until || acc.bank(run.address) != acc.bank(address())) break;
-            const bool whole = acc.bank(run.address + uint32_t(run.count) - 1) == acc.bank(address());
-            until += whole ? run.count : 1;
-            if (!whole) break;
-        }
-        return until;
+    /// Forgets what is read before cycle `until`.
+    void pass(Cycle until) {
+        while (!runs_.empty() && runs_.front().when + runs_.front().count <= until) runs_.pop();
+    }
+
+    /// Banks of all the words, a bit for each.
+    uint32_t banks(const AccPorts& acc) const {
+        uint32_t banks = 0;
+        for (size_t i = 0; i < runs_.size(); i++)
+            banks |= acc.banks(runs_[i].address, runs_[i].address + uint32_t(runs_[i].count) - 1);
+        return banks;
     }
 
   private:

@@ -14,28 +14,38 @@ class TensorEngine {
     bool accepts() const { return admission_.accepts(); }
     bool busy() const { return under_way_ != 0 || !admission_.accepts(); }
     bool done() const { return collector_.done(); }
-    /// Banks that are read and written in every cycle before `until`: a bit, or 0.
-    uint32_t reads_bank() const { return reads_ == NOWHERE ? 0 : acc_.banks(reads_, reads_); }
-    uint32_t writes_bank() const { return writes_ == NOWHERE ? 0 : acc_.banks(writes_, writes_); }
     /// First cycle that may differ from the one before it, if no instruction is accepted.
     Cycle until() const { return until_; }
 
-    /// One cycle. `command`: the instruction that is offered, or null. Returns the TensorState of the cycle.
-    uint32_t step(Cycle now, const Instruction* command) {
+    /// One cycle. `command`: the instruction that is offered, or null. `shared`: others may use the accumulators too.
+    /// Returns the TensorState of the cycle.
+    uint32_t step(Cycle now, const Instruction* command, bool shared) {
         const bool differs = now >= until_ || (command && accepts());
         if (differs && now != next_) skip(now - next_);
-        if (reads_ != NOWHERE) acc_.read(reads_);
-        if (writes_ != NOWHERE) acc_.write(writes_);
+        if (shared) use_acc(now);
         if (!differs) return state_;
         act(command);
         next_ = now + 1;
-        look_at_acc();
         until_ = next_ + (every_cycle_ ? 0 : quiet());
         return state_;
     }
 
+    /// Banks that it may read, may write, in the `cycles` from `now` on, which are before `until`; a bit for each.
+    uint32_t reads_banks() const {
+        return sums_.banks(acc_) | (beats_.reads_sums() ? beats_.sum_banks(acc_) : 0);
+    }
+    uint32_t writes_banks(Cycle now, Cycle cycles) const {
+        return collector_.valid.at(next_) ? collector_.banks(now - next_, cycles, acc_) : 0;
+    }
+
   private:
-    static constexpr uint32_t NOWHERE = ~0u;
+    void use_acc(Cycle now) const {
+        uint32_t sum = sums_.at(now);
+        const Cycle ahead = now - sizes_.read_stage - next_;  // beats since the last one whose sums are in `sums_`
+        if (ahead >= 0 && beats_.reads_sums()) sum = beats_.sum(ahead);
+        if (sum != NOWHERE) acc_.read(sum);
+        if (collector_.valid.at(next_)) collector_.write(now - next_, acc_);
+    }
 
     /// Cycle `next_`.
     void act(const Instruction* command) {
@@ -66,24 +76,7 @@ class TensorEngine {
         cycles = std::min(cycles, collector_.quiet(next_));
         cycles = std::min(cycles, admission_.quiet(has_room(), under_way_ == 0));
         cycles = std::min(cycles, preloader_.quiet(around.ended));
-        return std::max<Cycle>(0, std::min({cycles, quiet_reads(), quiet_writes()}));
-    }
-
-    /// Cycles in which it goes on reading one bank of the accumulators, or none.
-    Cycle quiet_reads() const {
-        const bool adds = beats_.fires() && beats_.reads_sums();
-        if (!sums_.at(next_)) return std::min(sums_.next() - next_, adds ? Cycle(sizes_.read_stage) : NEVER);
-        const Cycle cycles = sums_.same_bank_until(acc_) - next_;
-        if (!adds || cycles != sizes_.read_stage || acc_.bank(beats_.sum_address()) != acc_.bank(reads_)) return cycles;
-        const Tile& tile = beats_.tiles.front();
-        return cycles + acc_.same_bank(beats_.sum_address(), beats_.left(), tile.tile_cols, tile.acc_stride);
-    }
-
-    /// Cycles in which it goes on writing one bank of the accumulators, or none.
-    Cycle quiet_writes() const {
-        if (writes_ == NOWHERE) return NEVER;
-        const Result& result = collector_.results.front();
-        return acc_.same_bank(writes_, collector_.left_in_row(), result.tile_cols, result.acc_stride);
+        return std::max<Cycle>(0, cycles);
     }
 
     /// Catches up with the `cycles` that `quiet` has promised.
@@ -98,13 +91,6 @@ class TensorEngine {
             if (beats_.fires()) send(next_, beats_.skip(next_, run), run);
         }
         sums_.pass(end);
-        look_at_acc();
-    }
-
-    /// What it reads and writes in cycle `next_`.
-    void look_at_acc() {
-        reads_ = sums_.at(next_) ? sums_.address() : NOWHERE;
-        writes_ = collector_.writes(next_) ? collector_.address() : NOWHERE;
     }
 
     bool has_room() const {
@@ -139,14 +125,15 @@ class TensorEngine {
         if (beat.sum) sums_.add(now + sizes_.read_stage, beat.sum_address, count);
         if (beat.emit) collector_.valid.add(tail + sizes_.write_stage + sizes_.south_latency, count);
         if (beat.flush) collector_.flushed.add(tail + 1);
-        if (beat.leaving) drain(now + sizes_.write_stage + 1, tail - now, beat.result);
+        if (beat.leaving) drain(now, tail - now, beat.result.steps);
     }
 
-    /// DrainSequencer: the words of a tile leave their buffers one by one from `first` on.
-    void drain(Cycle first, Cycle way, const Result& result) {
-        const Cycle words = result.rows * result.tile_cols;
-        draining_until_ = first + words - 1;
-        collector_.valid.add(first + way + sizes_.south_latency, words);
+    /// DrainSequencer: from when the first sums are in their buffers on, words leave in every cycle. With two links the
+    /// next sums may follow at once, because they come later than the last words leave.
+    void drain(Cycle now, Cycle way, Cycle steps) {
+        const Cycle first = now + sizes_.write_stage + sizes_.drain;
+        draining_until_ = (sizes_.drain == 2 ? now + 1 : first) + steps - 1;
+        collector_.valid.add(first + way + sizes_.south_latency, steps);
     }
 
     uint32_t status(bool changing, bool looking, bool collecting) const {
@@ -168,5 +155,5 @@ class TensorEngine {
     Sums sums_;
     Cycle next_ = 0, until_ = 0;  // first cycle that has not passed here; first one that may differ
     Cycle under_way_ = 0, draining_until_ = -1;
-    uint32_t state_ = 0, reads_ = NOWHERE, writes_ = NOWHERE;
+    uint32_t state_ = 0;
 };

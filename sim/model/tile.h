@@ -10,6 +10,8 @@ struct Tile {
     Cycle rows, steps, fetches;
     uint32_t area() const { return tile_cols * tile_rows; }
     bool reads_sums() const { return stationary && !first; }
+    /// Accumulator word of the result.
+    uint32_t word(Cycle row, uint32_t column) const { return acc_addr + uint32_t(row) * acc_stride + column; }
 };
 
 inline uint32_t ring_of(const Sizes& sizes, uint32_t tile_rows) {
