@@ -6,7 +6,7 @@ with a stride. What is computed for windows that do not exist is never stored.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from hwgen.arch.isa import Format, Operation
@@ -68,6 +68,20 @@ class Piece:
         """Room for a side: one row for each of its pixels."""
         return self.em.take(self.images * side.slots * side.pitch, side.feature.words, apart=apart)
 
+    def kept(self, feature: Feature) -> Side:
+        """The pixels that are stored: all slots, if the piece has several images, which then are whole ones."""
+        side = replace(self.pixels, feature=feature)
+        if self.images > 1:
+            return side
+        first, end = side.keep
+        return replace(side, h=first, end=end, slot=0, slots=end - first)
+
+    def kept_part(self, block: Block) -> Block:
+        """The slots of `kept` in a block with the same number of rows for each slot."""
+        side, rows = self.pixels, block.rows // (self.images * self.pixels.slots)
+        first, end = side.keep
+        return block if self.images > 1 else block.part((side.slot + first - side.h) * rows, (end - first) * rows)
+
     def load(self, side: Side, fill: float | int) -> Block:
         """LOAD a side, with `fill` where the feature map has no pixel."""
         block, words = self.take(side), side.feature.words
@@ -109,12 +123,14 @@ class Piece:
 
 
 def pieces(
-    em: Emitter, x: Feature, y: Feature, window: Window, limit: int, *, overlap: bool = False
+    em: Emitter, x: Feature, y: Feature, window: Window, blocks: int, *, overlap: bool = False
 ) -> Iterator[Piece]:
-    """Cut a pooling of x to y: at most `limit` words of x in a piece if possible, whole images or rows of windows.
+    """Cut a pooling of x to y into whole images or rows of windows, at least one.
 
-    With `overlap` a piece has all windows over the rows of x that it keeps, and every row of x is kept by one piece.
+    If possible, a piece is so small that `blocks` times its words of x find room twice. With `overlap` a piece has all
+    windows over the rows of x that it keeps, and every row of x is kept by one piece.
     """
+    limit = min(em.bank_words, em.bank_words * len(em.rings) // (2 * blocks))
     cutter = _Cutter(em, x, y, window, overlap)
     line = cutter.pitch * window.stride[1] * x.words
     images = min(em.arch.array.rows, x.n, limit // (line * cutter.slots(y.h)))

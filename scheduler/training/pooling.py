@@ -1,7 +1,5 @@
 """Maximum and average pooling, forward and backward: windows are taken along the width, then along the height."""
 
-from dataclasses import replace
-
 from hwgen.arch.isa import Operation
 from scheduler.training.base import Window
 from scheduler.training.emitter import Block, Emitter, Feature
@@ -14,7 +12,7 @@ MINUS_INFINITY = 0xFF800000
 
 def max_pool(em: Emitter, x: Feature, y: Feature, window: Window) -> None:
     """Largest value of each window. Passes over x with a kernel k of stride s: (k - 1) / s + (k - 1) / s**2."""
-    for piece in pieces(em, x, y, window, em.bank_words // 2):
+    for piece in pieces(em, x, y, window, 2):
         _, maxima = _reduced(piece, MAX, piece.load(piece.pixels, MINUS_INFINITY))
         piece.store(piece.values, maxima)
 
@@ -22,7 +20,7 @@ def max_pool(em: Emitter, x: Feature, y: Feature, window: Window) -> None:
 def avg_pool(em: Emitter, x: Feature, y: Feature, window: Window) -> None:
     """Sum of each window over the area of the kernel. Passes over x: those of `max_pool` and 1 / s**2."""
     share = 1.0 / (window.kernel[0] * window.kernel[1])
-    for piece in pieces(em, x, y, window, em.bank_words // 2):
+    for piece in pieces(em, x, y, window, 2):
         _, total = _reduced(piece, ADD, piece.load(piece.pixels, 0.0))
         piece.store(piece.values, em.vector(MUL, total, total, share))
 
@@ -32,31 +30,32 @@ def max_pool_grad(em: Emitter, gradient: Feature, x: Feature, dx: Feature, windo
 
     The maxima of each window's rows and of the windows are computed again; the gradient goes to the first row whose
     maximum is the window's, then to the first pixel whose value is the row's. Passes over x with k = s = 2: 2.25, with
-    k = 3 and s = 2: about 6.
+    k = 3 and s = 2: about 6, and more the fewer rows fit a piece.
     """
-    for piece in pieces(em, x, gradient, window, em.bank_words // 4, overlap=True):
+    for piece in pieces(em, x, gradient, window, 3, overlap=True):
         values = piece.load(piece.pixels, MINUS_INFINITY)
         g = piece.load(piece.values, 0.0)
         row_maxima, maxima = _reduced(piece, MAX, values)
         row_g = piece.take_slots(apart=g)
         places = piece.down(row_maxima)[: window.kernel[0]], piece.down(row_g)
         _to_first(em, places[0], piece.lines(maxima), piece.lines(g), places[1], window.stride[0])
-        d = piece.take(piece.pixels, apart=row_g)
+        values, row_maxima, row_g = (piece.kept_part(block) for block in (values, row_maxima, row_g))
+        d = piece.take(piece.kept(dx), apart=row_g)
         places = piece.across(values)[: window.kernel[1]], piece.across(d)
         _to_first(em, places[0], row_maxima, row_g, places[1], window.stride[1])
-        piece.store(replace(piece.pixels, feature=dx), d)
+        piece.store(piece.kept(dx), d)
 
 
 def avg_pool_grad(em: Emitter, gradient: Feature, dx: Feature, window: Window) -> None:
     """Add each window's gradient over the kernel's area to all its pixels. Passes over dx: (k / s)**2 + k / s**2."""
     share = 1.0 / (window.kernel[0] * window.kernel[1])
-    for piece in pieces(em, dx, gradient, window, em.bank_words // 4, overlap=True):
+    for piece in pieces(em, dx, gradient, window, 2, overlap=True):
         g = piece.load(piece.values, 0.0)
         row_g = piece.take_slots(apart=g)
         _to_all(em, piece.lines(g), piece.down(row_g), (window.kernel[0], window.stride[0]), 1.0)
-        d = piece.take(piece.pixels, apart=row_g)
-        _to_all(em, row_g, piece.across(d), (window.kernel[1], window.stride[1]), share)
-        piece.store(piece.pixels, d)
+        d = piece.take(piece.kept(dx), apart=row_g)
+        _to_all(em, piece.kept_part(row_g), piece.across(d), (window.kernel[1], window.stride[1]), share)
+        piece.store(piece.kept(dx), d)
 
 
 def _reduced(piece: Piece, operation: Operation, values: Block) -> tuple[Block, Block]:
@@ -87,17 +86,18 @@ def _to_first(em: Emitter, values: list[Block], maxima: Block, g: Block, targets
     """
     last = len(values) - 1
     spare = em.take(g.rows, g.words, apart=g) if last >= stride else g
-    for place, (value, target) in enumerate(zip(values, targets)):
-        left, mine = g.part(0, value.rows), target if place < stride else spare.part(0, value.rows)
-        if place < last:
-            em.vector(EQUAL, mine, value, maxima.part(0, value.rows), left)
-            em.vector(SUB, left, left, mine)
-        elif place < stride:
-            em.vector(COPY, target, left)
-        else:
-            mine = left
+    if last == 0:
+        em.vector(COPY, targets[0], g)
+    for place, value in enumerate(values[:-1]):
+        left, target = g.part(0, value.rows), targets[place]
+        mine = target if place < stride else spare.part(0, value.rows)
+        em.vector(EQUAL, mine, value, maxima.part(0, value.rows), left)
         if place >= stride:
             em.vector(ADD, target, target, mine)
+        final = place == last - 1 and last < stride
+        em.vector(SUB, targets[last] if final else left, left, mine)
+    if last >= stride:
+        em.vector(ADD, targets[last], targets[last], g.part(0, targets[last].rows))
     for target in targets[last + 1 :]:
         em.vector(COPY, target, 0.0)
 
