@@ -22,7 +22,7 @@ def cross_entropy(
 ) -> None:
     """Compute `loss = -scale * sum(log(softmax(x)) * labels)`, and its gradient times `loss_scale` if wanted.
 
-    The labels of each row add up to 1. 15 passes, and about 45 over one word a row; errors as in `softmax`.
+    The labels of each row add up to 1. 15 passes, and about 42 over one word a row; errors as in `softmax`.
     """
     total, factor = em.vector(COPY, em.keep(1, 1), 0.0), em.keep(1, 1)
     em.vector(MUL, factor, em.constant(scale), loss_scale)
