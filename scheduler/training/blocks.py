@@ -57,7 +57,8 @@ class Block:
 class Feature:
     """A tensor [N, H, W, C] of operands in external memory, channels filled up with zeros to whole words.
 
-    `unit` numbers its image rows for hazards: row h of image block b (`array.rows` images) is `unit + b*H + h`.
+    `unit` numbers its image rows for hazards: row h of image block b (`array.rows` images) is `unit + b*H + h`. If
+    `span` is not 0, another shape of the same values has these numbers, and each access counts as one of all `span`.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Feature:
     words: int
     address: int
     unit: int
+    span: int = 0
 
     @property
     def row_words(self) -> int:
@@ -84,7 +86,7 @@ class Feature:
 class Chunk:
     """Columns `w` .. `w + width - 1` of rows `h` .. `h + rows - 1` of images `image` .. `image + images - 1`.
 
-    The images lie in one image block. Less than whole rows are part of one row.
+    The images lie in one image block, unless they are single pixels. Less than whole rows are part of one row.
     """
 
     image: int

@@ -17,8 +17,11 @@ from scheduler.training.blocks import Block, Chunk, Feature
 
 STATIC_BANKS = 2
 """Accumulator banks, the last ones, that hold what outlives a chunk: constants, parameters of channels, sums."""
-CONSTANTS = 128
-"""Accumulator words at the end of the scratchpad for constants and scalars; each has the same value in all columns."""
+
+
+def constant_words(arch: Arch) -> int:
+    """Accumulator words at the end of the scratchpad for constants and scalars, each the same in all columns."""
+    return min(128, arch.scratchpads.acc_depth // arch.scratchpads.acc_banks // 4)
 
 
 Operand = Block | float | int | str
@@ -31,16 +34,22 @@ class AccRing:
     def __init__(self, base: int, depth: int) -> None:
         self.base, self.depth, self.next, self.live = base, depth, 0, 0
 
+    def fits(self, words: int) -> bool:
+        """Whether `words` words can be taken without an overlap with what was taken since `live` was set to 0."""
+        return self.live + self._skipped(words) + words <= self.depth
+
     def take(self, words: int) -> int:
-        """First of `words` words. Raises `UserError` if they would overlap what was taken since `live` was set to 0."""
-        if self.next + words > self.depth:
-            self.live += self.depth - self.next
-            self.next = 0
-        self.live += words
+        """First of `words` words. Raises `UserError` if they do not fit."""
+        self.live += self._skipped(words) + words
         if self.live > self.depth:
             raise UserError(f"{self.live} accumulator words are needed at a time in a bank that has {self.depth}")
-        self.next += words
-        return self.base + self.next - words
+        start = 0 if self.next + words > self.depth else self.next
+        self.next = start + words
+        return self.base + start
+
+    def _skipped(self, words: int) -> int:
+        """Words between those taken last and the next ones, which begin anew if there is too little room at the end."""
+        return self.depth - self.next if self.live and self.next + words > self.depth else 0
 
 
 class Emitter:
@@ -58,7 +67,7 @@ class Emitter:
         count = max(1, pads.acc_banks - STATIC_BANKS)
         self.rings = [AccRing(base, self.bank_words) for base in bases[:count]]
         self.statics = [AccRing(base, self.bank_words) for base in bases[count:]]
-        self.statics[-1].depth -= CONSTANTS
+        self.statics[-1].depth -= constant_words(arch)
         self._turn, self._static_turn = 0, 0
         self.constants: list[int | str | tuple[int, ...]] = []
         """FP32 pattern of each constant (or one for each column), or the name of a scalar that the host sets."""
@@ -79,20 +88,23 @@ class Emitter:
         """A block without gaps for this chunk, if possible in another bank than `apart`; its words are free again when
         the bank's ring comes round.
         """
-        ring = self.rings[self._turn % len(self.rings)]
-        if apart is not None and ring.base == apart.addr // self.bank_words * self.bank_words:
-            self._turn += 1
-            ring = self.rings[self._turn % len(self.rings)]
+        bank = None if apart is None else apart.addr // self.bank_words * self.bank_words
+        turns = range(self._turn, self._turn + len(self.rings))
+        rings = [(turn, self.rings[turn % len(self.rings)]) for turn in turns]
+        fitting = [item for item in rings if item[1].fits(rows * words)] or rings
+        self._turn, ring = next((item for item in fitting if item[1].base != bank), fitting[0])
         self._turn += 1
         return Block(ring.take(rows * words), rows, words, words)
 
     def limit(self, blocks: int) -> int:
         """Most words of a block, if a chunk takes `blocks` of them and the blocks of two chunks are to find room."""
-        return self.bank_words // (2 * ceil(blocks / len(self.rings)))
+        return self.bank_words // ceil(2 * blocks / len(self.rings))
 
     def keep(self, rows: int, words: int) -> Block:
         """A block that stays until the kernel ends."""
-        ring = self.statics[self._static_turn % len(self.statics)]
+        first = self._static_turn % len(self.statics)
+        rings = self.statics[first:] + self.statics[:first]
+        ring = next((ring for ring in rings if ring.fits(rows * words)), rings[0])
         self._static_turn += 1
         return Block(ring.take(rows * words), rows, words, words)
 
@@ -102,10 +114,10 @@ class Emitter:
         """
         key = constant_bits(value) if isinstance(value, float) else value
         if key not in self.constants:
-            if len(self.constants) == CONSTANTS:
-                raise UserError(f"a training step may use at most {CONSTANTS} constants and scalars")
+            if len(self.constants) == constant_words(self.arch):
+                raise UserError(f"a training step may use at most {len(self.constants)} constants and scalars here")
             self.constants.append(key)
-        place = self.arch.scratchpads.acc_depth - CONSTANTS + self.constants.index(key)
+        place = self.arch.scratchpads.acc_depth - constant_words(self.arch) + self.constants.index(key)
         return Block(place, 1, 1, 1)
 
     # ---- instructions
@@ -161,20 +173,13 @@ class Emitter:
         spaces = [writes, replace(writes, space="idx")] if target == Target.PACKED else [writes]
         self.recorder.add(item, reads=[] if reads is None else [reads], writes=spaces)
 
-    def store(self, block: Block, address: int, row_stride: int, writes: Region, form: Format, **fields: int) -> None:
-        """Any STORE of a block."""
-        item = command(
-            Opcode.STORE,
-            format=form,
-            lanes=self.arch.array.cols,
-            addr=block.addr,
-            stride=block.stride,
-            rows=block.rows,
-            words=block.words,
-            dram_addr=address,
-            row_stride=row_stride,
-            **fields,
-        )
+    def store(
+        self, block: Block, address: int, row_stride: int, writes: Region, form: Format, **fields: int | None
+    ) -> None:
+        """Any STORE of a block; all lanes unless `lanes` is given."""
+        place = {"addr": block.addr, "stride": block.stride, "rows": block.rows, "words": block.words}
+        fields["lanes"] = fields.get("lanes") or self.arch.array.cols
+        item = command(Opcode.STORE, format=form, dram_addr=address, row_stride=row_stride, **place, **fields)
         self.recorder.add(item, reads=[block.region], writes=[writes])
 
     def tensor(self, reads: list[Region], writes: list[Region], **fields: int) -> None:
@@ -183,23 +188,33 @@ class Emitter:
 
     # ---- feature maps
 
-    def region(self, feature: Feature, image: int, h: int, rows: int) -> Region:
-        """Image rows for hazards, of the block that `image` is in."""
-        start = feature.unit + image // self.arch.array.rows * feature.h + h
+    def region(self, feature: Feature, image: int, h: int, rows: int, images: int = 1) -> Region:
+        """Image rows for hazards, of the block that `image` is in; all rows if `images` are of several blocks."""
+        first, last = (number // self.arch.array.rows for number in (image, image + images - 1))
+        if feature.span:
+            return Region("dram", feature.unit, feature.unit + feature.span)
+        if first != last:
+            return Region("dram", feature.unit + first * feature.h, feature.unit + (last + 1) * feature.h)
+        start = feature.unit + first * feature.h + h
         return Region("dram", start, start + rows)
 
     def pixels(self, feature: Feature, first: int, count: int) -> Region:
         """The same for `count` pixels from pixel `first` on, counted over images and rows."""
-        size, block = feature.h * feature.w, self.arch.array.rows
+        size = feature.h * feature.w
         low, high = first // size, (first + count - 1) // size
         if low == high:
             h, last = first % size // feature.w, (first + count - 1) % size // feature.w
             return self.region(feature, low, h, last - h + 1)
-        return Region("dram", feature.unit + low // block * feature.h, feature.unit + (high // block + 1) * feature.h)
+        return self.region(feature, low, 0, feature.h, high - low + 1)
 
     def chunks(self, feature: Feature, limit: int) -> Iterator[Chunk]:
-        """Cut a feature map into chunks of at most `limit` words: whole rows of images of one block, or part of one."""
+        """Cut a feature map into chunks of at most `limit` words: whole rows of images of one block, or part of one.
+
+        Images of a single pixel are taken together over blocks.
+        """
         per_row, block = feature.row_words, self.arch.array.rows
+        if feature.h == feature.w == 1:
+            block = max(block, limit // per_row // block * block)
         if feature.words > limit:
             raise UserError(f"a pixel of {feature.name} takes {feature.words} accumulator words, {limit} are free")
         images = max(1, min(block, feature.n, limit // per_row))
@@ -218,19 +233,28 @@ class Emitter:
         """LOAD a chunk as FP32: one row for each pixel, `feature.words` words each."""
         address, stride = self._place(feature, chunk)
         block = self.take(chunk.images, chunk.rows * chunk.width * feature.words)
-        self.load_block(block, address, stride, self.region(feature, chunk.image, chunk.h, chunk.rows))
+        self.load_block(_line(feature, chunk, block), address, stride, self._region(feature, chunk))
         return block.reshape(chunk.pixels, feature.words)
 
     def put(self, feature: Feature, chunk: Chunk, block: Block) -> None:
         """STORE a chunk, rounded to operands; the shape of `block` is that of `fetch`."""
         address, stride = self._place(feature, chunk)
         image = block.reshape(chunk.images, chunk.rows * chunk.width * feature.words)
-        self.store(image, address, stride, self.region(feature, chunk.image, chunk.h, chunk.rows), Format.OPERAND)
+        self.store(_line(feature, chunk, image), address, stride, self._region(feature, chunk), Format.OPERAND)
+
+    def _region(self, feature: Feature, chunk: Chunk) -> Region:
+        return self.region(feature, chunk.image, chunk.h, chunk.rows, chunk.images)
 
     def _place(self, feature: Feature, chunk: Chunk) -> tuple[int, int]:
         beat = self.arch.beat_bytes
         word = chunk.image * feature.image_words + chunk.h * feature.row_words + chunk.w * feature.words
         return feature.address + word * beat, feature.image_words * beat
+
+
+def _line(feature: Feature, chunk: Chunk, block: Block) -> Block:
+    """A chunk as one row, if its images follow one another in memory."""
+    whole = chunk.rows * chunk.width * feature.words == feature.image_words
+    return block.reshape(1, block.rows * block.words) if whole else block
 
 
 def constant_bits(value: float) -> int:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from scheduler.training.base import Operator
 from scheduler.training.ir import TrainingGraph
-from scheduler.training.operators import BatchNorm, BatchNormGrad, BiasGrad, Conv, ConvInputGrad, ConvWeightGrad
+from scheduler.training.operators import BatchNorm, BatchNormGrad, BiasGrad, Conv, ConvInputGrad, ConvWeightGrad, MatMul
 from scheduler.training.pointwise import POINTWISE
 from scheduler.training.updates import Adam, Sgd
 
-MAINS = (Conv, ConvInputGrad, BatchNorm, BatchNormGrad, *POINTWISE)
+MAINS = (Conv, ConvInputGrad, MatMul, BatchNorm, BatchNormGrad, *POINTWISE)
 """Operators that may begin a chain."""
 
 

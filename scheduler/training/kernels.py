@@ -6,6 +6,7 @@ from scheduler.training.layer_norm import layer_norm, layer_norm_grad
 from scheduler.training.losses import cross_entropy, mse
 from scheduler.training.lower import Step
 from scheduler.training.masks import dropout_mask, seeds, state_words
+from scheduler.training.moves import Broadcast, Concat, Pad, Permute, Reshape, Slice
 from scheduler.training.operators import (
     AvgPool,
     AvgPoolGrad,
@@ -19,6 +20,7 @@ from scheduler.training.operators import (
     DropoutMask,
     LayerNorm,
     LayerNormGrad,
+    MatMul,
     MaxPool,
     MaxPoolGrad,
     Mse,
@@ -40,6 +42,7 @@ from scheduler.training.stages import (
     emit_weight_gradient,
     update_row,
 )
+from scheduler.training.token_stages import emit_matmul, emit_move
 from scheduler.training.unroll import Unroll
 
 
@@ -115,6 +118,8 @@ HANDLERS = {
     ConvInputGrad: emit_input_gradient,
     ConvWeightGrad: emit_weight_gradient,
     Unroll: emit_unroll,
+    MatMul: emit_matmul,
+    **dict.fromkeys((Reshape, Permute, Broadcast, Slice, Pad, Concat), emit_move),
     BiasGrad: emit_bias_grad,
     BatchNorm: emit_batch_norm,
     BatchNormGrad: emit_batch_norm_grad,

@@ -2,18 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import Literal
 
 from hwgen.arch import Arch, UserError
 from hwgen.arch.isa import Target
 from models.pattern import Pattern
 from scheduler.hazards import Region
-from scheduler.training.emitter import CONSTANTS, Block, Emitter, Feature
+from scheduler.training.emitter import Block, Emitter, Feature, constant_words
 from scheduler.training.fuse import groups, main_result
 from scheduler.training.gradients import GradientTile, Kernel, WeightGradient
 from scheduler.training.ir import Kind, TrainingGraph, verify
 from scheduler.training.memory import MemoryMap, Row, packed_span
 from scheduler.training.operators import Conv, ConvInputGrad, ConvWeightGrad
+from scheduler.training.places import PIXELS, place_features
 from scheduler.training.unroll import unroll_first
 from scheduler.training.updates import Adam, Sgd, Update
 from scheduler.training.weights import Weights, write_copies
@@ -81,6 +83,10 @@ class Step:
         """Accumulator words of a block of which a kernel needs several at a time."""
         return self.em.bank_words // 4
 
+    def limit_of(self, feature: Feature) -> int:
+        """The same for chunks of a feature map; a whole pixel if that is more and two of them find room."""
+        return max(self.tile_limit, min(feature.words, self.em.limit(2)))
+
 
 def begin(graph: TrainingGraph, arch: Arch, options: TrainingOptions) -> Step:
     """Give every tensor its place."""
@@ -92,13 +98,15 @@ def begin(graph: TrainingGraph, arch: Arch, options: TrainingOptions) -> Step:
     step.updates = {item.gradient: item for item in graph.operators if isinstance(item, Sgd | Adam)}
     products = {item.weight: item for item in graph.operators if isinstance(item, Conv)}
     inside = {main_result(item) for group in groups(graph) for item in (group.main, *group.chain)[: len(group.chain)]}
+    features = []
     for name, tensor in graph.tensors.items():
         if name in inside | set(products) or tensor.kind == Kind.SCALAR or _is_weight_state(graph, name, products):
             continue
-        if tensor.shape[:3] == (1, 1, 1) and tensor.kind not in (Kind.INPUT, Kind.LABEL, Kind.ACTIVATION):
+        if tensor.kind in PIXELS:
+            features.append(name)
+        elif tensor.shape[:3] == (1, 1, 1):
             step.rows[name] = memory.row(name, tensor.shape[3], tensor.kind)
-        elif tensor.kind != Kind.GRADIENT:
-            step.features[name] = memory.feature(tensor, tensor.kind)
+    step.features = place_features(graph, arch, memory, features)
     for name, product in products.items():
         step.weights[name] = _weights(step, product)
     step.rows["loss"] = memory.row("loss", 1, "loss")
@@ -152,12 +160,16 @@ def _pattern(step: Step, product: Conv) -> Pattern | None:
     name = product.weight
     span = packed_span(pattern)
     channels, inputs = graph.tensors[name].shape[0], graph.tensors[name].shape[3]
+    array = step.arch.array
+    sums = ceil(span / array.rows) * ceil(span / array.cols)
     reasons = {
         "it is named in `dense`": name in step.options.dense,
         "it is the first layer": name == _products(graph)[0],
         "it is the classifier": name == _products(graph)[-1],
         f"its {inputs} input channels are not a multiple of {span}": inputs % span != 0,
         f"its {channels} output channels are not a multiple of {span}": channels % span != 0,
+        f"{span} x {span} channels of {pattern} weights take {sums} sums of each element, array.interleave_max is "
+        f"{array.interleave_max}": sums > array.interleave_max,
     }
     reason = next((text for text, holds in reasons.items() if holds), "")
     if reason:
@@ -231,8 +243,8 @@ def clear(em: Emitter, feature: Feature) -> None:
 
 def load_constants(step: Step) -> None:
     """The first instruction of a step: constants and scalars go to the end of the accumulators."""
-    place = step.arch.scratchpads.acc_depth - CONSTANTS
-    block = Block(place, CONSTANTS, 1, 1)
+    place = step.arch.scratchpads.acc_depth - constant_words(step.arch)
+    block = Block(place, constant_words(step.arch), 1, 1)
     unit = step.memory.constants_unit
     step.em.load_block(
         block, step.memory.constants, 2 * step.arch.beat_bytes, Region("dram", unit, unit + 1), wide=True

@@ -6,7 +6,7 @@ from math import ceil, gcd
 from hwgen.arch import Arch, UserError
 from models.pattern import Pattern
 from scheduler.hazards import Region
-from scheduler.training.emitter import CONSTANTS, Feature, words_of
+from scheduler.training.emitter import Feature, constant_words, words_of
 from scheduler.training.gradients import Kernel, plan_gradient
 from scheduler.training.ir import Tensor
 from scheduler.training.weights import Master, Weights
@@ -46,7 +46,7 @@ class MemoryMap:
         self.arch, self.limit = arch, limit or 1 << arch.memory.address_bits
         self.segments: list[Segment] = []
         self.end, self._unit = 0, 0
-        self.constants = self._take("constants", "constants", CONSTANTS * 2 * arch.beat_bytes)
+        self.constants = self._take("constants", "constants", constant_words(arch) * 2 * arch.beat_bytes)
         self.constants_unit = self._units(1)
 
     def feature(self, tensor: Tensor, kind: str) -> Feature:
@@ -54,8 +54,11 @@ class MemoryMap:
         n, h, w, c = tensor.shape
         words = words_of(c, self.arch)
         address = self._take(tensor.name, kind, n * h * w * words * self.arch.beat_bytes)
-        blocks = ceil(n / self.arch.array.rows)
-        return Feature(tensor.name, n, h, w, c, words, address, self._units(blocks * h))
+        return Feature(tensor.name, n, h, w, c, words, address, self._units(self.units_of(tensor.shape)))
+
+    def units_of(self, shape: tuple[int, int, int, int]) -> int:
+        """Hazard numbers that a feature map takes: one for each image row of a block of `array.rows` images."""
+        return ceil(shape[0] / self.arch.array.rows) * shape[1]
 
     def row(self, name: str, channels: int, kind: str) -> Row:
         """Room for a value of each channel."""

@@ -11,7 +11,7 @@ from hwgen.arch import INSTRUCTION_BYTES, Arch, UserError
 from hwgen.arch.isa import Command, encode, listing
 from models.formats import decode, fp32_bits
 from models.formats import encode as encode_operands
-from scheduler.training.emitter import CONSTANTS, Feature
+from scheduler.training.emitter import Feature, constant_words
 from scheduler.training.ir import KEPT, Kind, TrainingGraph
 from scheduler.training.lower import Step
 from scheduler.training.memory import Row
@@ -102,7 +102,7 @@ class TrainingProgram:
         Adam needs `STEP` (`rules.py`) in every step.
         """
         known = derived_scalars(self.graph.operators, dict(self.scalars) | dict(scalars))
-        words = np.zeros((CONSTANTS, self.arch.array.cols), np.uint32)
+        words = np.zeros((constant_words(self.arch), self.arch.array.cols), np.uint32)
         for number, key in enumerate(self.places.em.constants):
             words[number] = key if isinstance(key, int | tuple) else fp32_bits(np.float32(known[key]))
         _put(memory, self.places.memory.constants, words.tobytes())
@@ -117,7 +117,7 @@ class TrainingProgram:
         count = feature.n * feature.image_words * self.arch.array.cols
         bits = memory[feature.address : feature.address + 2 * count].view(np.uint16)
         values = decode(bits, self.arch.array.operand)
-        return values.reshape(feature.n, feature.h, feature.w, -1)[..., : feature.c]
+        return values.reshape(*self.graph.tensors[name].shape[:3], -1)[..., : feature.c]
 
     def listing(self) -> str:
         """Readable text: memory, then the step's instructions with their numbers."""

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
-from hwgen.arch.isa import Format, Operation, Target
+from hwgen.arch.isa import Format, Operation
 from scheduler.training.base import Operator
 from scheduler.training.emitter import Block, Chunk, Feature
-from scheduler.training.epilogue import epilogue
+from scheduler.training.epilogue import Collect, epilogue
 from scheduler.training.fuse import Group, main_result
+from scheduler.training.linear import RowProduct
 from scheduler.training.lower import Step, clear, generate, weight_gradient
 from scheduler.training.memory import Row
 from scheduler.training.normalise import (
@@ -18,10 +19,11 @@ from scheduler.training.normalise import (
 )
 from scheduler.training.operators import BatchNorm, BatchNormGrad, BiasGrad, Conv, Relu
 from scheduler.training.pointwise import apply_chain
+from scheduler.training.rows import RowEpilogue, row_epilogue
 from scheduler.training.rules import apply_update
-from scheduler.training.sums import sum_rows
+from scheduler.training.sums import RowSums, partial_rows
 from scheduler.training.unroll import selection_bytes
-from scheduler.training.windows import Window, WindowProduct, forward_window
+from scheduler.training.windows import WeightImage, Window, WindowProduct, forward_window
 
 MUL, MAC, ADD = Operation.MUL, Operation.MAC, Operation.ADD
 
@@ -31,35 +33,30 @@ class Sums:
 
     def __init__(self, step: Step, items: Sequence[Operator], words: int) -> None:
         self.step, self.items = step, items
-        self.blocks = {
-            (number, part): step.em.keep(1, words)
-            for number, item in enumerate(items)
-            for part in range(1 if isinstance(item, BiasGrad) else 2)
-        }
-        for block in self.blocks.values():
-            step.em.load(Target.ACC16, block.addr, None, block.region, rows=1, pad=words)
+        parts = [(number, part) for number, item in enumerate(items) for part in range(_parts(item))]
+        rows = partial_rows(step.em, len(parts), words)
+        self.sums = {place: RowSums(step.em, words, rows) for place in parts}
 
     def collect(self, block: Block, fetch: Callable[[str], Block], first: int) -> None:
         """Add the sums of a block whose first word holds channels of word `first`."""
         for number, item in enumerate(self.items):
-            self._add(number, 0, first, block)
+            self.sums[number, 0].add(block, first=first)
             if isinstance(item, BatchNorm):
-                self._add(number, 1, first, block, block)
+                self.sums[number, 1].add(block, block, first=first)
             elif isinstance(item, BatchNormGrad):
-                self._add(number, 1, first, block, fetch(item.input))
-
-    def _add(self, number: int, part: int, first: int, x: Block, y: Block | None = None) -> None:
-        """Sum over rows of x, or of x * y."""
-        em, total = self.step.em, self.blocks[number, part].columns(first, x.words)
-        row = sum_rows(em, x, y)
-        em.vector(ADD, total, total, row)
+                self.sums[number, 1].add(block, fetch(item.input), first=first)
 
     def finish(self) -> None:
         """Store the sums for the kernels that need them."""
         self.step.summed |= {main_result(item) for item in self.items}
-        for (number, part), block in self.blocks.items():
+        for (number, part), sums in self.sums.items():
             row = sums_row(self.step, self.items[number], part)
-            self.step.em.store(block, row.address, 0, row.region, Format.FP32)
+            self.step.em.store(sums.total(), row.address, 0, row.region, Format.FP32)
+
+
+def _parts(item: Operator) -> int:
+    """Sums that an operator needs: of a tensor, and for a normalisation of its products too."""
+    return 1 if isinstance(item, BiasGrad) else 2
 
 
 def sums_row(step: Step, item: Operator, part: int) -> Row:
@@ -80,11 +77,11 @@ def load_sums(step: Step, item: Operator) -> list[Block]:
     if main_result(item) not in step.summed:
         source = step.features[summed_tensor(item)]
         sums = Sums(step, [item], source.words)
-        for chunk in step.em.chunks(source, step.tile_limit):
+        for chunk in step.em.chunks(source, step.limit_of(source)):
             block = step.em.fetch(source, chunk)
             sums.collect(block, lambda name, chunk=chunk: step.em.fetch(step.features[name], chunk), 0)
         sums.finish()
-    return [load_row(step, sums_row(step, item, part)) for part in range(1 if isinstance(item, BiasGrad) else 2)]
+    return [load_row(step, sums_row(step, item, part)) for part in range(_parts(item))]
 
 
 def load_row(step: Step, row: Row) -> Block:
@@ -118,32 +115,33 @@ class Kernel:
         """The same, or None for no vector."""
         return None if name is None else self.row(name)
 
-    def product(self, window: Window) -> WindowProduct:
-        """The product of a Conv or ConvInputGrad."""
-        main = self.group.main
-        source = main.input if isinstance(main, Conv) else main.gradient
-        return WindowProduct(self.step.em, self.step.rings, self.step.features[source], self.target, window)
+    def emit_product(self, image: WeightImage, window: Window) -> None:
+        """The product of a Conv or ConvInputGrad; over single pixels it needs no window."""
+        step, main = self.step, self.group.main
+        source = step.features[main.input if isinstance(main, Conv) else main.gradient]
+        places = step.em, step.rings, source, self.target
+        if source.h == source.w == self.target.h == self.target.w == 1 and window.taps == (1, 1):
+            RowProduct(*places).emit(image, self.row_epilogue(), interleave=step.options.interleave)
+            return
+        chain, collect = self._epilogue()
+        run = epilogue(*chain, window.out_step[1], step.features, self.row, collect) if chain else None
+        WindowProduct(*places, window).emit(image, run, interleave=step.options.interleave)
 
-    def tile_epilogue(self, window: Window) -> Callable | None:
-        """Chain and sums on a tile of the product."""
-        if not self.group.chain and self.sums is None:
-            return None
+    def row_epilogue(self) -> RowEpilogue | None:
+        """Chain and sums on rows of the product."""
+        chain, collect = self._epilogue()
+        return row_epilogue(*chain, self.step.features, self.row, collect) if chain else None
+
+    def _epilogue(self) -> tuple[tuple, Collect]:
+        """What epilogues begin with, nothing if there is nothing to do, and who collects sums."""
         collect = self.sums.collect if self.sums else lambda block, fetch, first: None
-        return epilogue(
-            self.step.em,
-            main_result(self.group.main),
-            self.group.chain,
-            window.out_step[1],
-            self.step.features,
-            self.row,
-            collect,
-        )
+        chain = self.step.em, main_result(self.group.main), self.group.chain
+        return chain if self.group.chain or self.sums else (), collect
 
     def over_chunks(self, source: Feature, begin: Callable[[Block, Callable[[str], Block]], None], name: str) -> None:
         """Load `source` chunk by chunk, run `begin`, the chain and the sums on it, store the result."""
         step, em = self.step, self.step.em
-        limit = step.tile_limit
-        for chunk in em.chunks(source, limit):
+        for chunk in em.chunks(source, step.limit_of(source)):
             block = em.fetch(source, chunk)
             fetch = self._fetcher(chunk, block)
             begin(block, fetch)
@@ -180,7 +178,7 @@ def emit_conv(step: Step, group: Group) -> None:
         generate(step, weights, forward=True, backward=False)
     shape = weights.kernel
     window = forward_window(shape.size, shape.stride, shape.padding, kernel.target)
-    kernel.product(window).emit(weights.forward, kernel.tile_epilogue(window), interleave=step.options.interleave)
+    kernel.emit_product(weights.forward, window)
     kernel.finish()
 
 
@@ -203,8 +201,7 @@ def emit_input_gradient(step: Step, group: Group) -> None:
     if len(weights.phases) < weights.kernel.stride[0] * weights.kernel.stride[1]:
         clear(step.em, kernel.target)
     for phase, image in zip(weights.phases, weights.backward, strict=True):
-        window = phase.window
-        kernel.product(window).emit(image, kernel.tile_epilogue(window), interleave=step.options.interleave)
+        kernel.emit_product(image, phase.window)
     kernel.finish()
 
 

@@ -317,14 +317,17 @@ class Rings:
         tiles = ceil(image.blocks / tile_cols)
         words = image.slots * tile_cols
         slots = tiles if tiles * words <= self.wgt_depth // 2 else min(2, self.wgt_depth // words)
-        return ResidentWeights(em, image, [self.wgt.take(words) for _ in range(slots)])
+        return ResidentWeights(em, image, [self.wgt.take(words) for _ in range(slots)], complete=slots == tiles)
 
 
 class ResidentWeights:
-    """Column tiles of a weight image in the weight scratchpad, loaded when they are not there."""
+    """Column tiles of a weight image in the weight scratchpad, loaded when they are not there.
 
-    def __init__(self, em: Emitter, image: WeightImage, slots: list[int]) -> None:
-        self.em, self.image, self.free = em, image, slots
+    `complete` says whether there is a slot for each.
+    """
+
+    def __init__(self, em: Emitter, image: WeightImage, slots: list[int], *, complete: bool) -> None:
+        self.em, self.image, self.free, self.complete = em, image, slots, complete
         self.held: dict[int, Region] = {}
 
     def get(self, block: int, words: int) -> Region:

@@ -1,0 +1,96 @@
+"""A small vision transformer: whole steps on the golden machine against the reference interpreter and PyTorch."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models.races import check_races
+from models.tokens import check_tokens
+from models.zoo_train import Vit
+from scheduler.training.capture import capture_training
+from scheduler.training.compile import compile_step
+from scheduler.training.ir import Kind
+from scheduler.training.lower import TrainingOptions
+from scheduler.training.reference import Reference
+from sim.train import GoldenTrainer, train
+from tests.scheduler.training.machine_support import arch8
+
+BATCH, SCALE = 8, 256.0
+
+
+class Case:
+    """Two layers of two heads, 16 channels, 5 tokens an image; 4 batches."""
+
+    def __init__(self):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            self.module = Vit(side=8, patch=4, width=16, layers=2, hidden=32, heads=2)
+            self.x = torch.randn(4, BATCH, 3, 8, 8)
+            self.y = torch.randint(0, 10, (4, BATCH))
+        self.graph = self.capture(self.module)
+        self.program = compile_step(self.graph, arch8(), TrainingOptions(loss_scale=SCALE))
+
+    def optimizer(self, module):
+        return torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+
+    def capture(self, module):
+        return capture_training(module, "cross_entropy", (self.x[0],), self.y[0], self.optimizer(module))
+
+    def batch(self, number):
+        names, given = self.graph.of_kind(Kind.INPUT, Kind.LABEL), (self.x[number], self.y[number])
+        layouts = self.graph.layouts
+        return {
+            name: layouts[name].from_torch(value.numpy()).astype(np.float32)
+            for name, value in zip(names, given, strict=True)
+        }
+
+
+@pytest.fixture(scope="module")
+def case():
+    return Case()
+
+
+def test_every_tensor_of_a_step(case):
+    reference = Reference(case.graph)
+    names = case.graph.of_kind(Kind.INPUT, Kind.LABEL)
+    seen = reference.step(dict(zip(names, (case.x[0].double().numpy(), case.y[0].numpy()), strict=True)))
+    trainer = GoldenTrainer(case.program)
+    trainer.step(case.batch(0), {})
+    scaled = {name for item in case.graph.phases()[1] for name in item.names("result")} | {"loss.logits_grad"}
+    compared = 0
+    for name in case.program.places.features:
+        if name in seen:
+            found = case.program.read_feature(trainer.memory, name) / (SCALE if name in scaled else 1)
+            assert near(found, seen[name]) < 3e-3, name
+            compared += 1
+    for name, found in case.program.read_kept(trainer.memory).items():
+        assert near(found, reference.kept[name].reshape(found.shape)) < 4e-3, name
+    assert compared > 70
+
+
+def near(found, wanted):
+    """Largest difference over the largest value."""
+    return np.abs(found - wanted).max() / max(np.abs(wanted).max(), 1e-30)
+
+
+def test_three_steps_against_pytorch(case):
+    module = copy.deepcopy(case.module)
+    optimizer, wanted = case.optimizer(module), []
+    for x, y in zip(case.x[:3], case.y[:3]):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(module(x), y)
+        loss.backward()
+        optimizer.step()
+        wanted.append(loss.item())
+    golden = GoldenTrainer(case.program)
+    found = [result.loss for result in train(case.program, [(case.batch(n), {}) for n in range(3)], golden=golden)]
+    np.testing.assert_allclose(found, wanted, rtol=5e-4)
+
+
+def test_tokens_order_what_touches_the_same_words(case):
+    program = case.program.step.encode()
+    assert check_tokens(program, case.program.arch) is None
+    assert check_races(program, case.program.arch) is None
