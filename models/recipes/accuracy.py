@@ -68,6 +68,12 @@ def machine() -> dict[str, str]:
     return {"torch": torch.__version__, "python": platform.python_version(), "system": platform.platform()}
 
 
+def json_text(measured: dict[str, Any]) -> str:
+    """JSON with one line for each row of the table, so that differences can be read."""
+    rows = ",\n  ".join(json.dumps(row) for row in measured["rows"])
+    return f'{{\n "machine": {json.dumps(measured["machine"])},\n "rows": [\n  {rows}\n ]\n}}\n'
+
+
 def write(path: Path, text: str) -> None:
     """Replace a file as a whole. Raises `UserError` if that is not possible."""
     partial = path.with_name(f"{path.name}.partial")
@@ -93,7 +99,7 @@ def main(
         with ResultFile(output / "runs.jsonl") as file:
             measured = measure(runs, file, jobs)
         tables = markdown(measured["rows"])
-        write(output / "accuracy.json", json.dumps(measured, indent=1) + "\n")
+        write(output / "accuracy.json", json_text(measured))
         write(output / "accuracy.md", tables)
     except UserError as error:
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False)
