@@ -10,21 +10,22 @@ from scheduler.training.softmax import softmax, softmax_grad
 from tests.scheduler.training.machine_support import TINY, Bench, arch8, operands, read_row
 
 CASES = {
-    # name: arch, shape [N, H, W, C], spread of the values
-    "few": (TINY, (6, 1, 1, 3), 1),
-    "whole words": (TINY, (5, 1, 1, 8), 3),
-    "ten": (TINY, (9, 1, 1, 10), 20),
-    "attention": (arch8(), (3, 2, 7, 37), 5),
-    "many words": (arch8(), (10, 1, 1, 150), 4),
-    "far apart": (TINY, (4, 1, 1, 10), 3000),
+    # name: arch, shape [N, H, W, C], spread and mean of the values
+    "few": (TINY, (6, 1, 1, 3), 1, 0),
+    "whole words": (TINY, (5, 1, 1, 8), 3, 0),
+    "ten": (TINY, (9, 1, 1, 10), 20, 0),
+    "attention": (arch8(), (3, 2, 7, 37), 5, 0),
+    "many words": (arch8(), (10, 1, 1, 150), 4, 0),
+    "far apart": (TINY, (4, 1, 1, 10), 3000, 0),
+    "far below the zeros that fill the word": (TINY, (5, 1, 1, 10), 2, -60),
 }
 
 
 @pytest.fixture(params=CASES, scope="module")
 def case(request):
-    arch, shape, spread = CASES[request.param]
+    arch, shape, spread, mean = CASES[request.param]
     rng = np.random.default_rng(3)
-    x = (operands(rng, *shape) * spread).astype(np.float16).astype(np.float32)
+    x = (operands(rng, *shape) * spread + mean).astype(np.float16).astype(np.float32)
     return Bench(arch), x, operands(rng, *shape)
 
 
