@@ -48,11 +48,14 @@ class SortCell(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """One comparator, two registers."""
         m = Module()
-        held, passed = Signal(self._key, reset_less=True), Signal(self._key, reset_less=True)
-        replace = self.first | (self.i.as_value() > held.as_value())
+        held = Signal(self._key, name="held", reset_less=True)
+        passed = Signal(self._key, name="passed", reset_less=True)
+        replace = Signal()
         m.d.comb += [self.o.eq(passed), self.index.eq(~held.mirrored_index)]
         with m.If(self.enable):
-            m.d.sync += passed.eq(Mux(self.first, 0, Mux(replace, held, self.i)))
+            m.d.comb += replace.eq(self.first | (self.i.as_value() > held.as_value()))
             with m.If(replace):
-                m.d.sync += held.eq(self.i)
+                m.d.sync += [held.eq(self.i), passed.eq(Mux(self.first, 0, held))]
+            with m.Else():
+                m.d.sync += passed.eq(self.i)
         return m

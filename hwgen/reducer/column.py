@@ -34,8 +34,8 @@ class ReducerColumn(wiring.Component):
     Members
     -------
     i : In(16)        Value; its place in the ranking is in `steps`.
-    write : In(1), write_page : In(2), position : In   The value enters; where it is kept until its group has left.
-    steps : In        `SerialSteps` or `ParallelSteps`.
+    write : In(1), write_page : In(2), position : In(range(group_max))   The value enters, and is kept there.
+    steps : In(SerialSteps or ParallelSteps)
     load : In(1)      The group that has been ranked is the one to pick from.
     pick : In(1), pick_page : In(2)   Show the next slot of that group, whose values are in this page.
     value : Out(16), index : Out(4)   The slot; +0 with index 0 when nothing is left.

@@ -32,7 +32,7 @@ class ParallelControl(wiring.Component):
     -------
     step : In(1)      Everything moves on; nothing does in other cycles.
     take : In(1)      A value enters; only with `step`.
-    first, last : In(1), position : In    Of that value.
+    first, last : In(1), position : In(range(group_max))   Of that value.
     n : In(5), m : In(5)    Of all groups inside.
     steps : Out(ParallelSteps)
     complete : Out(1)  The columns know what stays of a group; it must be taken from them in the next step.
