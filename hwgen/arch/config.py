@@ -104,8 +104,8 @@ class Reducer:
     """The N:M reducer (SORE) on the way of STORE PACKED."""
 
     style: Literal["serial", "parallel"] = "serial"
-    """serial: an insertion sorter, whose cells a value passes one by one: N cycles until a group is done; parallel: a value
-    is compared with its whole group at once. Both take a value of every column in a cycle."""
+    """serial: an insertion sorter, whose cells a value passes one by one: N cycles until a group is done; parallel: a
+    value is compared with its whole group at once. Both take a value of every column in a cycle."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
