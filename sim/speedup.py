@@ -24,6 +24,7 @@ from scheduler.training.ir import TrainingGraph
 from scheduler.training.joint import fake_mode
 from scheduler.training.lower import TrainingOptions
 from scheduler.training.work import bound, total
+from sim import tune
 from sim.console import progress, standard_output
 from sim.cycles import run_model
 from sim.files import output_folder
@@ -79,9 +80,9 @@ def measure(name: str, pattern: str, arch: Arch, batch: int, options: TrainingOp
     """Lower, schedule and count one step; `options` give all choices but the pattern."""
     graph, start = capture(name, batch), time.process_time()
     chosen = TrainingOptions(**{**vars(options or TrainingOptions()), "pattern": Pattern.parse(pattern)})
-    program = compile_step(graph, arch, chosen)
-    compiled = time.process_time()
     memory = MemoryModel(bandwidth=Fraction(BYTES_A_SECOND, arch.clock_mhz * 1_000_000))
+    program = compile_step(graph, arch, chosen, measure=tune.measure(arch, memory) if chosen.overlap else None)
+    compiled = time.process_time()
     result = run_model(arch, program.step.encode(), address=program.step.address, memory=memory)
     counters = result.counters
     nm = chosen.pattern or Pattern(1, 1)

@@ -1,28 +1,36 @@
 """Training graph -> training program: kernels, offline schedule, tokens, addresses."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import ceil
 
 from hwgen.arch import INSTRUCTION_BYTES, Arch
+from hwgen.arch.isa import Command
 from scheduler.training.emitter import Emitter
 from scheduler.training.fuse import groups
 from scheduler.training.ir import TrainingGraph
 from scheduler.training.kernels import emit
 from scheduler.training.lower import Step, TrainingOptions, begin, generate, load_constants
-from scheduler.training.order import list_order
+from scheduler.training.order import Duration, list_order
 from scheduler.training.program import Code, TrainingProgram
 from scheduler.training.rules import LOSS_SCALE, STEP
 from scheduler.training.windows import Rings
 
+Measure = Callable[[tuple[Command, ...]], tuple[int, list[Duration]]]
+"""Runs instructions through a cycle model: cycles in all, and the duration of each instruction."""
 
-def compile_step(graph: TrainingGraph, arch: Arch, options: TrainingOptions | None = None) -> TrainingProgram:
+
+def compile_step(
+    graph: TrainingGraph, arch: Arch, options: TrainingOptions | None = None, *, measure: Measure | None = None
+) -> TrainingProgram:
     """Program of a training step for one architecture.
 
-    Raises `UserError` when graph, options and architecture do not fit together; nothing has run then.
+    The offline schedule goes by estimated durations; with `measure`, it is made again by measured ones, and the faster
+    of the two is taken. Raises `UserError` when graph, options and architecture do not fit together.
     """
     step = begin(graph, arch, options or TrainingOptions())
     load_constants(step)
-    for group in groups(step.graph):
+    for group in groups(step.graph, apart=step.em.apart):
         emit(step, group)
     start = replace(step, em=Emitter(arch), rings=Rings(arch))
     if step.options.pregenerate:
@@ -30,18 +38,31 @@ def compile_step(graph: TrainingGraph, arch: Arch, options: TrainingOptions | No
             generate(start, weights)
     unit = max(INSTRUCTION_BYTES, arch.beat_bytes)
     first = _code(start, ceil(step.memory.end / unit) * unit)
-    second = _code(step, ceil((first.address + first.size) / unit) * unit)
+    second = _code(step, ceil((first.address + first.size) / unit) * unit, measure)
     return TrainingProgram(arch=arch, graph=step.graph, places=step, start=first, step=second, scalars=_scalars(step))
 
 
-def _code(step: Step, address: int) -> Code:
+def _code(step: Step, address: int, measure: Measure | None = None) -> Code:
     """Order and tokens."""
     recorder, limit = step.em.recorder, (1 << step.arch.control.token_bits) - 1
     if step.options.overlap:
-        return Code(recorder.finish(limit, list_order(recorder, step.arch)), address)
+        order = list_order(recorder, step.arch)
+        commands = recorder.finish(limit, order)
+        return Code(commands if measure is None else _measured(step, commands, order, measure), address)
     for position in range(1, len(recorder.commands)):
         recorder.dependencies[position].add(position - 1)
     return Code(recorder.finish(limit), address)
+
+
+def _measured(step: Step, commands: tuple[Command, ...], order: list[int], measure: Measure) -> tuple[Command, ...]:
+    """The instructions in the order that follows from their measured durations, if that is faster."""
+    recorder, limit = step.em.recorder, (1 << step.arch.control.token_bits) - 1
+    cycles, found = measure(commands)
+    spans: list[Duration] = [found[0]] * len(order)
+    for position, span in zip(order, found, strict=True):
+        spans[position] = span
+    others = recorder.finish(limit, list_order(recorder, step.arch, spans))
+    return others if measure(others)[0] < cycles else commands
 
 
 def _scalars(step: Step) -> dict[str, float]:

@@ -6,6 +6,7 @@ loads of one kernel then run under the products of another, and vector work unde
 """
 
 import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hwgen.arch import Arch
@@ -64,17 +65,16 @@ def _store_beats(item: Command) -> int:
     return max(words, words * item.n * 5 // (4 * item.m)) if item.format == Format.PACKED else words
 
 
-def list_order(recorder: Recorder, arch: Arch) -> list[int]:
-    """Positions of all instructions in the order of their starts."""
-    return _Listing(recorder, arch).run()
+def list_order(recorder: Recorder, arch: Arch, spans: Sequence[Duration] | None = None) -> list[int]:
+    """Positions of all instructions in the order of their starts; `spans` are their durations, if they are known."""
+    return _Listing(recorder, spans or [duration(item, arch) for item in recorder.commands]).run()
 
 
 class _Listing:
     """One run of the list scheduler over the instructions of a recorder."""
 
-    def __init__(self, recorder: Recorder, arch: Arch) -> None:
-        self.commands, self.dependencies = recorder.commands, recorder.dependencies
-        self.spans = [duration(item, arch) for item in self.commands]
+    def __init__(self, recorder: Recorder, spans: Sequence[Duration]) -> None:
+        self.commands, self.dependencies, self.spans = recorder.commands, recorder.dependencies, spans
         self.chains = Chains(recorder)
         count = len(self.commands)
         self.users: list[list[int]] = [[] for _ in range(count)]
