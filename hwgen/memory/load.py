@@ -1,6 +1,6 @@
 """Load engine: reads strided blocks of external memory and sends them, beat by beat, to the scratchpads."""
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -110,8 +110,8 @@ class LoadSetup(wiring.Component):
         index_words = 4 // array.lanes
         odd = (load.target == Target.ACC32) & total[0]
         split = (load.target == Target.IDX) & (((load.addr | load.stride) & (index_words - 1)) != 0)
-        narrow = load.chunk_log2 < (array.cols // array.rows).bit_length() - 1
-        uneven = (load.target == Target.ACT_CHUNKS) & (load.stride != 0) & narrow
+        round_size = Const(array.rows) << load.chunk_log2
+        uneven = (load.target == Target.ACT_CHUNKS) & (load.stride != 0) & (round_size < array.cols)
         torn = (load.target == Target.PACKED) & ~_is_multiple_of_5(total[:16])
         return first_cause(
             (Cause.BAD_FIELD, (total == 0) | (total >= 1 << 16) | odd | split | uneven | torn),
