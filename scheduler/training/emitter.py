@@ -24,6 +24,10 @@ def constant_words(arch: Arch) -> int:
     return min(128, arch.scratchpads.acc_depth // arch.scratchpads.acc_banks // 4)
 
 
+LEAST_RINGS = 3
+"""Banks that a kind of kernels needs for itself."""
+
+
 Operand = Block | float | int | str
 """A source of VECTOR: a block, or what `Emitter.constant` takes."""
 
@@ -65,7 +69,11 @@ class Emitter:
         self.bank_words = pads.acc_depth // pads.acc_banks
         bases = [bank * self.bank_words for bank in range(pads.acc_banks)]
         count = max(1, pads.acc_banks - STATIC_BANKS)
-        self.rings = [AccRing(base, self.bank_words) for base in bases[:count]]
+        rings = [AccRing(base, self.bank_words) for base in bases[:count]]
+        half = count // 2
+        self.apart = half >= LEAST_RINGS
+        self._sets = (rings[:half], rings[half:]) if self.apart else (rings, rings)
+        self.rings = rings
         self.statics = [AccRing(base, self.bank_words) for base in bases[count:]]
         self.statics[-1].depth -= constant_words(arch)
         self._turn, self._static_turn = 0, 0
@@ -73,6 +81,15 @@ class Emitter:
         """FP32 pattern of each constant (or one for each column), or the name of a scalar that the host sets."""
 
     # ---- accumulator blocks
+
+    def choose_banks(self, *, products: bool) -> None:
+        """Take blocks from the banks of kernels with products, or from those of all others, if there are enough banks.
+
+        A kernel of each kind can then run at a time, without waiting for words that the other one has.
+        """
+        self.begin_chunk()
+        self.rings = self._sets[0 if products else 1]
+        self.begin_chunk()
 
     def begin_chunk(self) -> None:
         """Blocks taken before may be overwritten from here on."""

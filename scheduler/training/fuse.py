@@ -6,15 +6,33 @@ to external memory.
 
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import takewhile
 
 from scheduler.training.base import Operator
 from scheduler.training.ir import TrainingGraph
-from scheduler.training.operators import BatchNorm, BatchNormGrad, BiasGrad, Conv, ConvInputGrad, ConvWeightGrad, MatMul
+from scheduler.training.operators import (
+    BatchNorm,
+    BatchNormGrad,
+    BiasGrad,
+    Conv,
+    ConvInputGrad,
+    ConvWeightGrad,
+    Gelu,
+    GeluGrad,
+    MatMul,
+    Silu,
+    SiluGrad,
+)
 from scheduler.training.pointwise import POINTWISE
+from scheduler.training.unroll import Unroll
 from scheduler.training.updates import Adam, Sgd
 
 MAINS = (Conv, ConvInputGrad, MatMul, BatchNorm, BatchNormGrad, *POINTWISE)
 """Operators that may begin a chain."""
+PRODUCTS = (Conv, ConvInputGrad, ConvWeightGrad, MatMul, Unroll)
+"""Operators that keep the array busy."""
+SLOW = (Gelu, GeluGrad, Silu, SiluGrad)
+"""Pointwise operators of many passes."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +56,11 @@ def main_result(item: Operator) -> str:
     return item.names("result")[0]
 
 
-def groups(graph: TrainingGraph) -> list[Group]:
-    """All operators but the updates, which run with their gradients, in an order in which groups can run."""
+def groups(graph: TrainingGraph, *, apart: bool = False) -> list[Group]:
+    """All operators but the updates, which run with their gradients, in an order in which groups can run.
+
+    If products and other kernels run `apart`, side by side, no product waits for slow operators on its results.
+    """
     items = [item for item in graph.operators if not isinstance(item, Sgd | Adam)]
     users: dict[str, list[Operator]] = defaultdict(list)
     for item in items:
@@ -53,6 +74,8 @@ def groups(graph: TrainingGraph) -> list[Group]:
         if id(item) in taken:
             continue
         chain = _chain(item, users, taken, kept) if isinstance(item, MAINS) else []
+        if apart and isinstance(item, PRODUCTS):
+            chain = list(takewhile(lambda link: not isinstance(link, SLOW), chain))
         taken |= {id(link) for link in (item, *chain)}
         last = (chain or [item])[-1]
         found.append((place[id(last)], Group(item, tuple(chain), _sums(last, users))))

@@ -1,7 +1,7 @@
 """Which kernel each operator gets; the table of contents of a step."""
 
 from hwgen.arch import UserError
-from scheduler.training.fuse import Group, main_result
+from scheduler.training.fuse import PRODUCTS, Group, main_result
 from scheduler.training.layer_norm import layer_norm, layer_norm_grad
 from scheduler.training.losses import cross_entropy, mse
 from scheduler.training.lower import Step
@@ -52,6 +52,7 @@ def emit(step: Step, group: Group) -> None:
     if handler is None:
         raise UserError(f"{main_result(group.main)}: the array has no kernel for {type(group.main).__name__}")
     step.headings.append((len(step.em.recorder.commands), main_result(group.main)))
+    step.em.choose_banks(products=isinstance(group.main, PRODUCTS))
     handler(step, group)
 
 

@@ -97,7 +97,11 @@ def begin(graph: TrainingGraph, arch: Arch, options: TrainingOptions) -> Step:
     step = Step(graph, arch, options, memory, Emitter(arch), Rings(arch))
     step.updates = {item.gradient: item for item in graph.operators if isinstance(item, Sgd | Adam)}
     products = {item.weight: item for item in graph.operators if isinstance(item, Conv)}
-    inside = {main_result(item) for group in groups(graph, apart=step.em.apart) for item in (group.main, *group.chain)[: len(group.chain)]}
+    inside = {
+        main_result(item)
+        for group in groups(graph, apart=step.em.apart)
+        for item in (group.main, *group.chain)[: len(group.chain)]
+    }
     features = []
     for name, tensor in graph.tensors.items():
         if name in inside | set(products) or tensor.kind == Kind.SCALAR or _is_weight_state(graph, name, products):
@@ -149,6 +153,7 @@ def _weights(step: Step, product: Conv) -> Weights:
         patterns=(pattern, pattern if step.options.method == "bdwp" else None),
         states=states,
         limit=step.tile_limit,
+        interleave=step.options.interleave,
     )
 
 

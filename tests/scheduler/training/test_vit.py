@@ -1,19 +1,24 @@
 """A small vision transformer: whole steps on the golden machine against the reference interpreter and PyTorch."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from hwgen.arch.isa import Opcode
 from models.races import check_races
 from models.tokens import check_tokens
 from models.zoo_train import Vit
 from scheduler.training.capture import capture_training
 from scheduler.training.compile import compile_step
+from scheduler.training.emitter import STATIC_BANKS
+from scheduler.training.fuse import PRODUCTS, groups, main_result
 from scheduler.training.ir import Kind
 from scheduler.training.lower import TrainingOptions
+from scheduler.training.operators import GeluGrad
 from scheduler.training.reference import Reference
 from sim.train import GoldenTrainer, train
 from tests.scheduler.training.machine_support import arch8
@@ -22,16 +27,18 @@ BATCH, SCALE = 8, 256.0
 
 
 class Case:
-    """Two layers of two heads, 16 channels, 5 tokens an image; 4 batches."""
+    """Two layers of two heads, 16 channels, 5 tokens an image; 4 batches. With 8 banks, kernels of a kind have theirs."""
 
-    def __init__(self):
+    def __init__(self, banks):
+        pads = dataclasses.replace(arch8().scratchpads, acc_depth=1024 * banks, acc_banks=banks)
+        self.arch = dataclasses.replace(arch8(), scratchpads=pads)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
             self.module = Vit(side=8, patch=4, width=16, layers=2, hidden=32, heads=2)
             self.x = torch.randn(4, BATCH, 3, 8, 8)
             self.y = torch.randint(0, 10, (4, BATCH))
         self.graph = self.capture(self.module)
-        self.program = compile_step(self.graph, arch8(), TrainingOptions(loss_scale=SCALE))
+        self.program = compile_step(self.graph, self.arch, TrainingOptions(loss_scale=SCALE))
 
     def optimizer(self, module):
         return torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
@@ -48,9 +55,9 @@ class Case:
         }
 
 
-@pytest.fixture(scope="module")
-def case():
-    return Case()
+@pytest.fixture(scope="module", params=[4, 8])
+def case(request):
+    return Case(request.param)
 
 
 def test_every_tensor_of_a_step(case):
@@ -92,5 +99,28 @@ def test_three_steps_against_pytorch(case):
 
 def test_tokens_order_what_touches_the_same_words(case):
     program = case.program.step.encode()
-    assert check_tokens(program, case.program.arch) is None
-    assert check_races(program, case.program.arch) is None
+    assert check_tokens(program, case.arch) is None
+    assert check_races(program, case.arch) is None
+
+
+def test_kinds_of_kernels_keep_apart_if_there_are_enough_banks(case):
+    heads, commands = case.program.places.headings, case.program.places.em.recorder.commands
+    banks = {True: set(), False: set()}
+    for (start, name), (end, _) in zip(heads, [*heads[1:], (len(commands), "")], strict=True):
+        for item in commands[start:end]:
+            if item.opcode == Opcode.VECTOR:
+                banks[name in products(case.graph)].add(item.d_addr // case.program.places.em.bank_words)
+    working = case.arch.scratchpads.acc_banks - STATIC_BANKS
+    shared = {bank for bank in banks[True] & banks[False] if bank < working}
+    assert len(shared) == (0 if case.arch.scratchpads.acc_banks == 8 else working)
+
+
+def products(graph):
+    """Results of products."""
+    return {main_result(item) for item in graph.operators if isinstance(item, PRODUCTS)} | {"x.unrolled"}
+
+
+def test_slow_functions_wait_for_no_product(case):
+    mains = [type(group.main) for group in groups(case.graph, apart=True)]
+    assert mains.count(GeluGrad) == 2
+    assert GeluGrad not in [type(group.main) for group in groups(case.graph)]
