@@ -47,22 +47,23 @@ def _code(step: Step, address: int, measure: Measure | None = None) -> Code:
     recorder, limit = step.em.recorder, (1 << step.arch.control.token_bits) - 1
     if step.options.overlap:
         order = list_order(recorder, step.arch)
-        commands = recorder.finish(limit, order)
-        return Code(commands if measure is None else _measured(step, commands, order, measure), address)
+        code = Code(recorder.finish(limit, order), address, order)
+        return code if measure is None else _measured(step, code, measure)
     for position in range(1, len(recorder.commands)):
         recorder.dependencies[position].add(position - 1)
-    return Code(recorder.finish(limit), address)
+    return Code(recorder.finish(limit), address, range(len(recorder.commands)))
 
 
-def _measured(step: Step, commands: tuple[Command, ...], order: list[int], measure: Measure) -> tuple[Command, ...]:
+def _measured(step: Step, code: Code, measure: Measure) -> Code:
     """The instructions in the order that follows from their measured durations, if that is faster."""
     recorder, limit = step.em.recorder, (1 << step.arch.control.token_bits) - 1
-    cycles, found = measure(commands)
-    spans: list[Duration] = [found[0]] * len(order)
-    for position, span in zip(order, found, strict=True):
+    cycles, found = measure(code.commands)
+    spans: list[Duration] = [found[0]] * len(found)
+    for position, span in zip(code.origins, found, strict=True):
         spans[position] = span
-    others = recorder.finish(limit, list_order(recorder, step.arch, spans))
-    return others if measure(others)[0] < cycles else commands
+    order = list_order(recorder, step.arch, spans)
+    other = Code(recorder.finish(limit, order), code.address, order)
+    return other if measure(other.commands)[0] < cycles else code
 
 
 def _scalars(step: Step) -> dict[str, float]:

@@ -17,6 +17,8 @@ from scheduler.training.windows import Pair, Rings
 
 DY_SLOTS = 4
 """Chunks of dY (and of X) that are loaded ahead."""
+NEVER = 1e12
+"""More than any tile costs."""
 RUN_LIMIT = 4095
 """Pixels of a run that TENSOR's field holds."""
 
@@ -79,13 +81,21 @@ class GradientPlan:
 
 
 def plan_gradient(
-    arch: Arch, *, kernel: Kernel, channels: int, blocks: int, span: tuple[int, int] = (1, 1), limit: int | None = None
+    arch: Arch,
+    *,
+    kernel: Kernel,
+    channels: int,
+    blocks: int,
+    span: tuple[int, int] = (1, 1),
+    limit: int | None = None,
+    interleave: bool = True,
 ) -> GradientPlan:
     """Choose the tile whose loads are cheapest.
 
     `channels` output channels (whole words), `blocks` words of input channels; `span` is the least number of output
     and input channels that a tile must have because packed weights are written in blocks. A tile has at most
-    `interleave_max` sums in each element and at most `limit` accumulator words.
+    `interleave_max` sums in each element and at most `limit` accumulator words; without `interleave`, as few sums as
+    `span` allows.
     """
     array, best = arch.array, None
     taps = kernel.size[0] * kernel.size[1]
@@ -97,6 +107,8 @@ def plan_gradient(
                 )
                 if _fits(arch, plan, tile_rows, (channels, blocks), span, limit, kernel.size[1]):
                     cost = _beats_a_pixel(arch, plan, channels, taps, blocks)
+                    if not interleave:
+                        cost += tile_rows * plan.taps * plan.blocks * NEVER
                     if best is None or cost < best[0]:
                         best = (cost, plan)
     if best is None:

@@ -75,15 +75,25 @@ class MemoryMap:
         patterns: tuple[Pattern | None, Pattern | None],
         states: tuple[str, ...],
         limit: int,
+        interleave: bool = True,
     ) -> Weights:
         """Room for the masters of a parameter and its states, and for its copies.
 
-        `patterns` are those of the forward and of the backward copy; `limit` the accumulator words of a tile.
+        `patterns` are those of the forward and of the backward copy; `limit` the accumulator words of a tile; without
+        `interleave` its elements hold as few sums as possible.
         """
         cols = self.arch.array.cols
         channels, inputs = (words_of(size, self.arch) * cols for size in (tensor.shape[0], tensor.shape[3]))
         span = (_span(patterns[1], cols), _span(patterns[0], cols))
-        plan = plan_gradient(self.arch, kernel=kernel, channels=channels, blocks=inputs // cols, span=span, limit=limit)
+        plan = plan_gradient(
+            self.arch,
+            kernel=kernel,
+            channels=channels,
+            blocks=inputs // cols,
+            span=span,
+            limit=limit,
+            interleave=interleave,
+        )
         taps = kernel.size[0] * kernel.size[1]
         tiles = len(list(plan.tiles(channels, taps, inputs // cols)))
         size = channels * taps * inputs * 4

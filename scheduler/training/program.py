@@ -1,6 +1,6 @@
 """A training program: one step as instructions, the memory around it, and how a host feeds it and reads it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
@@ -27,6 +27,8 @@ class Code:
 
     commands: tuple[Command, ...] = field(repr=False)
     address: int
+    origins: Sequence[int] = field(repr=False, default=())
+    """For each instruction, its number in the order in which kernels recorded them."""
 
     def encode(self) -> bytes:
         """32 bytes an instruction."""
