@@ -27,7 +27,7 @@ def _form(b: Builder, view: View) -> _Form | None:
         if rows == canonical(((height, width),)) and group == canonical(((count, height * width),)):
             samples, heads = b.shape(view)[:2]
             return _Form(transposed, False, heads if samples * heads == count else 1)
-        heads = rows[0][1] // width if len(rows) == 1 else 1
+        heads = max(1, rows[0][1] // width) if len(rows) == 1 else 1
         row = heads * width
         merged = canonical(((count // heads, height * row), (heads, width)))
         if heads > 1 and rows == ((height, row),) and count % heads == 0 and group == merged:

@@ -14,7 +14,14 @@ from scheduler.training.fuse import groups, main_result
 from scheduler.training.gradients import GradientTile, Kernel, WeightGradient
 from scheduler.training.ir import Kind, TrainingGraph, verify
 from scheduler.training.memory import MemoryMap, Row, packed_span
-from scheduler.training.operators import Conv, ConvInputGrad, ConvWeightGrad
+from scheduler.training.operators import (
+    BatchNormGrad,
+    BiasGrad,
+    Conv,
+    ConvInputGrad,
+    ConvWeightGrad,
+    LayerNormGrad,
+)
 from scheduler.training.places import PIXELS, place_features
 from scheduler.training.unroll import unroll_first
 from scheduler.training.updates import Adam, Sgd, Update
@@ -96,6 +103,7 @@ def begin(graph: TrainingGraph, arch: Arch, options: TrainingOptions) -> Step:
     memory = MemoryMap(arch, options.memory_bytes)
     step = Step(graph, arch, options, memory, Emitter(arch), Rings(arch))
     step.updates = {item.gradient: item for item in graph.operators if isinstance(item, Sgd | Adam)}
+    _check_gradients(graph, step.updates)
     products = {item.weight: item for item in graph.operators if isinstance(item, Conv)}
     inside = {
         main_result(item)
@@ -122,6 +130,18 @@ def _check_arch(arch: Arch) -> None:
         raise UserError(f"training needs array.lanes 1, not {arch.array.lanes}")
     if arch.array.rows < arch.array.cols:
         raise UserError(f"training needs array.rows of at least array.cols ({arch.array.cols}), not {arch.array.rows}")
+
+
+def _check_gradients(graph: TrainingGraph, updates: dict[str, Update]) -> None:
+    """Raise `UserError` for a parameter whose gradient no kernel hands to its update."""
+    direct = ConvWeightGrad | BiasGrad | BatchNormGrad | LayerNormGrad
+    for item in graph.operators:
+        for name in item.names("result"):
+            if name in updates and not isinstance(item, direct):
+                raise UserError(
+                    f"{updates[name].parameter}: its gradient is the result of {type(item).__name__}, as that of a "
+                    f"parameter that is used more than once; the array updates parameters from a single gradient"
+                )
 
 
 def _is_weight_state(graph: TrainingGraph, name: str, products: dict[str, Conv]) -> bool:

@@ -153,6 +153,18 @@ class PytorchEncoder(nn.Module):
         return self.fc(self.layer(x.flatten(2)).flatten(1))
 
 
+class Average(nn.Module):
+    """An average over tokens of attention, whose gradient is the same for all of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.fc = nn.Linear(4, 12), nn.Linear(12, 10)
+
+    def forward(self, x):
+        q = self.query(x.flatten(2)).unflatten(-1, (2, 6)).transpose(1, 2)
+        return self.fc(F.scaled_dot_product_attention(q, q, q).transpose(1, 2).flatten(2).mean(1))
+
+
 class Gate(nn.Module):
     """Channels that are scaled by a factor of the whole image, and halves that change places."""
 
@@ -196,6 +208,7 @@ MODELS = {
     "rectangles": (Rectangles, (3, 2, 15, 10)),
     "global pool": (GlobalPool, (4, 3, 7, 6)),
     "pytorch encoder": (PytorchEncoder, (4, 3, 3, 4)),
+    "average of tokens": (Average, (4, 3, 2, 2)),
     "turned weights": (Turned, (5, 12)),
     "mixer": (Mixer, (3, 3, 8, 8)),
     "gate": (Gate, (3, 3, 6, 7)),

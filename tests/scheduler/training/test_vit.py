@@ -27,7 +27,7 @@ BATCH, SCALE = 8, 256.0
 
 
 class Case:
-    """Two layers of two heads, 16 channels, 5 tokens an image; 4 batches. With 8 banks, kernels of a kind have theirs."""
+    """Two layers of two heads, 16 channels, 5 tokens an image; 4 batches. With 8 banks kernels have their own."""
 
     def __init__(self, banks):
         pads = dataclasses.replace(arch8().scratchpads, acc_depth=1024 * banks, acc_banks=banks)
