@@ -35,13 +35,13 @@ class LoadEngine {
         return outcome;
     }
 
-    /// Cycles from `now` on in each of which the same happens, as in one that wrote a beat or not (`wrote`).
-    Cycle quiet(Cycle now, bool reading, bool wrote) const {
+    /// Cycles in each of which the same happens, as in one that wrote a beat or not (`wrote`).
+    Cycle quiet(bool reading, bool wrote) const {
         const bool moves = pending_ || can_start(has_room()) || (waiting_ && !has_job_) || can_request();
         if (moves || (!placer_.active() && !places_.empty()) || beat_ != wrote) return 0;
         if (!flows(reading)) return beat_ ? 0 : NEVER;
         const bool same_sink = !beat_ || (sink_ == Sink::ACC) == (placer_.sink() == Sink::ACC);
-        return beat_ != placer_.drop() && same_sink && !indices_wait(now) ? placer_.quiet() : 0;
+        return beat_ != placer_.drop() && same_sink && !indices_wait() ? placer_.quiet() : 0;
     }
 
     void skip(Cycle now, Cycle cycles, bool reading) {
@@ -80,13 +80,8 @@ class LoadEngine {
         return true;
     }
 
-    /// Whether a beat of indices has to wait, if beats flow.
-    bool indices_wait(Cycle now) const {
-        const bool taking = beat_ && sink_ == Sink::INDICES;
-        const Cycle free = taking ? now + index_words_ : indices_free_;
-        return (taking && now < indices_free_) || placer_.indices_period() < index_words_ ||
-               now + placer_.until_indices() + 1 < free;
-    }
+    /// Whether beats of indices have to wait for one another, if beats flow.
+    bool indices_wait() const { return placer_.indices_period() < index_words_; }
 
     void receive(bool read) {
         const bool place = placer_.active() && (read || !placer_.memory());

@@ -90,7 +90,7 @@ class Machine {
         const unsigned last = account_.last().moves, moving = unsigned(writing) << STORE | unsigned(working) << VECTOR;
         if (reading != account_.last().read || moving != (last & ~(1u << LOAD)) || moves()) return 0;
         Cycle cycles = Cycle(memory_.quiet(now_, reading, writing));
-        if (cycles > 0) cycles = std::min(cycles, load_.quiet(now_, reading, last >> LOAD & 1));
+        if (cycles > 0) cycles = std::min(cycles, load_.quiet(reading, last >> LOAD & 1));
         if (cycles > 0) cycles = std::min(cycles, store_.quiet(now_, writing, memory_));
         if (cycles > 0) cycles = std::min({cycles, vector_.quiet(now_), tensor_.until() - now_});
         return cycles <= 0 || conflict(cycles) ? 0 : cycles;
