@@ -5,7 +5,7 @@ from dataclasses import replace
 from scheduler.convert import free_name
 from scheduler.training.base import Operator
 from scheduler.training.ir import Kind, Tensor
-from scheduler.training.moves import Broadcast, Permute, Reshape
+from scheduler.training.moves import Broadcast, Concat, Pad, Permute, Reshape
 from scheduler.training.operators import Add, AvgPoolGrad, BatchNorm, ConvWeightGrad, Scale
 from scheduler.training.updates import Update
 
@@ -25,6 +25,32 @@ def pooling_gradients(operators: list[Operator], tensors: Tensors) -> list[Opera
                 item = AvgPoolGrad(item.output, source.input, kernel=large[1:3], stride=large[1:3], padding=(0, 0))
         result.append(item)
     return result
+
+
+def concatenations(operators: list[Operator], tensors: Tensors) -> list[Operator]:
+    """Sums of parts that fill an axis side by side, as gradients of slices do, are the parts one after the other."""
+    makers = {name: item for item in operators for name in item.names("result")}
+    return [_concatenation(item, makers, tensors) if isinstance(item, Add) else item for item in operators]
+
+
+def _concatenation(item: Add, makers: dict[str, Operator], tensors: Tensors) -> Operator:
+    parts = sorted(_parts(item.output, makers), key=lambda part: part.start)
+    axis, end = (parts[0].axis if parts else 0), 0
+    for part in parts:
+        if (part.axis, part.start) != (axis, end):
+            return item
+        end += tensors[part.input].shape[axis]
+    whole = end == tensors[item.output].shape[axis]
+    return Concat(item.output, tuple(part.input for part in parts), axis) if parts and whole else item
+
+
+def _parts(name: str, makers: dict[str, Operator]) -> list[Pad]:
+    """The parts that a sum of nothing else adds up."""
+    item = makers.get(name)
+    if not isinstance(item, Add):
+        return [item] if isinstance(item, Pad) else []
+    left, right = _parts(item.left, makers), _parts(item.right, makers)
+    return left + right if left and right else []
 
 
 def name_gradients(

@@ -1,5 +1,8 @@
 """What the capture of a training step decides: layouts, dropout, shared weights, fake tensors; and what it refuses."""
 
+from functools import reduce
+from itertools import accumulate
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +15,7 @@ from scheduler.training.capture import capture_training
 from scheduler.training.dropout import dropout_mask
 from scheduler.training.ir import Kind
 from scheduler.training.joint import fake_mode
-from scheduler.training.moves import Permute, Reshape
+from scheduler.training.moves import Concat, Pad, Permute, Reshape
 from scheduler.training.operators import Conv, ConvInputGrad, ConvWeightGrad, CrossEntropy, DropoutMask, Mul
 from scheduler.training.reference import Reference
 from tests.scheduler.training.support import capture, check_steps
@@ -66,6 +69,23 @@ def test_every_product_names_its_parameter_and_the_first_has_no_input_gradient()
     assert [item.weight for item in of_type(graph, ConvInputGrad)] == ["2.weight"]
     assert [item.weight for item in of_type(graph, ConvWeightGrad)] == ["2.weight", "0.weight"]
     assert graph.gradients["0.weight"] == "0.weight.grad"
+
+
+@pytest.mark.parametrize(("sizes", "parts"), [((3, 5), 2), ((2, 4, 2), 3), ((3, 4), 0)])
+def test_gradients_of_slices_are_put_together_if_they_fill_the_whole(sizes, parts):
+    class Cut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.heads = nn.Linear(4, 8), nn.ModuleList(nn.Linear(size, 3) for size in sizes)
+
+        def forward(self, x):
+            x, ends = self.up(x), list(accumulate(sizes))
+            results = [head(x[:, end - size : end]) for head, size, end in zip(self.heads, sizes, ends)]
+            return reduce(torch.add, results)
+
+    graph = capture(Cut(), (torch.randn(5, 4),), (torch.zeros(5, dtype=int),))
+    assert len(of_type(graph, Pad)) == (0 if parts else len(sizes))
+    assert [len(item.inputs) for item in of_type(graph, Concat)] == ([parts] if parts else [])
 
 
 def test_the_module_is_left_as_it_was():
