@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from hwgen.arch import load
+from models.pattern import Pattern
 from scheduler.capture import capture
 from scheduler.describe import after_pass
 from scheduler.lower import PASSES
-from scheduler.options import Options, Pattern, SparsityPolicy
+from scheduler.options import Options, SparsityPolicy
 from scheduler.state import Lowering
 
 COMMAND = "python -m scheduler.docs"

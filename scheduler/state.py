@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from hwgen.arch import Arch
 from hwgen.arch.isa import Dataflow
+from models.pattern import Pattern
 from scheduler.ir import Graph
-from scheduler.options import Options, Pattern
+from scheduler.options import Options
 from scheduler.program import Program, Segment
 
 

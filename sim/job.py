@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwgen.arch import UserError, load
+from models.pattern import Pattern
 from scheduler.load import LoadedModel, load_model
-from scheduler.options import Options, Pattern
+from scheduler.options import Options
 from sim.memory import MemoryModel
 from sim.report import Report
 from sim.simulate import RunOptions, simulate

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from hwgen.arch import Arch
+from models.pattern import Pattern
 from scheduler.capture import capture
 from scheduler.ir import Graph
 from scheduler.lower import compile_graph
-from scheduler.options import DataflowChoice, Options, Pattern, SparsityPolicy
+from scheduler.options import DataflowChoice, Options, SparsityPolicy
 from scheduler.program import Program
 from sim.check import check_run, run_golden
 from sim.device import SimulationError

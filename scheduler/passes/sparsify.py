@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from hwgen.arch import UserError
 from models.formats import encode
+from models.pattern import Pattern
 from models.sparsity import nm_mask
-from scheduler.options import Pattern
 from scheduler.state import Layer, Lowering, Weights
 
 

@@ -11,8 +11,8 @@ from math import ceil
 
 from hwgen.arch import Arch, UserError
 from hwgen.arch.isa import Dataflow, Format, Target, Walk
+from models.pattern import Pattern
 from scheduler.hazards import Region
-from scheduler.options import Pattern
 from scheduler.scratchpad import Ring
 from scheduler.training.emitter import Block, Emitter, Feature
 

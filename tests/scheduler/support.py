@@ -12,12 +12,13 @@ from models import zoo
 from models.formats import decode, encode, fp32_values
 from models.machine import Machine
 from models.matmul import matmul
+from models.pattern import Pattern
 from models.races import check_races
 from models.sparsity import nm_mask
 from models.tokens import check_tokens
 from scheduler.capture import capture
 from scheduler.ir import Graph
-from scheduler.options import Options, Pattern, SparsityPolicy
+from scheduler.options import Options, SparsityPolicy
 from scheduler.program import Program
 
 

@@ -8,10 +8,11 @@ from torch import nn
 from hwgen.arch import UserError, load
 from models import zoo
 from models.formats import encode
+from models.pattern import Pattern
 from models.sparsity import nm_mask
 from scheduler.capture import capture
 from scheduler.lower import lower
-from scheduler.options import Options, Pattern
+from scheduler.options import Options
 from tests.scheduler.support import captured, options, variant
 
 
