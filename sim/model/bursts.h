@@ -3,8 +3,8 @@
 
 #include "base.h"
 
-/// `rows` rows, `stride` beats apart, of `planes` runs, `plane_stride` beats apart, of `beats` beats; the first of them is
-/// beat number `address`.
+/// `rows` rows, `stride` beats apart, of `planes` runs, `plane_stride` beats apart, of `beats` beats; the first of them
+/// is beat number `address`.
 struct Block {
     uint64_t address, stride, plane_stride;
     Cycle rows, planes, beats;

@@ -22,7 +22,8 @@ class Collector {
     void write(Cycle ahead, AccPorts& acc) const {
         const Result& result = results.front();
         const Place place = place_of(result, step_ + ahead);
-        const uint32_t base = result.acc_addr + uint32_t(place.row) * result.acc_stride, other = place.column ^ result.swap;
+        const uint32_t base = result.acc_addr + uint32_t(place.row) * result.acc_stride;
+        const uint32_t other = place.column ^ result.swap;
         if (place.column < result.tile_cols) acc.write(base + place.column);
         if (place.both && other < result.tile_cols) acc.write(base + result.acc_stride + other);
     }

@@ -22,8 +22,9 @@ struct Job {
 class Machine {
   public:
     Machine(const Sizes& sizes, const MemorySettings& memory, const Job& job)
-        : sizes_(sizes), every_cycle_(job.every_cycle != 0), now_(job.first_cycle), acc_(sizes_), fetch_(sizes_), queues_(sizes_, job.program),
-          load_(sizes_, acc_), tensor_(sizes_, acc_, every_cycle_), vector_(sizes_, acc_), store_(sizes_, acc_), account_(now_, job.event_limit) {
+        : sizes_(sizes), every_cycle_(job.every_cycle != 0), now_(job.first_cycle), acc_(sizes_), fetch_(sizes_),
+          queues_(sizes_, job.program), load_(sizes_, acc_), tensor_(sizes_, acc_, every_cycle_), vector_(sizes_, acc_),
+          store_(sizes_, acc_), account_(now_, job.event_limit) {
         memory_.start(memory, sizes.beat_bytes);
         fetch_.start(job.address, uint32_t(job.count));
     }
@@ -50,36 +51,43 @@ class Machine {
         memory_.drive(now_);
         acc_.clear();
         ended_ = complete();
-        const unsigned active = busy_ | queues_.offered();
         const int requester = request();
-        const bool for_load = memory_.r_valid && memory_.r_id() == LOAD_ID, for_fetch = memory_.r_valid && !for_load;
-
-        const bool shared = active & (1 << VECTOR | 1 << STORE) || load_.uses_acc();
-        unsigned taken = 0, done = unsigned(tensor_.done()) << TENSOR;
-        if (queues_.offered() >> TENSOR & 1 && tensor_.accepts()) taken |= 1 << TENSOR;
-        Seen seen{busy_, 0, queues_.waiting(), tensor_.step(now_, queues_.offer(TENSOR), shared), for_fetch};
-        const auto note = [&](int engine, const Outcome& outcome) {
-            taken |= unsigned(outcome.taken) << engine;
-            done |= unsigned(outcome.done) << engine;
-            seen.moves |= unsigned(outcome.moves) << engine;
-        };
-        if (active >> VECTOR & 1) note(VECTOR, vector_.step(now_, queues_.offer(VECTOR)));
-        if (active >> STORE & 1) note(STORE, store_.step(now_, queues_.offer(STORE), memory_));
-        if (active >> LOAD & 1) {
-            const bool last = for_load && memory_.r_last();
-            const Outcome load = load_.step(now_, queues_.offer(LOAD), requester == LOAD_ID, for_load, last);
-            note(LOAD, load);
-            seen.read |= load.reads;
-        }
+        const bool for_fetch = memory_.r_valid && memory_.r_id() == FETCH_ID;
+        Seen seen{busy_, 0, queues_.waiting(), 0, for_fetch};
+        Begun begun{0, 0};
+        step_engines(requester == LOAD_ID, seen, begun);
         if (seen.read) memory_.take_read_beat();
-
         const bool fetched = fetch_.offers() && queues_.accepts();
-        const bool changed = queues_.step(taken, done, fetched ? int64_t(fetch_.pc()) : -1);
+        const bool changed = queues_.step(begun.taken, begun.done, fetched ? int64_t(fetch_.pc()) : -1);
         fetch_.step(requester == FETCH_ID, for_fetch, fetched);
-        account_.see(now_++, seen, taken, done);
+        account_.see(now_++, seen, begun.taken, begun.done);
         busy_ = busy_engines();
         same_ = !changed && !for_fetch && busy_ == seen.busy && !ended_;
         if (ended_) account_.finish(now_);
+    }
+
+    /// Bits of engines that take what they are offered, that end an instruction.
+    struct Begun {
+        unsigned taken, done;
+    };
+
+    /// The engines in the order of their claim to the accumulators; those that have nothing to do are left out.
+    void step_engines(bool requested, Seen& seen, Begun& begun) {
+        const auto note = [&](int engine, const Outcome& outcome) {
+            begun.taken |= unsigned(outcome.taken) << engine;
+            begun.done |= unsigned(outcome.done) << engine;
+            seen.moves |= unsigned(outcome.moves) << engine;
+            seen.read |= outcome.reads;
+        };
+        const unsigned active = busy_ | queues_.offered();
+        const bool shared = active & (1 << VECTOR | 1 << STORE) || load_.uses_acc();
+        const bool arrived = memory_.r_valid && memory_.r_id() == LOAD_ID;
+        note(TENSOR, {queues_.offer(TENSOR) && tensor_.accepts(), tensor_.done()});
+        seen.state = tensor_.step(now_, queues_.offer(TENSOR), shared);
+        if (active >> VECTOR & 1) note(VECTOR, vector_.step(now_, queues_.offer(VECTOR)));
+        if (active >> STORE & 1) note(STORE, store_.step(now_, queues_.offer(STORE), memory_));
+        if (active >> LOAD & 1)
+            note(LOAD, load_.step(now_, queues_.offer(LOAD), requested, arrived, arrived && memory_.r_last()));
     }
 
     /// Cycles from now on in each of which the same happens as in the last one; FOREVER if nothing happens any more.
@@ -123,9 +131,7 @@ class Machine {
 
     static constexpr int FETCH_ID = 0, LOAD_ID = 1;
 
-    bool complete() const {
-        return !busy_ && !fetch_.busy() && fetch_.finished() && queues_.empty();
-    }
+    bool complete() const { return !busy_ && !fetch_.busy() && fetch_.finished() && queues_.empty(); }
 
     unsigned busy_engines() const {
         return unsigned(load_.busy()) << LOAD | unsigned(tensor_.busy()) << TENSOR | unsigned(vector_.busy()) << VECTOR |

@@ -14,7 +14,9 @@ void* model_new(const Sizes* sizes, const MemorySettings* memory, const Job* job
 void model_free(void* m) { delete &machine(m); }
 int model_run(void* m, uint64_t limit) { return machine(m).run(Cycle(limit)); }
 uint64_t model_now(void* m) { return uint64_t(machine(m).now()); }
-void model_counters(void* m, uint64_t* values) { std::memcpy(values, &machine(m).account().counters, sizeof(Counters)); }
+void model_counters(void* m, uint64_t* values) {
+    std::memcpy(values, &machine(m).account().counters, sizeof(Counters));
+}
 void model_states(void* m, uint64_t* cycles) {
     std::memcpy(cycles, machine(m).account().log.states, sizeof(TraceLog::states));
 }

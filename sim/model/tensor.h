@@ -9,7 +9,8 @@
 class TensorEngine {
   public:
     TensorEngine(const Sizes& sizes, AccPorts& acc, bool every_cycle)
-        : sizes_(sizes), every_cycle_(every_cycle), acc_(acc), admission_(sizes), feeder_(sizes), preloader_(sizes), beats_(sizes) {}
+        : sizes_(sizes), every_cycle_(every_cycle), acc_(acc), admission_(sizes), feeder_(sizes), preloader_(sizes),
+          beats_(sizes) {}
 
     bool accepts() const { return admission_.accepts(); }
     bool busy() const { return under_way_ != 0 || !admission_.accepts(); }

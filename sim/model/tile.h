@@ -76,20 +76,23 @@ class Admission {
                 ready_ = tile_.hop == hop_ && tile_.ring == previous_.ring;
                 state_ = ADMIT;
                 return;
-            case ADMIT: {
-                const bool handed = ready_ && room;
-                if (ended) {
-                    hop_ = tile_.hop;
-                    ready_ = true;
-                }
-                if (!handed) return;
-                previous_ = tile_;
-                state_ = TAKE;
-            }
+            case ADMIT:
+                admit(room, ended);
         }
     }
 
   private:
+    void admit(bool room, bool ended) {
+        const bool handed = ready_ && room;
+        if (ended) {
+            hop_ = tile_.hop;
+            ready_ = true;
+        }
+        if (!handed) return;
+        previous_ = tile_;
+        state_ = TAKE;
+    }
+
     const Sizes& sizes_;
     enum { TAKE, DERIVE, CHECK, ADMIT } state_ = TAKE;
     Instruction command_{};

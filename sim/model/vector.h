@@ -124,7 +124,8 @@ class VectorEngine {
             sources_[i].reads = SOURCES_READ[operation] > i;
             sources_[i].once = hold && stride == 0;
         }
-        next_target_.start(uint32_t(item.get(Vector::d_addr)), {words, 1}, {rows, uint32_t(item.get(Vector::d_stride))});
+        const uint32_t stride = uint32_t(item.get(Vector::d_stride));
+        next_target_.start(uint32_t(item.get(Vector::d_addr)), {words, 1}, {rows, stride});
     }
 
     const Cycle latency_;
