@@ -52,7 +52,7 @@ class Job(ctypes.Structure):
 
     _fields_ = [
         ("program", ctypes.c_char_p),
-        *((name, ctypes.c_uint64) for name in ("address", "count", "first_cycle", "event_limit", "every_cycle")),
+        *((name, ctypes.c_uint64) for name in ("address", "count", "first_cycle", "event_limit")),
     ]
 
 
@@ -107,7 +107,8 @@ def isa_header() -> str:
 
 _U64, _INT, _VOID = ctypes.c_uint64, ctypes.c_int, ctypes.c_void_p
 _SIGNATURES = {
-    "new": (_VOID, ctypes.POINTER(Sizes), ctypes.POINTER(Settings), ctypes.POINTER(Job)),
+    "new": (_VOID, ctypes.POINTER(Sizes), _INT),
+    "start": (None, _VOID, ctypes.POINTER(Settings), ctypes.POINTER(Job)),
     "free": (None, _VOID),
     "run": (_INT, _VOID, _U64),
     "now": (_U64, _VOID),

@@ -6,6 +6,7 @@ everything goes on as in the one before are passed at once.
 
 import ctypes
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 
@@ -31,7 +32,7 @@ _ENDED, _HUNG = 1, 2
 
 @dataclass(frozen=True)
 class ModelResult:
-    """What a run takes: equal to the fields of `sim.runner.RunResult` of a device just powered up."""
+    """What a run takes: equal to the fields of `sim.runner.RunResult`."""
 
     cycles: int
     counters: dict[str, int]
@@ -42,37 +43,55 @@ class ModelResult:
     dropped_events: int
 
 
-def run_model(
-    arch: Arch,
-    program: bytes,
-    *,
-    address: int = 0,
-    memory: MemoryModel | None = None,
-    timeout_cycles: int = 10_000_000_000,
-    event_limit: int = 0,
-    every_cycle: bool = False,
-) -> ModelResult:
-    """Run an encoded, legal program that lies at byte `address` of external memory, on a device just powered up.
+class CycleDevice:
+    """A powered-up accelerator of the model; a context manager, because it holds memory of the library.
 
+    As in the hardware, a run may begin a few cycles earlier or later for what the one before left behind.
+    """
+
+    def __init__(self, arch: Arch, *, every_cycle: bool = False) -> None:
+        self._library = library()
+        self._handle = self._library.model_new(ctypes.byref(sizes(arch)), every_cycle)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._library.model_free(self._handle)
+
+    def run(
+        self,
+        program: bytes,
+        *,
+        address: int = 0,
+        memory: MemoryModel | None = None,
+        timeout_cycles: int = 10_000_000_000,
+        event_limit: int = 0,
+    ) -> ModelResult:
+        """Run a program; see `run_model`. After an error the device is of no use any more."""
+        check_counts(program)
+        job = Job(program, address, len(program) // INSTRUCTION_BYTES, FIRST_CYCLE, event_limit)
+        settings = memory_settings(memory or MemoryModel(), 0, 0)
+        self._library.model_start(self._handle, ctypes.byref(settings), ctypes.byref(job))
+        ended = self._library.model_run(self._handle, timeout_cycles)
+        if ended != _ENDED:
+            what, now = "hangs in" if ended == _HUNG else "has not ended in", self._library.model_now(self._handle)
+            raise SimulationError(f"the program {what} cycle {now}: {_waiting(self._handle, program)}")
+        return _result(self._handle)
+
+
+def run_model(arch: Arch, program: bytes, *, every_cycle: bool = False, **options: Any) -> ModelResult:
+    """Run an encoded, legal program on a device just powered up; options as in `CycleDevice.run`.
+
+    address : byte address of the program in external memory; a multiple of the beat size and of 32.
     event_limit : events to keep; the runner keeps `sim.runner.EVENT_LIMIT`.
     every_cycle : pass cycles one by one, however alike they are; for tests.
 
     Raises `ProgramError` for an unknown opcode or a count of zero, `SimulationError` when the run does not end in
     `timeout_cycles` or when every engine waits: it names the instructions and the tokens that they lack.
     """
-    check_counts(program)
-    job = Job(program, address, len(program) // INSTRUCTION_BYTES, FIRST_CYCLE, event_limit, every_cycle)
-    settings = memory_settings(memory or MemoryModel(), 0, 0)
-    made = library()
-    handle = made.model_new(ctypes.byref(sizes(arch)), ctypes.byref(settings), ctypes.byref(job))
-    try:
-        ended = made.model_run(handle, timeout_cycles)
-        if ended != _ENDED:
-            what = "hangs in" if ended == _HUNG else "has not ended in"
-            raise SimulationError(f"the program {what} cycle {made.model_now(handle)}: {_waiting(handle, program)}")
-        return _result(handle)
-    finally:
-        made.model_free(handle)
+    with CycleDevice(arch, every_cycle=every_cycle) as device:
+        return device.run(program, **options)
 
 
 def check_counts(program: bytes) -> None:

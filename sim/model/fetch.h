@@ -8,6 +8,7 @@ class Fetch {
     explicit Fetch(const Sizes& sizes) : beat_bytes_(sizes.beat_bytes), burst_(sizes.fetch_burst) {}
 
     void start(uint64_t address, uint32_t count) {
+        pc_ = part_ = in_flight_ = level_ = 0;
         address_ = address / beat_bytes_;
         count_ = count;
         left_ = (uint64_t(count) * INSTRUCTION + beat_bytes_ - 1) / beat_bytes_;

@@ -16,39 +16,51 @@ struct Job {
     uint64_t address, count;
     uint64_t first_cycle;  // cycle of the log in which the run is under way first
     uint64_t event_limit;
-    uint64_t every_cycle;  // 1: step through every cycle, however alike they are
 };
 
 class Machine {
   public:
-    Machine(const Sizes& sizes, const MemorySettings& memory, const Job& job)
-        : sizes_(sizes), every_cycle_(job.every_cycle != 0), now_(job.first_cycle), acc_(sizes_), fetch_(sizes_),
-          queues_(sizes_, job.program), load_(sizes_, acc_), tensor_(sizes_, acc_, every_cycle_), vector_(sizes_, acc_),
-          store_(sizes_, acc_), account_(now_, job.event_limit) {
-        memory_.start(memory, sizes.beat_bytes);
+    /// `every_cycle`: pass cycles one by one, however alike they are.
+    Machine(const Sizes& sizes, bool every_cycle)
+        : sizes_(sizes), every_cycle_(every_cycle), acc_(sizes_), fetch_(sizes_), queues_(sizes_, nullptr),
+          load_(sizes_, acc_), tensor_(sizes_, acc_, every_cycle_), vector_(sizes_, acc_), store_(sizes_, acc_),
+          account_(0, 0) {}
+
+    /// Begins a run; the one before must have ended. What the engines remember of it stays.
+    void start(const MemorySettings& memory, const Job& job) {
+        origin_ = now_ + PAUSE - Cycle(job.first_cycle);
+        now_ += PAUSE;
+        ended_ = false;
+        memory_ = MemoryTiming();
+        memory_.start(memory, sizes_.beat_bytes);
         fetch_.start(job.address, uint32_t(job.count));
+        queues_ = Queues(sizes_, job.program);
+        account_ = Account(now(), job.event_limit);
     }
 
     enum Ending { LIMIT, ENDED, HUNG };
 
     /// Runs until the program has ended, until cycle `limit`, or until it is clear that nothing will happen any more.
     Ending run(Cycle limit) {
-        while (!ended_ && now_ < limit) {
+        while (!ended_ && now() < limit) {
             step();
             const Cycle cycles = same_ ? quiet() : 0;
             if (cycles >= Cycle(MemoryTiming::FOREVER) && !complete()) return HUNG;
-            if (cycles > 0 && !every_cycle_) skip(std::min(cycles, limit - now_));
+            if (cycles > 0 && !every_cycle_) skip(std::min(cycles, limit - now()));
         }
         return ended_ ? ENDED : LIMIT;
     }
 
-    Cycle now() const { return now_; }
+    /// Cycle of the run.
+    Cycle now() const { return now_ - origin_; }
     const Queues& queues() const { return queues_; }
     Account& account() { return account_; }
 
   private:
+    static constexpr Cycle PAUSE = 1000;  // cycles between runs: more than anything takes to come to rest
+
     void step() {
-        memory_.drive(now_);
+        memory_.drive(uint64_t(now()));
         acc_.clear();
         ended_ = complete();
         const int requester = request();
@@ -60,10 +72,11 @@ class Machine {
         const bool fetched = fetch_.offers() && queues_.accepts();
         const bool changed = queues_.step(begun.taken, begun.done, fetched ? int64_t(fetch_.pc()) : -1);
         fetch_.step(requester == FETCH_ID, for_fetch, fetched);
-        account_.see(now_++, seen, begun.taken, begun.done);
+        account_.see(now(), seen, begun.taken, begun.done);
+        now_++;
         busy_ = busy_engines();
         same_ = !changed && !for_fetch && busy_ == seen.busy && !ended_;
-        if (ended_) account_.finish(now_);
+        if (ended_) account_.finish(now());
     }
 
     /// Bits of engines that take what they are offered, that end an instruction.
@@ -85,7 +98,7 @@ class Machine {
         note(TENSOR, {queues_.offer(TENSOR) && tensor_.accepts(), tensor_.done()});
         seen.state = tensor_.step(now_, queues_.offer(TENSOR), shared);
         if (active >> VECTOR & 1) note(VECTOR, vector_.step(now_, queues_.offer(VECTOR)));
-        if (active >> STORE & 1) note(STORE, store_.step(now_, queues_.offer(STORE), memory_));
+        if (active >> STORE & 1) note(STORE, store_.step(now_, queues_.offer(STORE), memory_, uint64_t(now())));
         if (active >> LOAD & 1)
             note(LOAD, load_.step(now_, queues_.offer(LOAD), requested, arrived, arrived && memory_.r_last()));
     }
@@ -93,11 +106,11 @@ class Machine {
     /// Cycles from now on in each of which the same happens as in the last one; FOREVER if nothing happens any more.
     Cycle quiet() const {
         if (memory_.r_valid && (load_.reads() || memory_.r_id() != LOAD_ID)) return 0;
-        const bool reading = memory_.streams(now_) && load_.reads() && memory_.r_id() == LOAD_ID;
+        const bool reading = memory_.streams(uint64_t(now())) && load_.reads() && memory_.r_id() == LOAD_ID;
         const bool writing = store_.writes(now_, memory_), working = vector_.writes(now_);
         const unsigned last = account_.last().moves, moving = unsigned(writing) << STORE | unsigned(working) << VECTOR;
         if (reading != account_.last().read || moving != (last & ~(1u << LOAD)) || moves()) return 0;
-        Cycle cycles = Cycle(memory_.quiet(now_, reading, writing));
+        Cycle cycles = Cycle(memory_.quiet(uint64_t(now()), reading, writing));
         if (cycles > 0) cycles = std::min(cycles, load_.quiet(reading, last >> LOAD & 1));
         if (cycles > 0) cycles = std::min(cycles, store_.quiet(now_, writing, memory_));
         if (cycles > 0) cycles = std::min({cycles, vector_.quiet(now_), tensor_.until() - now_});
@@ -141,13 +154,13 @@ class Machine {
     /// The read request goes to the memory, the next one to the arbiter; returns whose it is, or -1.
     int request() {
         const bool leaves = arbiter_.valid() && memory_.ar_ready;
-        if (leaves) memory_.take_read(arbiter_.beats(), arbiter_.id(), now_);
+        if (leaves) memory_.take_read(arbiter_.beats(), arbiter_.id(), uint64_t(now()));
         return arbiter_.step(fetch_.request(), load_.request(), leaves);
     }
 
     const Sizes sizes_;
     const bool every_cycle_;
-    Cycle now_;
+    Cycle now_ = 0, origin_ = 0;         // since power-up; when the run would have been in cycle 0
     bool ended_ = false, same_ = false;  // same_: the last cycle may be one of many
     unsigned busy_ = 0;                  // bits of engines
     MemoryTiming memory_;

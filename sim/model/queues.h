@@ -117,8 +117,8 @@ class Queues {
         uint32_t pc;
         unsigned signal;
     };
-    const size_t depth_, in_flight_;
-    const uint8_t* const program_;
+    size_t depth_, in_flight_;
+    const uint8_t* program_;
     Tokens tokens_;
     Fifo<uint32_t> entries_[ENGINES];
     Instruction heads_[ENGINES];  // first of each queue

@@ -17,7 +17,8 @@ class StoreEngine {
     }
     uint32_t reads_banks() const { return reader_.reads_banks(); }
 
-    Outcome step(Cycle now, const Instruction* command, MemoryTiming& memory) {
+    /// `cycle`: `now` as the memory counts.
+    Outcome step(Cycle now, const Instruction* command, MemoryTiming& memory, uint64_t cycle) {
         Outcome outcome;
         const bool has_room = room(), has_words = !jobs_.empty(), idle = reader_.idle();
         const bool address = address_ && memory.aw_ready;
@@ -27,7 +28,7 @@ class StoreEngine {
         reader_.step(now, outcome.moves);
         if (has_words && reader_.accepts(jobs_.front(), idle)) next_words();
         if (memory.b_valid) answer(memory);
-        if (outcome.moves) write(now, memory);
+        if (outcome.moves) write(memory, cycle);
         if (address) announce(memory);
         if (burst) next_burst();
         outcome.taken = set_up(now, command, has_room);
@@ -60,8 +61,8 @@ class StoreEngine {
         memory.take_answer();
     }
 
-    void write(Cycle now, MemoryTiming& memory) {
-        memory.take_write_beat(now);
+    void write(MemoryTiming& memory, uint64_t cycle) {
+        memory.take_write_beat(cycle);
         if (--lengths_.front() == 0) lengths_.pop();
     }
 

@@ -13,12 +13,12 @@ from hwgen.arch.isa import Dataflow, Engine, Opcode, Target, command, encode
 from models.zoo import build as build_model
 from scheduler.lower import compile_module
 from scheduler.options import Options, Pattern, SparsityPolicy
-from sim.cycles import run_model
+from sim.cycles import CycleDevice, run_model
 from sim.device import SimulationError
 from sim.gemm import Case, product
 from sim.memory import MemoryModel
 from sim.random_programs import random_program
-from sim.runner import EVENT_LIMIT, build
+from sim.runner import EVENT_LIMIT, build, run_on
 
 TIMEOUT = 2_000_000
 PROGRAMS = 60
@@ -144,6 +144,18 @@ def test_skipping_changes_nothing(name, seed):
             patient = run_model(arch, encoded, every_cycle=True, **options)
             swift = run_model(arch, encoded, **options)
             assert not difference(patient, swift), f"program {number}, {memory}: {difference(patient, swift)}"
+
+
+@pytest.mark.verilator
+def test_runs_of_one_device_take_the_cycles_of_rtl(simulator, seed):
+    with simulator.power_up() as rtl, CycleDevice(simulator.arch) as model:
+        for number in range(seed, seed + 20):
+            program, memory = random_program(simulator.arch, number), memory_of(number)
+            options = {"memory": memory, "timeout_cycles": TIMEOUT}
+            place = {"base": program.base, "program": program.program, "count": len(program.commands)}
+            run = run_on(rtl, program.image, **place, **options)
+            result = model.run(program.encoded, address=program.program, event_limit=EVENT_LIMIT, **options)
+            assert not difference(run, result), f"program {number}, {memory}: {difference(run, result)}"
 
 
 @pytest.mark.verilator
