@@ -122,6 +122,11 @@ class Piece:
             address += feature.image_words * beat
 
 
+ROUNDS = 8
+"""A forward pooling goes over all images of a block in this many rounds of rows, so that the next product, which takes
+a row of all images at a time, can begin after the first."""
+
+
 def pieces(
     em: Emitter, x: Feature, y: Feature, window: Window, blocks: int, *, overlap: bool = False
 ) -> Iterator[Piece]:
@@ -133,8 +138,10 @@ def pieces(
     limit = min(em.bank_words, em.bank_words * len(em.rings) // (2 * blocks))
     cutter = _Cutter(em, x, y, window, overlap)
     line = cutter.pitch * window.stride[1] * x.words
-    images = min(em.arch.array.rows, x.n, limit // (line * cutter.slots(y.h)))
-    count = next((rows for rows in range(y.h, 1, -1) if line * cutter.slots(rows) <= limit), 1)
+    images, most = min(em.arch.array.rows, x.n, limit // (line * cutter.slots(y.h))), y.h
+    if not overlap and images < min(em.arch.array.rows, x.n):
+        images, most = 1, ceil(y.h / ROUNDS)
+    count = next((rows for rows in range(most, 1, -1) if line * cutter.slots(rows) <= limit), 1)
     for block in range(0, x.n, em.arch.array.rows):
         end = min(x.n, block + em.arch.array.rows)
         for first in range(0, y.h, count):
