@@ -48,9 +48,13 @@ class Block:
         return self.over_rows(block.rows).over_words(block.words)
 
     def like(self, block: "Block") -> "Block":
-        """Repeated to the shape of a block where it has one row, or one word in a row, and the block has more."""
+        """Repeated to the shape of a block where it has one row, or one word in a row, and the block has more.
+
+        A single word is held, so that it is read once.
+        """
         rows = self.over_rows(block.rows) if self.rows == 1 else self
-        return rows.over_words(block.words) if self.words == 1 < block.words else rows
+        single = self.rows == 1 < block.rows or block.words > 1
+        return rows.over_words(block.words) if self.words == 1 and single else rows
 
 
 @dataclass(frozen=True)

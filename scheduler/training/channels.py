@@ -1,5 +1,7 @@
 """Work along the channels of a block: reductions over them, and the columns that only fill up the last word."""
 
+from collections.abc import Sequence
+
 from hwgen.arch.isa import Operation
 from scheduler.training.emitter import Block, Emitter, constant_bits
 
@@ -10,14 +12,17 @@ PARTS = 8
 """Words of a row are first added up in steps of at least this many."""
 
 
-def over_channels(em: Emitter, operation: Operation, x: Block, y: Block | None = None) -> Block:
+def over_channels(
+    em: Emitter, operation: Operation, x: Block, y: Block | None = None, *, apart: Sequence[Block] = ()
+) -> Block:
     """Sum (ADD) or maximum (MAX) over all columns of all words of each row; with `y` the sum of x * y.
 
-    Gives a block of one word for each row, which has the result in every column. Takes 1 pass and log2(columns) more
-    over that word: words are added to a few in another bank than x, these by halves, columns by shuffles.
+    Gives a block of one word for each row, which has the result in every column, if possible in another bank than those
+    `apart`. Takes 1 pass and log2(columns) more over that word: words are added to a few in another bank than x and y,
+    these by halves, columns by shuffles.
     """
     width = 1 << (max(1, x.words // PARTS).bit_length() - 1)
-    total = em.take(x.rows, width, apart=x)
+    total = em.take(x.rows, width, apart=[x, *([] if y is None else [y]), *apart])
     for first in range(0, x.words, width):
         count = min(width, x.words - first)
         part, target = x.columns(first, count), total.columns(0, count)

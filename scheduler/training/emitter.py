@@ -4,7 +4,7 @@ Kernels are written as if everything ran one after the other; the hazards that a
 scheduler run engines side by side.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import ceil
 
@@ -101,15 +101,16 @@ class Emitter:
         for ring in self.statics:
             ring.live = 0
 
-    def take(self, rows: int, words: int, *, apart: Block | None = None) -> Block:
-        """A block without gaps for this chunk, if possible in another bank than `apart`; its words are free again when
-        the bank's ring comes round.
+    def take(self, rows: int, words: int, *, apart: Block | Sequence[Block] | None = None) -> Block:
+        """A block without gaps for this chunk, if possible in another bank than all of `apart`, or at least the first
+        ones; its words are free again when the bank's ring comes round.
         """
-        bank = None if apart is None else apart.addr // self.bank_words * self.bank_words
+        others = [apart] if isinstance(apart, Block) else apart or []
+        banks = [block.addr // self.bank_words * self.bank_words for block in others]
         turns = range(self._turn, self._turn + len(self.rings))
         rings = [(turn, self.rings[turn % len(self.rings)]) for turn in turns]
         fitting = [item for item in rings if item[1].fits(rows * words)] or rings
-        self._turn, ring = next((item for item in fitting if item[1].base != bank), fitting[0])
+        self._turn, ring = max(fitting, key=lambda item: _before(banks, item[1].base))
         self._turn += 1
         return Block(ring.take(rows * words), rows, words, words)
 
@@ -266,6 +267,11 @@ class Emitter:
         beat = self.arch.beat_bytes
         word = chunk.image * feature.image_words + chunk.h * feature.row_words + chunk.w * feature.words
         return feature.address + word * beat, feature.image_words * beat
+
+
+def _before(banks: list[int], base: int) -> int:
+    """How many banks come before one in a list."""
+    return banks.index(base) if base in banks else len(banks)
 
 
 def _line(feature: Feature, chunk: Chunk, block: Block) -> Block:

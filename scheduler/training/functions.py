@@ -29,10 +29,10 @@ EXP_RANGE = 86.6
 
 
 def scratch(em: Emitter, d: Block, count: int) -> list[Block]:
-    """Temporaries of the shape of `d`, where possible each in another bank than the one before, the first than `d`."""
+    """Temporaries of the shape of `d`, where possible each in a bank of its own, or in another one than that before."""
     blocks = [d]
     for _ in range(count):
-        blocks.append(em.take(d.rows, d.words, apart=blocks[-1]))
+        blocks.append(em.take(d.rows, d.words, apart=[blocks[-1], *blocks[:-1]]))
     return blocks[1:]
 
 

@@ -1,5 +1,6 @@
 """Layer normalisation: each pixel over its channels, forward and backward, chunk by chunk."""
 
+from collections.abc import Sequence
 from math import ceil
 
 from hwgen.arch.isa import Operation
@@ -40,7 +41,7 @@ def layer_norm_grad(
     products, gradients = (RowSums(em, x.words, partial_rows(em, 2, x.words)) for _ in range(2))
     for chunk in em.chunks(x, limit):
         g, u = em.fetch(gradient, chunk), em.fetch(x, chunk)
-        invstd = _normalise(em, u, x.c, eps)
+        invstd = _normalise(em, u, x.c, eps, beside=[g])
         products.add(g, u)
         gradients.add(g)
         if dx is not None:
@@ -52,10 +53,12 @@ def _limit(em: Emitter, x: Feature, blocks: int) -> int:
     return em.limit(blocks + ceil(SINGLE / x.words))
 
 
-def _normalise(em: Emitter, x: Block, channels: int, eps: float) -> Block:
-    """Replace x by (x - mean) * invstd, in padding too; gives invstd of each row. 3 passes."""
-    minus, squares = over_channels(em, ADD, x), over_channels(em, ADD, x, x)
-    invstd, power = em.take(x.rows, 1), em.take(x.rows, 1)
+def _normalise(em: Emitter, x: Block, channels: int, eps: float, *, beside: Sequence[Block] = ()) -> Block:
+    """Replace x by (x - mean) * invstd, in padding too; gives invstd of each row, in a bank `beside`. 3 passes."""
+    minus = over_channels(em, ADD, x, apart=beside)
+    squares = over_channels(em, ADD, x, x, apart=[minus])
+    invstd = em.take(x.rows, 1, apart=[x, minus])
+    power = em.take(x.rows, 1, apart=[squares, minus])
     em.vector(MUL, minus, minus, -1.0 / channels)
     em.vector(MUL, power, minus, minus)
     em.vector(MUL, squares, squares, 1.0 / channels)
@@ -71,7 +74,8 @@ def _input_gradient(em: Emitter, g: Block, u: Block, invstd: Block, gamma: Block
     """Spends g and u. 5 passes."""
     if gamma is not None:
         em.vector(MUL, g, g, gamma)
-    average, slope = over_channels(em, ADD, g), over_channels(em, ADD, g, u)
+    average = over_channels(em, ADD, g, apart=[u, invstd])
+    slope = over_channels(em, ADD, g, u)
     em.vector(MUL, slope, slope, -1.0 / channels)
     em.vector(MUL, average, average, -1.0 / channels)
     em.vector(MUL, average, average, invstd)

@@ -27,7 +27,7 @@ def softmax(em: Emitter, x: Feature, y: Feature) -> None:
     for chunk in em.chunks(x, em.limit(BLOCKS)):
         block = em.fetch(x, chunk)
         _, total = exponentials(em, block, x.c)
-        share = em.take(total.rows, 1, apart=total)
+        share = em.take(total.rows, 1, apart=[block, total])
         em.vector(MUL, block, block, reciprocal(em, total, share))
         em.put(y, chunk, block)
 
