@@ -10,8 +10,9 @@ from hwgen.fp.formats import OPERAND_FORMATS
 from hwgen.lib.shapes import WORD_BITS, AccRead
 from hwgen.lib.shared import Shared
 from hwgen.lib.streams import Queue
-from hwgen.memory.nest import COUNT_BITS, NestWalker
+from hwgen.memory.nest import NestWalker
 from hwgen.memory.path import BeatPath, Path
+from hwgen.memory.walk import COUNT_BITS
 from hwgen.reducer.reducer import Beat
 
 NARROW_LATENCY = 1
@@ -147,34 +148,36 @@ class StoreReader(wiring.Component):
         return flags
 
     def _collect(self, m: Module, buffer: Queue, flags: data.View) -> None:
-        """Mask and round the word that a read returns; put its beats into the buffer."""
-        array = self._arch.array
+        """Follow a word from its read to its beats, and put those into the buffer."""
         for stage in range(AccRead.LATENCY):
             register = Signal(ReadFlags(self._arch), name=f"read_{stage}")
             m.d.sync += register.eq(flags)
             with m.If(self.clear):
                 m.d.sync += register.valid.eq(0)
             flags = register
-
-        narrowed, kept = [], []
-        for col in range(array.cols):
-            m.submodules[f"narrow_{col}"] = unit = Shared(
-                FpNarrow, fmt=OPERAND_FORMATS[array.operand], latency=NARROW_LATENCY
-            )
-            value = self.acc.data.word_select(col, 32) & flags.mask[col].replicate(32)
-            m.d.comb += unit.i.eq(value)
-            narrowed.append(unit.o)
-            kept.append(value)
-        word = Signal(32 * array.cols, reset_less=True)
+        kept, narrowed = self._narrow(m, flags.mask)
+        word = Signal(32 * self._arch.array.cols, reset_less=True)
         first, second, split, end = Signal(), Signal(), Signal(), Signal()
         with m.If(flags.valid & flags.wide):
-            m.d.sync += word.eq(Cat(kept))
+            m.d.sync += word.eq(kept)
         m.d.sync += [first.eq(flags.valid), split.eq(flags.wide), second.eq(first & split), end.eq(flags.end)]
         with m.If(self.clear):
             m.d.sync += [first.eq(0), second.eq(0)]
         low, high = word[: len(word) // 2], word[len(word) // 2 :]
         m.d.comb += [
             buffer.i.valid.eq(first | second),
-            buffer.i.payload.data.eq(Mux(second, high, Mux(split, low, Cat(narrowed)))),
+            buffer.i.payload.data.eq(Mux(second, high, Mux(split, low, narrowed))),
             buffer.i.payload.end.eq(end),
         ]
+
+    def _narrow(self, m: Module, mask: Value) -> tuple[Value, Value]:
+        """The word that a read returns, without the columns that are not valid; and a cycle later, rounded."""
+        array, kept, narrowed = self._arch.array, [], []
+        for col in range(array.cols):
+            unit = Shared(FpNarrow, fmt=OPERAND_FORMATS[array.operand], latency=NARROW_LATENCY)
+            m.submodules[f"narrow_{col}"] = unit
+            value = self.acc.data.word_select(col, 32) & mask[col].replicate(32)
+            m.d.comb += unit.i.eq(value)
+            kept.append(value)
+            narrowed.append(unit.o)
+        return Cat(kept), Cat(narrowed)

@@ -5,9 +5,9 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.lib.shapes import WORD_BITS
+from hwgen.memory.walk import COUNT_BITS
 
 LOOPS = 3
-COUNT_BITS = 16
 
 
 class Nest(data.StructLayout):

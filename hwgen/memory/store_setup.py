@@ -11,7 +11,7 @@ from hwgen.memory.bursts import Block, beat_log2, merge_runs
 from hwgen.memory.faults import first_cause, operands_of
 from hwgen.memory.length import PackedLength
 from hwgen.memory.narrow import WordJob
-from hwgen.memory.nest import COUNT_BITS
+from hwgen.memory.walk import COUNT_BITS
 
 
 class StoreJob(data.StructLayout):
@@ -128,15 +128,22 @@ class StoreSetup(wiring.Component):
             job.block.pc.eq(self.i.payload.pc),
             job.block.address.eq(store.dram_addr),
             job.block.stride.eq(store.row_stride),
-            job.words.wide.eq(wide),
-            job.words.by_rows.eq(wide | ((store.format == Format.OPERAND) & ~store.transpose)),
-            job.words.path.transpose.eq(store.transpose),
-            job.words.path.packed.eq(packed),
-            job.words.path.n.eq(Mux(packed, store.n, 0)),
-            job.words.path.m.eq(Mux(packed, store.m, 0)),
         ]
-        m.d.sync += [job.words[name].eq(store[name]) for name in ("addr", "stride", "rows", "words")]
-        m.d.sync += [job.words.mask[col].eq(store.lanes > col) for col in range(self._arch.array.cols)]
+        self._derive_words(m, store, job.words)
+
+    def _derive_words(self, m: Module, store: data.View, words: data.View) -> None:
+        """What is read, and what becomes of it."""
+        packed, wide = store.format == Format.PACKED, store.format == Format.FP32
+        m.d.sync += [
+            words.wide.eq(wide),
+            words.by_rows.eq(wide | ((store.format == Format.OPERAND) & ~store.transpose)),
+            words.path.transpose.eq(store.transpose),
+            words.path.packed.eq(packed),
+            words.path.n.eq(Mux(packed, store.n, 0)),
+            words.path.m.eq(Mux(packed, store.m, 0)),
+        ]
+        m.d.sync += [words[name].eq(store[name]) for name in ("addr", "stride", "rows", "words")]
+        m.d.sync += [words.mask[col].eq(store.lanes > col) for col in range(self._arch.array.cols)]
 
     def _cause(self, store: data.View) -> Value:
         """The rule that a STORE breaks, but for the length of packed sequences."""

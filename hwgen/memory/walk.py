@@ -1,4 +1,4 @@
-"""Walk over strided blocks of accumulator words, shared by the store and the vector engine."""
+"""Walk over strided blocks of accumulator words side by side, as the vector engine needs it."""
 
 from amaranth.hdl import Module, Signal
 from amaranth.lib import data, stream, wiring
