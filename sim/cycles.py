@@ -15,7 +15,7 @@ from hwgen.arch.isa import TABLE, Engine, Opcode
 from hwgen.arch.registers import TensorState
 from hwgen.lib.streams import SkidBuffer
 from sim.cycle_library import Job, library, sizes
-from sim.device import ENGINES, EVENT, STATES, SimulationError, memory_settings
+from sim.device import ENGINES, EVENT, STATE, STATES, SimulationError, memory_settings
 from sim.memory import MemoryModel
 
 FIRST_CYCLE = SkidBuffer.LATENCY + 2
@@ -140,6 +140,12 @@ def _opcode(program: bytes, index: int) -> str:
     return Opcode(program[index * INSTRUCTION_BYTES]).name
 
 
+def _order(events: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Keys that put events in the order of the runner, the last key first: by cycle, then as the trace meets them."""
+    met = events["cycle"] + events["length"]
+    return events["kind"], events["engine"], events["kind"] != STATE, met, events["cycle"]
+
+
 def _result(handle: int) -> ModelResult:
     values, states = np.zeros(len(COUNTERS), np.uint64), np.zeros((ENGINES, STATES), np.uint64)
     library().model_counters(handle, values.ctypes.data)
@@ -154,6 +160,6 @@ def _result(handle: int) -> ModelResult:
         cycles=cycles,
         counters={"CYCLES_LOW": cycles & 0xFFFFFFFF, "CYCLES_HIGH": cycles >> 32, **counters},
         states=states,
-        events=events[np.argsort(events["cycle"], kind="stable")],
+        events=events[np.lexsort(_order(events))],
         dropped_events=dropped.value,
     )

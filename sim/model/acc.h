@@ -15,6 +15,10 @@ class AccPorts {
         return (2u << (bank(high) | split_)) - (1u << (bank(low) & ~split_));
     }
 
+    /// Banks that have been asked for in this cycle.
+    uint32_t reads() const { return reads_; }
+    uint32_t writes() const { return writes_; }
+
     void clear() { reads_ = writes_ = 0; }
     /// True if no more urgent port wants the bank.
     bool read(uint32_t address) { return ask(reads_, address); }

@@ -1,4 +1,7 @@
 // hwgen/control/counters.py and the `activity` port of hwgen/top.py: what a run is told about afterwards.
+//
+// Every engine is followed on its own, so that one may be told about later than the others; `sim/cycles.py` puts the
+// events in order.
 #pragma once
 
 #include "../trace_log.h"
@@ -9,81 +12,95 @@ struct Counters {
     uint64_t cycles, read_beats, write_beats, busy[ENGINES], tensor[8];
 };
 
-/// What happens in a cycle, beside instructions that begin and end.
-struct Seen {
-    unsigned busy = 0;     // bit e: engine e executes
-    unsigned moves = 0;    // bit e: engine e moves a word or beat (TENSOR: 0)
-    unsigned waiting = 0;  // 4 bits for each engine: engines whose token its next instruction lacks
-    uint32_t state = 0;    // TensorState of the tensor engine
-    bool read = false;     // a beat comes from memory
-
-    bool operator==(const Seen& other) const {
-        return busy == other.busy && moves == other.moves && waiting == other.waiting && state == other.state &&
-               read == other.read;
-    }
-};
+/// States of the engines other than the tensor engine on `activity`.
+namespace Shown {
+enum : uint8_t { IDLE, BUSY, WAITING, STALLED };
+}
 
 class Account {
   public:
-    Account(Cycle first, uint64_t event_limit) : since_(first) { log.start(0, event_limit); }
-
-    const Seen& last() const { return last_; }
-
-    /// What happens in cycle `now`; cycles that are not told are as the one before. `taken`, `done`: bits of engines.
-    void see(Cycle now, const Seen& seen, unsigned taken, unsigned done) {
-        if (!(seen == last_)) {
-            count(now);
-            last_ = seen;
-            activity_ = activity();
-        } else if (!(taken | done)) {
-            return;
-        }
-        log.sample(activity_ | taken << 16 | done << 20, uint64_t(now));
+    Account(Cycle origin, Cycle first, uint64_t event_limit) : origin_(origin), limit_(event_limit) {
+        for (Track* track : {&shown_[0], &shown_[1], &shown_[2], &shown_[3]}) track->since = origin;
+        for (Track* track : {&tensor_, &tensor_busy_, &read_}) track->since = first;
     }
 
-    /// The run ended in the cycle before `end`.
-    void finish(Cycle end) {
-        count(end);
-        log.sample(activity_, uint64_t(end - 1));
-        log.finish();
+    /// An engine is in `state` on the `activity` port from cycle `now` on.
+    void show(int engine, Cycle now, uint8_t state) {
+        Track& track = shown_[engine];
+        if (track.value == state) return;
+        if (track.value && now > track.since)
+            add({uint64_t(track.since - origin_), uint32_t(now - track.since), TraceLog::STATE, uint8_t(engine),
+                 uint8_t(track.value), 0});
+        track.set(now, state, states[engine]);
+    }
+
+    /// The tensor engine is in `state` from cycle `now` on; `waiting`: engines that its next instruction waits for.
+    void show_tensor(Cycle now, bool busy, unsigned waiting, uint32_t state) {
+        using namespace isa::TensorState;
+        const uint32_t reason = waiting & (1 << LOAD | 1 << STORE) ? MEMORY : TOKENS;
+        show(TENSOR, now, uint8_t(busy || !waiting ? state : reason));
+        tensor_.set(now, state == isa::TensorState::IDLE && waiting ? reason : state, counters.tensor);
+        tensor_busy_.set(now, busy, flags_);
+    }
+
+    /// Whether beats come from memory from cycle `now` on.
+    void show_read(Cycle now, bool reads) { read_.set(now, reads, reads_); }
+
+    /// Bits of engines that take an instruction, that end one, in cycle `now`.
+    void pulse(Cycle now, unsigned taken, unsigned done) {
+        for (int engine = 0; engine < ENGINES; engine++) {
+            const uint64_t cycle = uint64_t(now - origin_);
+            if (taken >> engine & 1) add({cycle, 0, TraceLog::ISSUE, uint8_t(engine), 0, 0});
+            if (done >> engine & 1) add({cycle, 0, TraceLog::DONE, uint8_t(engine), 0, 0});
+        }
+    }
+
+    /// The run, which began in cycle `first`, ended in the cycle before `end`.
+    void finish(Cycle first, Cycle end) {
+        for (int engine = 0; engine < ENGINES; engine++) {
+            show(engine, end, shown_[engine].value ? Shown::IDLE : Shown::BUSY);  // ends the last stretch, whatever it is
+            shown_[engine].since = end;
+        }
+        tensor_.set(end, ~0u, counters.tensor);
+        tensor_busy_.set(end, ~0u, flags_);
+        read_.set(end, ~0u, reads_);
+        counters.cycles = uint64_t(end - first);
+        counters.read_beats = reads_[1];
+        counters.write_beats = states[STORE][Shown::BUSY];
+        for (int engine = 0; engine < ENGINES; engine++) 
+            counters.busy[engine] = states[engine][Shown::BUSY] + states[engine][Shown::STALLED];
+        counters.busy[TENSOR] = flags_[1];
     }
 
     Counters counters{};
-    TraceLog log;
+    uint64_t states[ENGINES][TraceLog::STATES] = {};  // cycles of each engine in each state
+    std::vector<TraceEvent> events;
+    uint64_t dropped = 0;  // events beyond the limit
 
   private:
-    enum { IDLE, BUSY, WAITING, STALLED };
-    static constexpr unsigned MEMORY_ENGINES = 1 << LOAD | 1 << STORE;
+    /// A value, and since when it holds.
+    struct Track {
+        uint32_t value = 0;
+        Cycle since = 0;
 
-    void count(Cycle now) {
-        using namespace isa::TensorState;
-        const uint64_t cycles = uint64_t(now - since_);
-        const unsigned waiting = last_.waiting >> 4 * TENSOR & 15;
-        uint32_t state = last_.state;
-        if (state == isa::TensorState::IDLE && waiting) state = waiting & MEMORY_ENGINES ? MEMORY : TOKENS;
-        counters.cycles += cycles;
-        if (last_.read) counters.read_beats += cycles;
-        if (last_.moves >> STORE & 1) counters.write_beats += cycles;
-        for (int engine = 0; engine < ENGINES; engine++)
-            if (last_.busy >> engine & 1) counters.busy[engine] += cycles;
-        counters.tensor[state] += cycles;
-        since_ = now;
-    }
-
-    uint32_t activity() const {
-        using namespace isa::TensorState;
-        uint32_t activity = 0;
-        for (int engine = 0; engine < ENGINES; engine++) {
-            const bool busy = last_.busy >> engine & 1, moves = last_.moves >> engine & 1;
-            const unsigned waiting = last_.waiting >> 4 * engine & 15;
-            uint32_t shown = busy ? (moves ? BUSY : STALLED) : waiting ? WAITING : IDLE;
-            if (engine == TENSOR) shown = busy || !waiting ? last_.state : waiting & MEMORY_ENGINES ? MEMORY : TOKENS;
-            activity |= shown << 4 * engine;
+        /// Another value from cycle `now` on; the cycles of the old one are added to its count.
+        void set(Cycle now, uint32_t next, uint64_t* counts) {
+            if (next == value) return;
+            counts[value] += uint64_t(now - since);
+            value = next;
+            since = now;
         }
-        return activity;
+    };
+
+    void add(const TraceEvent& event) {
+        if (events.size() < limit_)
+            events.push_back(event);
+        else
+            dropped++;
     }
 
-    Seen last_;
-    Cycle since_;
-    uint32_t activity_ = 0;
+    Cycle origin_;
+    size_t limit_;
+    Track shown_[ENGINES], tensor_, tensor_busy_, read_;
+    uint64_t flags_[2] = {}, reads_[2] = {};
 };

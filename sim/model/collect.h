@@ -29,9 +29,9 @@ class Collector {
     }
 
     /// Banks that the next `steps` may write, a bit for each.
-    uint32_t banks(Cycle ahead, Cycle steps, const AccPorts& acc) const {
+    uint32_t banks(Cycle steps, const AccPorts& acc) const {
         const Result& result = results.front();
-        const Place low = place_of(result, step_ + ahead), high = place_of(result, step_ + ahead + steps - 1);
+        const Place low = place_of(result, step_), high = place_of(result, step_ + steps - 1);
         const uint32_t last = uint32_t(high.row + high.both) * result.acc_stride + result.tile_cols - 1;
         return acc.banks(result.acc_addr + uint32_t(low.row) * result.acc_stride, result.acc_addr + last);
     }

@@ -23,8 +23,8 @@ class Machine {
     /// `every_cycle`: pass cycles one by one, however alike they are.
     Machine(const Sizes& sizes, bool every_cycle)
         : sizes_(sizes), every_cycle_(every_cycle), acc_(sizes_), fetch_(sizes_), queues_(sizes_, nullptr),
-          load_(sizes_, acc_), tensor_(sizes_, acc_, every_cycle_), vector_(sizes_, acc_), store_(sizes_, acc_),
-          account_(0, 0) {}
+          load_(sizes_, acc_), tensor_(sizes_, acc_, every_cycle_), vector_(sizes_, acc_, account_, every_cycle_),
+          store_(sizes_, acc_), account_(0, 0, 0) {}
 
     /// Begins a run; the one before must have ended. What the engines remember of it stays.
     void start(const MemorySettings& memory, const Job& job) {
@@ -35,7 +35,9 @@ class Machine {
         memory_.start(memory, sizes_.beat_bytes);
         fetch_.start(job.address, uint32_t(job.count));
         queues_ = Queues(sizes_, job.program);
-        account_ = Account(now(), job.event_limit);
+        first_ = now_;
+        last_ = Moves();
+        account_ = Account(origin_, now_, job.event_limit);
     }
 
     enum Ending { LIMIT, ENDED, HUNG };
@@ -63,58 +65,94 @@ class Machine {
         memory_.drive(uint64_t(now()));
         acc_.clear();
         ended_ = complete();
+        const unsigned busy = busy_;
         const int requester = request();
         const bool for_fetch = memory_.r_valid && memory_.r_id() == FETCH_ID;
-        Seen seen{busy_, 0, queues_.waiting(), 0, for_fetch};
-        Begun begun{0, 0};
-        step_engines(requester == LOAD_ID, seen, begun);
-        if (seen.read) memory_.take_read_beat();
+        Pulse pulse;
+        last_ = step_engines(requester == LOAD_ID, pulse);
+        last_.read |= for_fetch;
+        if (last_.read) memory_.take_read_beat();
+        tell(pulse);
         const bool fetched = fetch_.offers() && queues_.accepts();
-        const bool changed = queues_.step(begun.taken, begun.done, fetched ? int64_t(fetch_.pc()) : -1);
+        const bool changed = queues_.step(pulse.taken, pulse.done, fetched ? int64_t(fetch_.pc()) : -1);
         fetch_.step(requester == FETCH_ID, for_fetch, fetched);
-        account_.see(now(), seen, begun.taken, begun.done);
         now_++;
         busy_ = busy_engines();
-        same_ = !changed && !for_fetch && busy_ == seen.busy && !ended_;
-        if (ended_) account_.finish(now());
+        same_ = !changed && !for_fetch && busy_ == busy && !ended_;
+        if (ended_) account_.finish(first_, now_);
     }
 
     /// Bits of engines that take what they are offered, that end an instruction.
-    struct Begun {
-        unsigned taken, done;
+    struct Pulse {
+        unsigned taken = 0, done = 0;
+        void note(int engine, const Outcome& outcome) {
+            taken |= unsigned(outcome.taken) << engine;
+            done |= unsigned(outcome.done) << engine;
+        }
+    };
+
+    /// What moves in a cycle: a beat from memory, a word of the load engine, a beat of the store engine.
+    struct Moves {
+        bool read = false, load = false, store = false;
     };
 
     /// The engines in the order of their claim to the accumulators; those that have nothing to do are left out.
-    void step_engines(bool requested, Seen& seen, Begun& begun) {
-        const auto note = [&](int engine, const Outcome& outcome) {
-            begun.taken |= unsigned(outcome.taken) << engine;
-            begun.done |= unsigned(outcome.done) << engine;
-            seen.moves |= unsigned(outcome.moves) << engine;
-            seen.read |= outcome.reads;
-        };
+    Moves step_engines(bool requested, Pulse& pulse) {
         const unsigned active = busy_ | queues_.offered();
         const bool shared = active & (1 << VECTOR | 1 << STORE) || load_.uses_acc();
         const bool arrived = memory_.r_valid && memory_.r_id() == LOAD_ID;
-        note(TENSOR, {queues_.offer(TENSOR) && tensor_.accepts(), tensor_.done()});
-        seen.state = tensor_.step(now_, queues_.offer(TENSOR), shared);
-        if (active >> VECTOR & 1) note(VECTOR, vector_.step(now_, queues_.offer(VECTOR)));
-        if (active >> STORE & 1) note(STORE, store_.step(now_, queues_.offer(STORE), memory_, uint64_t(now())));
-        if (active >> LOAD & 1)
-            note(LOAD, load_.step(now_, queues_.offer(LOAD), requested, arrived, arrived && memory_.r_last()));
+        Moves moves;
+        pulse.note(TENSOR, {queues_.offer(TENSOR) && tensor_.accepts(), tensor_.done()});
+        state_ = tensor_.step(now_, queues_.offer(TENSOR), shared);
+        if (active >> VECTOR & 1) pulse.note(VECTOR, vector_.step(now_, queues_.offer(VECTOR), vector_is_alone()));
+        if (active >> STORE & 1) {
+            const Outcome store = store_.step(now_, queues_.offer(STORE), memory_, uint64_t(now()));
+            pulse.note(STORE, store);
+            moves.store = store.moves;
+        }
+        if (active >> LOAD & 1) {
+            const Outcome load =
+                load_.step(now_, queues_.offer(LOAD), requested, arrived, arrived && memory_.r_last());
+            pulse.note(LOAD, load);
+            moves.load = load.moves;
+            moves.read = load.reads;
+        }
+        return moves;
+    }
+
+    /// Whether nobody else may use the vector engine's banks in this cycle, or later before another engine is stepped.
+    bool vector_is_alone() {
+        const uint32_t reads = acc_.reads() | tensor_.reads_banks() | store_.reads_banks();
+        const uint32_t writes = acc_.writes() | tensor_.writes_banks() | load_.writes_banks();
+        return !(vector_.reads_banks() & reads) && !(vector_.writes_banks() & writes);
+    }
+
+    /// Notes the cycle; the vector engine tells itself what it does while it is busy.
+    void tell(const Pulse& pulse) {
+        const unsigned waiting = queues_.waiting();
+        const auto state = [&](int engine, bool moves) -> uint8_t {
+            if (busy_ >> engine & 1) return moves ? Shown::BUSY : Shown::STALLED;
+            return waiting >> 4 * engine & 15 ? Shown::WAITING : Shown::IDLE;
+        };
+        account_.show(LOAD, now_, state(LOAD, last_.load));
+        account_.show_tensor(now_, busy_ >> TENSOR & 1, waiting >> 4 * TENSOR & 15, state_);
+        if (!(busy_ >> VECTOR & 1)) account_.show(VECTOR, now_, state(VECTOR, false));
+        account_.show(STORE, now_, state(STORE, last_.store));
+        account_.show_read(now_, last_.read);
+        if (pulse.taken | pulse.done) account_.pulse(now_, pulse.taken, pulse.done);
     }
 
     /// Cycles from now on in each of which the same happens as in the last one; FOREVER if nothing happens any more.
-    Cycle quiet() const {
+    Cycle quiet() {
         if (memory_.r_valid && (load_.reads() || memory_.r_id() != LOAD_ID)) return 0;
         const bool reading = memory_.streams(uint64_t(now())) && load_.reads() && memory_.r_id() == LOAD_ID;
-        const bool writing = store_.writes(now_, memory_), working = vector_.writes(now_);
-        const unsigned last = account_.last().moves, moving = unsigned(writing) << STORE | unsigned(working) << VECTOR;
-        if (reading != account_.last().read || moving != (last & ~(1u << LOAD)) || moves()) return 0;
+        const bool writing = store_.writes(now_, memory_);
+        if (reading != last_.read || writing != last_.store || moves()) return 0;
         Cycle cycles = Cycle(memory_.quiet(uint64_t(now()), reading, writing));
-        if (cycles > 0) cycles = std::min(cycles, load_.quiet(reading, last >> LOAD & 1));
+        if (cycles > 0) cycles = std::min(cycles, load_.quiet(reading, last_.load));
         if (cycles > 0) cycles = std::min(cycles, store_.quiet(now_, writing, memory_));
-        if (cycles > 0) cycles = std::min({cycles, vector_.quiet(now_), tensor_.until() - now_});
-        return cycles <= 0 || conflict(cycles) ? 0 : cycles;
+        if (cycles > 0) cycles = std::min({cycles, vector_.until() - now_, tensor_.until() - now_});
+        return cycles <= 0 || conflict() ? 0 : cycles;
     }
 
     bool moves() const {
@@ -124,21 +162,17 @@ class Machine {
                fetch_.moves(queues_.accepts()) || queues_.moves(accepts);
     }
 
-    /// Whether two engines might want the same bank in the next `cycles`.
-    bool conflict(Cycle cycles) const {
-        const uint32_t vector_reads = vector_.reads_banks(), store_reads = store_.reads_banks();
-        const uint32_t vector_writes = vector_.writes_banks(), load_writes = load_.writes_banks();
-        if (vector_reads & store_reads || vector_writes & load_writes) return true;
-        const uint32_t reads = vector_reads | store_reads, writes = vector_writes | load_writes;
-        return (reads && reads & tensor_.reads_banks()) || (writes && writes & tensor_.writes_banks(now_, cycles));
+    /// Whether two engines might want the same bank before one of them is stepped.
+    bool conflict() {
+        const uint32_t reads = store_.reads_banks(), writes = load_.writes_banks();
+        if ((reads && reads & tensor_.reads_banks()) || (writes && writes & tensor_.writes_banks())) return true;
+        return busy_ >> VECTOR & 1 && !vector_is_alone();
     }
 
     void skip(Cycle cycles) {
-        const bool reading = account_.last().read, writing = account_.last().moves >> STORE & 1;
-        memory_.skip(uint64_t(cycles), reading, writing);
-        load_.skip(now_, cycles, reading);
-        vector_.skip(now_, cycles);
-        store_.skip(cycles, writing);
+        memory_.skip(uint64_t(cycles), last_.read, last_.store);
+        load_.skip(now_, cycles, last_.read);
+        store_.skip(cycles, last_.store);
         now_ += cycles;
     }
 
@@ -160,9 +194,11 @@ class Machine {
 
     const Sizes sizes_;
     const bool every_cycle_;
-    Cycle now_ = 0, origin_ = 0;         // since power-up; when the run would have been in cycle 0
+    Cycle now_ = 0, origin_ = 0, first_ = 0;  // since power-up; cycle 0 of the run; its first cycle
     bool ended_ = false, same_ = false;  // same_: the last cycle may be one of many
     unsigned busy_ = 0;                  // bits of engines
+    uint32_t state_ = 0;                 // TensorState
+    Moves last_;                         // what moved in the last cycle
     MemoryTiming memory_;
     AccPorts acc_;
     Arbiter arbiter_;

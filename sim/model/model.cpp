@@ -17,13 +17,13 @@ void model_counters(void* m, uint64_t* values) {
     std::memcpy(values, &machine(m).account().counters, sizeof(Counters));
 }
 void model_states(void* m, uint64_t* cycles) {
-    std::memcpy(cycles, machine(m).account().log.states, sizeof(TraceLog::states));
+    std::memcpy(cycles, machine(m).account().states, sizeof(Account::states));
 }
 uint64_t model_events(void* m, const TraceEvent** events, uint64_t* dropped) {
-    const TraceLog& log = machine(m).account().log;
-    *events = log.events.data();
-    *dropped = log.dropped;
-    return log.events.size();
+    const Account& account = machine(m).account();
+    *events = account.events.data();
+    *dropped = account.dropped;
+    return account.events.size();
 }
 /// For each engine the oldest instruction that is not done (-1: none), the next to start, and the engines it waits for.
 void model_queues(void* m, int64_t* values) {

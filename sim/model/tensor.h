@@ -27,17 +27,14 @@ class TensorEngine {
         if (!differs) return state_;
         act(command);
         next_ = now + 1;
+        banks_known_ = false;
         until_ = next_ + (every_cycle_ ? 0 : quiet());
         return state_;
     }
 
-    /// Banks that it may read, may write, in the `cycles` from `now` on, which are before `until`; a bit for each.
-    uint32_t reads_banks() const {
-        return sums_.banks(acc_) | (beats_.reads_sums() ? beats_.sum_banks(acc_) : 0);
-    }
-    uint32_t writes_banks(Cycle now, Cycle cycles) const {
-        return collector_.valid.at(next_) ? collector_.banks(now - next_, cycles, acc_) : 0;
-    }
+    /// Banks that it may read, may write, in the next cycle and before `until`; a bit for each.
+    uint32_t reads_banks() { return look_at_banks(), reads_banks_; }
+    uint32_t writes_banks() { return look_at_banks(), writes_banks_; }
 
   private:
     void use_acc(Cycle now) const {
@@ -46,6 +43,14 @@ class TensorEngine {
         if (ahead >= 0 && beats_.reads_sums()) sum = beats_.sum(ahead);
         if (sum != NOWHERE) acc_.read(sum);
         if (collector_.valid.at(next_)) collector_.write(now - next_, acc_);
+    }
+
+    void look_at_banks() {
+        if (banks_known_) return;
+        const Cycle cycles = std::max<Cycle>(until_ - next_, 1);
+        reads_banks_ = sums_.banks(acc_) | (beats_.reads_sums() ? beats_.sum_banks(acc_) : 0);
+        writes_banks_ = collector_.valid.at(next_) ? collector_.banks(cycles, acc_) : 0;
+        banks_known_ = true;
     }
 
     /// Cycle `next_`.
@@ -156,5 +161,6 @@ class TensorEngine {
     Sums sums_;
     Cycle next_ = 0, until_ = 0;  // first cycle that has not passed here; first one that may differ
     Cycle under_way_ = 0, draining_until_ = -1;
-    uint32_t state_ = 0;
+    bool banks_known_ = false;
+    uint32_t reads_banks_ = 0, writes_banks_ = 0, state_ = 0;
 };

@@ -1,64 +1,35 @@
 // hwgen/vector/engine.py: the vector engine.
 #pragma once
 
+#include "account.h"
 #include "walk.h"
 
+/// While nobody else uses its banks it only notes how many cycles there were, and catches up before something shows.
 class VectorEngine {
   public:
-    VectorEngine(const Sizes& sizes, AccPorts& acc) : latency_(sizes.vector_latency), acc_(acc) {}
+    VectorEngine(const Sizes& sizes, AccPorts& acc, Account& account, bool every_cycle)
+        : latency_(sizes.vector_latency), every_cycle_(every_cycle), shared_(acc), own_(sizes), account_(account) {}
 
     bool accepts() const { return !active(); }
     bool busy() const { return active() || level_; }
+    /// First cycle in which it may end an instruction, or accept one that it could not accept before.
+    Cycle until() const { return busy() ? until_ : NEVER; }
+    /// Banks that it may read, may write, before it accepts the next instruction; a bit for each.
+    uint32_t reads_banks() const { return active() ? reads_banks_ : 0; }
+    uint32_t writes_banks() const { return busy() ? writes_banks_ : 0; }
 
-    Outcome step(Cycle now, const Instruction* command) {
-        const bool wanted = wants();
-        Outcome outcome = write(now);
-        outcome.taken = command && accepts();
-        if (wanted)
-            read(now);
-        else
-            for (Source& source : sources_) source.taken = false;
-        if (outcome.taken) start(*command);
+    /// One cycle, in which it is busy or is offered `command`. `alone`: nobody else uses its banks.
+    Outcome step(Cycle now, const Instruction* command, bool alone) {
+        if (alone && now < until_ && !(command && accepts())) return {};
+        catch_up(now);
+        const bool takes = command && accepts();
+        Outcome outcome = pass(now, alone ? own_ : shared_);
+        outcome.taken = takes;
+        next_ = now + 1;
+        if (takes) start(*command);
+        until_ = alone && !every_cycle_ ? next_ + quiet() : next_;
         return outcome;
     }
-
-    bool writes(Cycle now) const { return ready_.at(now); }
-
-    /// Cycles from `now` on in each of which it takes a step or not, and writes a word or not, as in the first of them.
-    Cycle quiet(Cycle now) const {
-        if (!busy()) return NEVER;
-        const bool steps = wants();
-        Cycle cycles = NEVER;
-        if (steps && (sources_[0].walker.first() || conflicts() || ready_.length_or_zero() != level_)) return 0;
-        if (steps) cycles = sources_[0].walker.left() - 1;
-        if (!writes(now)) return std::min(cycles, ready_.next() - now);
-        if (steps && ready_.next() + level_ != now + latency_) return 0;
-        return std::min(cycles, (steps ? target_.left() : std::min(ready_.length(), target_.left())) - 1);
-    }
-
-    void skip(Cycle now, Cycle cycles) {
-        const bool steps = wants(), writing = writes(now);
-        if (steps) {
-            ready_.add(now + latency_, cycles);
-            for (Source& source : sources_) source.walker.skip(cycles);
-            level_ += cycles;
-        }
-        if (writing) {
-            ready_.take(cycles);
-            target_.skip(cycles);
-            level_ -= cycles;
-        }
-    }
-
-    /// Banks that it may read and write as long as it is quiet.
-    uint32_t reads_banks() const {
-        uint32_t banks = 0;
-        if (wants())
-            for (const Source& source : sources_)
-                if (source.needed()) banks |= source.walker.banks(acc_);
-        return banks;
-    }
-    uint32_t writes_banks() const { return level_ ? target_.banks(acc_) : 0; }
 
   private:
     struct Source {
@@ -72,21 +43,56 @@ class VectorEngine {
     /// Whether it asks for the words of a step.
     bool wants() const { return active() && (sources_[0].walker.first() ? level_ == 0 : level_ <= latency_); }
 
-    Outcome write(Cycle now) {
-        if (!writes(now) || !acc_.write(target_.word())) return {};
+    /// Cycles from `next_` on in which certainly no instruction ends and none more could be accepted.
+    Cycle quiet() const {
+        Cycle cycles = active() ? sources_[0].walker.left() : NEVER;
+        if (level_) cycles = std::min(cycles, std::max<Cycle>(ready_.next() - next_, 0) + target_.left() - 1);
+        return cycles;
+    }
+
+    /// Passes the cycles before `now`, in which it was alone.
+    void catch_up(Cycle now) {
+        if (!busy()) next_ = now;
+        while (next_ < now) {
+            const Cycle cycles = std::min(streaming(), now - next_);
+            if (cycles > 0) {
+                stream(cycles);
+                next_ += cycles;
+            } else {
+                pass(next_, own_);
+                next_++;
+            }
+        }
+    }
+
+    /// Cycle `now`; `acc` has the ports of others that are more urgent.
+    Outcome pass(Cycle now, AccPorts& acc) {
         Outcome outcome;
-        outcome.done = target_.last();
-        outcome.moves = true;
-        ready_.take();
-        target_.next();
-        level_--;
+        if (!busy()) return outcome;
+        if (&acc == &own_) acc.clear();
+        const bool wanted = wants();
+        write(now, acc, outcome);
+        account_.show(VECTOR, now, outcome.moves ? Shown::BUSY : Shown::STALLED);
+        if (wanted)
+            read(now, acc);
+        else
+            for (Source& source : sources_) source.taken = false;
         return outcome;
     }
 
-    void read(Cycle now) {
+    void write(Cycle now, AccPorts& acc, Outcome& outcome) {
+        if (!ready_.at(now) || !acc.write(target_.word())) return;
+        outcome.moves = true;
+        outcome.done = target_.last();
+        ready_.take();
+        target_.next();
+        level_--;
+    }
+
+    void read(Cycle now, AccPorts& acc) {
         bool all = true;
         for (Source& source : sources_) {
-            source.taken = !source.needed() || source.taken || acc_.read(source.walker.word());
+            source.taken = !source.needed() || source.taken || acc.read(source.walker.word());
             all &= source.taken;
         }
         if (!all) return;
@@ -99,39 +105,57 @@ class VectorEngine {
         }
     }
 
-    /// Whether two sources may want the same bank, or one lacks words that it wanted before.
-    bool conflicts() const {
-        uint32_t banks = 0;
-        for (const Source& source : sources_) {
-            const uint32_t more = source.needed() ? source.walker.banks(acc_) : 0;
-            if (source.taken || more & banks) return true;
-            banks |= more;
-        }
-        return false;
+    /// Cycles from `next_` on that each take a step and write a word, none of them the last.
+    Cycle streaming() const {
+        if (!wants() || sources_[0].walker.first() || own_conflict_ || !ready_.at(next_)) return 0;
+        if (sources_[0].taken || sources_[1].taken || sources_[2].taken) return 0;
+        if (ready_.length() != level_ || ready_.next() + level_ != next_ + latency_) return 0;
+        return std::min(sources_[0].walker.left(), target_.left()) - 1;
+    }
+
+    void stream(Cycle cycles) {
+        account_.show(VECTOR, next_, Shown::BUSY);
+        ready_.shift(cycles, 0);
+        target_.skip(cycles);
+        for (Source& source : sources_) source.walker.skip(cycles);
     }
 
     void start(const Instruction& item) {
         using namespace isa;
-        const uint32_t operation = uint32_t(item.get(Vector::operation));
+        const uint32_t operation = uint32_t(item.get(Vector::operation)), writing = level_ ? target_.banks(own_) : 0;
         const Cycle rows = item.get(Vector::rows), words = item.get(Vector::words);
         const Field fields[SOURCES][3] = {{Vector::x_addr, Vector::x_stride, Vector::x_hold},
                                           {Vector::y_addr, Vector::y_stride, Vector::y_hold},
                                           {Vector::z_addr, Vector::z_stride, Vector::z_hold}};
+        uint32_t moving = 0;  // banks of sources that are read in every step
+        reads_banks_ = 0;
+        own_conflict_ = false;
         for (int i = 0; i < SOURCES; i++) {
             const uint32_t stride = uint32_t(item.get(fields[i][1]));
             const bool hold = item.get(fields[i][2]);
-            sources_[i].walker.start(uint32_t(item.get(fields[i][0])), {words, !hold}, {rows, stride});
-            sources_[i].reads = SOURCES_READ[operation] > i;
-            sources_[i].once = hold && stride == 0;
+            Source& source = sources_[i];
+            source.walker.start(uint32_t(item.get(fields[i][0])), {words, !hold}, {rows, stride});
+            source.reads = SOURCES_READ[operation] > i;
+            source.once = hold && stride == 0;
+            const uint32_t banks = source.reads ? source.walker.banks(own_) : 0;
+            reads_banks_ |= banks;
+            if (source.once) continue;
+            own_conflict_ |= (moving & banks) != 0;
+            moving |= banks;
         }
-        const uint32_t stride = uint32_t(item.get(Vector::d_stride));
-        next_target_.start(uint32_t(item.get(Vector::d_addr)), {words, 1}, {rows, stride});
+        next_target_.start(uint32_t(item.get(Vector::d_addr)), {words, 1}, {rows, uint32_t(item.get(Vector::d_stride))});
+        writes_banks_ = writing | next_target_.banks(own_);
     }
 
     const Cycle latency_;
-    AccPorts& acc_;
+    const bool every_cycle_;
+    AccPorts &shared_, own_;
+    Account& account_;
     Source sources_[SOURCES];
     Walker target_, next_target_;  // words to be written by the steps that were taken, by those to come
     Pulses ready_;                 // cycles from which results may be written
     Cycle level_ = 0;              // steps taken whose word is not written
+    Cycle next_ = 0, until_ = 0;   // first cycle that has not passed here; see `until`
+    uint32_t reads_banks_ = 0, writes_banks_ = 0;
+    bool own_conflict_ = false;  // two sources may want the same bank
 };
