@@ -63,6 +63,7 @@ class Feature:
 
     `unit` numbers its image rows for hazards: row h of image block b (`array.rows` images) is `unit + b*H + h`. If
     `span` is not 0, another shape of the same values has these numbers, and each access counts as one of all `span`.
+    A part of a tensor begins `shift` images after the first one of block 0.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Feature:
     address: int
     unit: int
     span: int = 0
+    shift: int = 0
 
     @property
     def row_words(self) -> int:

@@ -7,9 +7,8 @@ from math import ceil
 from hwgen.arch import INSTRUCTION_BYTES, Arch
 from hwgen.arch.isa import Command
 from scheduler.training.emitter import Emitter
-from scheduler.training.fuse import groups
 from scheduler.training.ir import TrainingGraph
-from scheduler.training.kernels import emit
+from scheduler.training.kernels import emit_all
 from scheduler.training.lower import Step, TrainingOptions, begin, generate, load_constants
 from scheduler.training.order import Duration, list_order
 from scheduler.training.program import Code, TrainingProgram
@@ -30,8 +29,7 @@ def compile_step(
     """
     step = begin(graph, arch, options or TrainingOptions())
     load_constants(step)
-    for group in groups(step.graph, apart=step.em.apart):
-        emit(step, group)
+    emit_all(step)
     start = replace(step, em=Emitter(arch), rings=Rings(arch))
     if step.options.pregenerate:
         for weights in step.weights.values():

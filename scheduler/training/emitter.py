@@ -208,7 +208,8 @@ class Emitter:
 
     def region(self, feature: Feature, image: int, h: int, rows: int, images: int = 1) -> Region:
         """Image rows for hazards, of the block that `image` is in; all rows if `images` are of several blocks."""
-        first, last = (number // self.arch.array.rows for number in (image, image + images - 1))
+        first = (image + feature.shift) // self.arch.array.rows
+        last = (image + images - 1 + feature.shift) // self.arch.array.rows
         if feature.span:
             return Region("dram", feature.unit, feature.unit + feature.span)
         if first != last:

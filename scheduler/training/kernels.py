@@ -1,7 +1,7 @@
 """Which kernel each operator gets; the table of contents of a step."""
 
 from hwgen.arch import UserError
-from scheduler.training.fuse import PRODUCTS, Group, main_result
+from scheduler.training.fuse import PRODUCTS, Group, groups, main_result
 from scheduler.training.layer_norm import layer_norm, layer_norm_grad
 from scheduler.training.losses import cross_entropy, mse
 from scheduler.training.lower import Step
@@ -29,6 +29,7 @@ from scheduler.training.operators import (
 )
 from scheduler.training.pointwise import POINTWISE
 from scheduler.training.pooling import avg_pool, avg_pool_grad, max_pool, max_pool_grad
+from scheduler.training.sequence import kernel_order, narrowed
 from scheduler.training.softmax import softmax, softmax_grad
 from scheduler.training.stages import (
     Kernel,
@@ -44,6 +45,12 @@ from scheduler.training.stages import (
 )
 from scheduler.training.token_stages import emit_matmul, emit_move
 from scheduler.training.unroll import Unroll
+
+
+def emit_all(step: Step) -> None:
+    """Record the kernels of all operators."""
+    for task in kernel_order(step, groups(step.graph, apart=step.em.apart)):
+        emit(step if task.images is None else narrowed(step, *task.images), task.group)
 
 
 def emit(step: Step, group: Group) -> None:
