@@ -58,7 +58,7 @@ class Account {
     /// The run, which began in cycle `first`, ended in the cycle before `end`.
     void finish(Cycle first, Cycle end) {
         for (int engine = 0; engine < ENGINES; engine++) {
-            show(engine, end, shown_[engine].value ? Shown::IDLE : Shown::BUSY);  // ends the last stretch, whatever it is
+            show(engine, end, shown_[engine].value ? Shown::IDLE : Shown::BUSY);  // ends the last stretch
             shown_[engine].since = end;
         }
         tensor_.set(end, ~0u, counters.tensor);
@@ -67,7 +67,7 @@ class Account {
         counters.cycles = uint64_t(end - first);
         counters.read_beats = reads_[1];
         counters.write_beats = states[STORE][Shown::BUSY];
-        for (int engine = 0; engine < ENGINES; engine++) 
+        for (int engine = 0; engine < ENGINES; engine++)
             counters.busy[engine] = states[engine][Shown::BUSY] + states[engine][Shown::STALLED];
         counters.busy[TENSOR] = flags_[1];
     }

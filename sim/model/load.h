@@ -60,7 +60,8 @@ class LoadEngine {
     /// Banks that it may write as long as it is quiet.
     uint32_t writes_banks() const {
         if (!uses_acc()) return 0;
-        return acc_.banks(word_, placer_.active() ? placer_.last_word() : word_);
+        const bool more = placer_.active() && placer_.sink() == Sink::ACC;
+        return acc_.banks(word_, word_) | (more ? acc_.banks(placer_.word(), placer_.last_word()) : 0);
     }
 
   private:

@@ -23,7 +23,7 @@ class Machine {
     /// `every_cycle`: pass cycles one by one, however alike they are.
     Machine(const Sizes& sizes, bool every_cycle)
         : sizes_(sizes), every_cycle_(every_cycle), acc_(sizes_), fetch_(sizes_), queues_(sizes_, nullptr),
-          load_(sizes_, acc_), tensor_(sizes_, acc_, every_cycle_), vector_(sizes_, acc_, account_, every_cycle_),
+          load_(sizes_, acc_), tensor_(sizes_, acc_, every_cycle_), vector_(sizes_, acc_, account_),
           store_(sizes_, acc_), account_(0, 0, 0) {}
 
     /// Begins a run; the one before must have ended. What the engines remember of it stays.
@@ -122,6 +122,7 @@ class Machine {
 
     /// Whether nobody else may use the vector engine's banks in this cycle, or later before another engine is stepped.
     bool vector_is_alone() {
+        if (every_cycle_) return false;
         const uint32_t reads = acc_.reads() | tensor_.reads_banks() | store_.reads_banks();
         const uint32_t writes = acc_.writes() | tensor_.writes_banks() | load_.writes_banks();
         return !(vector_.reads_banks() & reads) && !(vector_.writes_banks() & writes);
@@ -156,8 +157,7 @@ class Machine {
     }
 
     bool moves() const {
-        const unsigned accepts = unsigned(load_.accepts()) << LOAD | unsigned(tensor_.accepts()) << TENSOR |
-                                 unsigned(vector_.accepts()) << VECTOR | unsigned(store_.accepts()) << STORE;
+        const unsigned accepts = bits(load_.accepts(), tensor_.accepts(), vector_.accepts(), store_.accepts());
         return arbiter_.moves(fetch_.request(), load_.request(), memory_.takes_reads()) ||
                fetch_.moves(queues_.accepts()) || queues_.moves(accepts);
     }
@@ -178,11 +178,15 @@ class Machine {
 
     static constexpr int FETCH_ID = 0, LOAD_ID = 1;
 
+    /// A bit for each engine.
+    static unsigned bits(bool load, bool tensor, bool vector, bool store) {
+        return unsigned(load) << LOAD | unsigned(tensor) << TENSOR | unsigned(vector) << VECTOR | unsigned(store) << STORE;
+    }
+
     bool complete() const { return !busy_ && !fetch_.busy() && fetch_.finished() && queues_.empty(); }
 
     unsigned busy_engines() const {
-        return unsigned(load_.busy()) << LOAD | unsigned(tensor_.busy()) << TENSOR | unsigned(vector_.busy()) << VECTOR |
-               unsigned(store_.busy()) << STORE;
+        return bits(load_.busy(), tensor_.busy(), vector_.busy(), store_.busy());
     }
 
     /// The read request goes to the memory, the next one to the arbiter; returns whose it is, or -1.

@@ -32,6 +32,7 @@ class StoreReader {
         else
             walker_.start(addr, {rows, stride}, {words, 1});
         if (path_.packed) reducer_.start(path_.n, path_.m);
+        banks_ = walker_.banks(acc_);
     }
 
     /// Whether a beat is offered to memory.
@@ -55,10 +56,13 @@ class StoreReader {
 
     /// Cycles from `now` on in each of which the same happens, if a beat goes in each of them or in none (`writing`).
     Cycle quiet(Cycle now, bool writing) const {
-        if (path_.transpose || path_.packed) return walker_.active() || used_ || path_busy() ? 0 : NEVER;
+        if (path_.packed) return idle() ? NEVER : 0;
+        if (path_.transpose) {
+            if (writing && steady(now)) return std::min(transposer_.quiet(), walker_.left() - 1);
+            return idle() ? NEVER : 0;
+        }
         if (!writing) return wants() || splitting_ ? 0 : offers(now) ? NEVER : beats_.next() - now;
-        if (beats_.length() != used_ || beats_.next() + used_ != now + latency_ + splitting_) return 0;
-        if (!walker_.active() || used_ - splitting_ + 2 > room_) return 0;
+        if (!steady(now)) return 0;
         return (walker_.left() - 1) * (wide_ ? 2 : 1);
     }
 
@@ -69,10 +73,11 @@ class StoreReader {
         used_ += beats - cycles;
         splitting_ ^= wide_ && cycles % 2;
         walker_.skip(reads);
+        if (path_.transpose) transposer_.skip(cycles);
     }
 
     /// Banks that it may read.
-    uint32_t reads_banks() const { return walker_.active() ? walker_.banks(acc_) : 0; }
+    uint32_t reads_banks() const { return walker_.active() ? banks_ : 0; }
 
   private:
     /// The way of beats to memory.
@@ -92,6 +97,11 @@ class StoreReader {
         }
     };
 
+    /// Whether the beats that are on their way came one after the other until the last cycle, and more are to come.
+    bool steady(Cycle now) const {
+        return walker_.active() && beats_.length() == used_ && used_ - splitting_ + 2 <= room_ &&
+               beats_.next() + used_ == now + latency_ + splitting_;
+    }
     bool wants() const { return walker_.active() && used_ + 2 <= room_ && !splitting_; }
     bool path_busy() const { return transposer_.busy() || reducer_.busy(); }
 
@@ -120,5 +130,6 @@ class StoreReader {
     Pulses beats_;        // cycles from which beats are in the buffer, of those that have been read
     Fifo<uint8_t> ends_;  // PACKED: whether each of them is the last of a sequence
     Cycle used_ = 0;      // how many there are
+    uint32_t banks_ = 0;  // of all words of the job
     bool wide_ = false, splitting_ = false;
 };

@@ -13,6 +13,16 @@ class Transposer {
     /// Whether the column that is offered is the last of a sequence.
     bool end() const { return end_; }
 
+    /// Cycles in which it can take a word and give a column in each, without ending a block.
+    Cycle quiet() const {
+        if (!offers_ || !full_[read_] || full_[write_]) return 0;
+        return cols_ - 1 - std::max(written_, given_);
+    }
+    void skip(Cycle cycles) {
+        written_ += uint32_t(cycles);
+        given_ += uint32_t(cycles);
+    }
+
     /// `comes`: a word is taken; `end`: it is the last of a sequence. `taken`: the column that is offered goes.
     void step(bool comes, bool end, bool taken) {
         const bool reads = full_[read_] && (!offers_ || taken);

@@ -7,8 +7,8 @@
 /// While nobody else uses its banks it only notes how many cycles there were, and catches up before something shows.
 class VectorEngine {
   public:
-    VectorEngine(const Sizes& sizes, AccPorts& acc, Account& account, bool every_cycle)
-        : latency_(sizes.vector_latency), every_cycle_(every_cycle), shared_(acc), own_(sizes), account_(account) {}
+    VectorEngine(const Sizes& sizes, AccPorts& acc, Account& account)
+        : latency_(sizes.vector_latency), shared_(acc), own_(sizes), account_(account) {}
 
     bool accepts() const { return !active(); }
     bool busy() const { return active() || level_; }
@@ -27,7 +27,7 @@ class VectorEngine {
         outcome.taken = takes;
         next_ = now + 1;
         if (takes) start(*command);
-        until_ = alone && !every_cycle_ ? next_ + quiet() : next_;
+        until_ = alone ? next_ + quiet() : next_;
         return outcome;
     }
 
@@ -143,12 +143,12 @@ class VectorEngine {
             own_conflict_ |= (moving & banks) != 0;
             moving |= banks;
         }
-        next_target_.start(uint32_t(item.get(Vector::d_addr)), {words, 1}, {rows, uint32_t(item.get(Vector::d_stride))});
+        const uint32_t stride = uint32_t(item.get(Vector::d_stride));
+        next_target_.start(uint32_t(item.get(Vector::d_addr)), {words, 1}, {rows, stride});
         writes_banks_ = writing | next_target_.banks(own_);
     }
 
     const Cycle latency_;
-    const bool every_cycle_;
     AccPorts &shared_, own_;
     Account& account_;
     Source sources_[SOURCES];
