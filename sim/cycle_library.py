@@ -52,7 +52,7 @@ class Job(ctypes.Structure):
 
     _fields_ = [
         ("program", ctypes.c_char_p),
-        *((name, ctypes.c_uint64) for name in ("address", "count", "first_cycle", "event_limit")),
+        *((name, ctypes.c_uint64) for name in ("address", "count", "first_cycle", "event_limit", "state_events")),
     ]
 
 

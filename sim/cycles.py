@@ -67,10 +67,11 @@ class CycleDevice:
         memory: MemoryModel | None = None,
         timeout_cycles: int = 10_000_000_000,
         event_limit: int = 0,
+        state_events: bool = True,
     ) -> ModelResult:
         """Run a program; see `run_model`. After an error the device is of no use any more."""
         check_counts(program)
-        job = Job(program, address, len(program) // INSTRUCTION_BYTES, FIRST_CYCLE, event_limit)
+        job = Job(program, address, len(program) // INSTRUCTION_BYTES, FIRST_CYCLE, event_limit, state_events)
         settings = memory_settings(memory or MemoryModel(), 0, 0)
         self._library.model_start(self._handle, ctypes.byref(settings), ctypes.byref(job))
         ended = self._library.model_run(self._handle, timeout_cycles)
@@ -85,6 +86,7 @@ def run_model(arch: Arch, program: bytes, *, every_cycle: bool = False, **option
 
     address : byte address of the program in external memory; a multiple of the beat size and of 32.
     event_limit : events to keep; the runner keeps `sim.runner.EVENT_LIMIT`.
+    state_events : whether changes of state count as events; otherwise those of instructions alone, two of each.
     every_cycle : pass cycles one by one, however alike they are; for tests.
 
     Raises `ProgramError` for an unknown opcode or a count of zero, `SimulationError` when the run does not end in

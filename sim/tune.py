@@ -21,9 +21,7 @@ def measure(arch: Arch, memory: MemoryModel) -> Callable[[tuple[Command, ...]], 
 
     def run(commands: tuple[Command, ...]) -> tuple[int, list[Duration]]:
         program = b"".join(encode(item) for item in commands)
-        result = run_model(
-            arch, program, memory=memory, event_limit=2 * len(Engine) * len(commands) + 4 * len(commands)
-        )
+        result = run_model(arch, program, memory=memory, event_limit=2 * len(commands), state_events=False)
         return result.cycles, durations(arch, commands, result)
 
     return run

@@ -19,7 +19,9 @@ enum : uint8_t { IDLE, BUSY, WAITING, STALLED };
 
 class Account {
   public:
-    Account(Cycle origin, Cycle first, uint64_t event_limit) : origin_(origin), limit_(event_limit) {
+    /// Keeps `limit` events, those of states only if `stretches`.
+    Account(Cycle origin, Cycle first, uint64_t limit, bool stretches)
+        : origin_(origin), limit_(limit), stretches_(stretches) {
         for (Track* track : {&shown_[0], &shown_[1], &shown_[2], &shown_[3]}) track->since = origin;
         for (Track* track : {&tensor_, &tensor_busy_, &read_}) track->since = first;
     }
@@ -28,7 +30,7 @@ class Account {
     void show(int engine, Cycle now, uint8_t state) {
         Track& track = shown_[engine];
         if (track.value == state) return;
-        if (track.value && now > track.since)
+        if (stretches_ && track.value && now > track.since)
             add({uint64_t(track.since - origin_), uint32_t(now - track.since), TraceLog::STATE, uint8_t(engine),
                  uint8_t(track.value), 0});
         track.set(now, state, states[engine]);
@@ -101,6 +103,7 @@ class Account {
 
     Cycle origin_;
     size_t limit_;
+    bool stretches_;
     Track shown_[ENGINES], tensor_, tensor_busy_, read_;
     uint64_t flags_[2] = {}, reads_[2] = {};
 };

@@ -34,8 +34,8 @@ class Feeder {
         return (position - fetched_ + width_ - 1) / width_ * tiles.front().tile_rows - block_;
     }
 
-    /// Groups of `group` values, of `beats` beats each, that follow the one that ended in the cycle before and certainly
-    /// find their activations when they begin, one after the other; meanwhile the fetch of a tile does not end.
+    /// Groups of `group` values, of `beats` beats each, that follow the one that ended in the cycle before and
+    /// certainly find their activations when they begin; meanwhile the fetch of a tile does not end.
     Cycle groups(Cycle group, Cycle beats, Cycle released) const {
         if (tiles.empty()) return (fetched_ - released) / group;
         const Tile& tile = tiles.front();

@@ -15,7 +15,7 @@ struct Job {
     const uint8_t* program;
     uint64_t address, count;
     uint64_t first_cycle;  // cycle of the log in which the run is under way first
-    uint64_t event_limit;
+    uint64_t event_limit, state_events;  // events to keep; whether changes of state are among them
 };
 
 class Machine {
@@ -24,7 +24,7 @@ class Machine {
     Machine(const Sizes& sizes, bool every_cycle)
         : sizes_(sizes), every_cycle_(every_cycle), acc_(sizes_), fetch_(sizes_), queues_(sizes_, nullptr),
           load_(sizes_, acc_), tensor_(sizes_, acc_, every_cycle_), vector_(sizes_, acc_, account_),
-          store_(sizes_, acc_), account_(0, 0, 0) {}
+          store_(sizes_, acc_), account_(0, 0, 0, false) {}
 
     /// Begins a run; the one before must have ended. What the engines remember of it stays.
     void start(const MemorySettings& memory, const Job& job) {
@@ -37,7 +37,7 @@ class Machine {
         queues_ = Queues(sizes_, job.program);
         first_ = now_;
         last_ = Moves();
-        account_ = Account(origin_, now_, job.event_limit);
+        account_ = Account(origin_, now_, job.event_limit, job.state_events != 0);
     }
 
     enum Ending { LIMIT, ENDED, HUNG };
@@ -180,7 +180,8 @@ class Machine {
 
     /// A bit for each engine.
     static unsigned bits(bool load, bool tensor, bool vector, bool store) {
-        return unsigned(load) << LOAD | unsigned(tensor) << TENSOR | unsigned(vector) << VECTOR | unsigned(store) << STORE;
+        return unsigned(load) << LOAD | unsigned(tensor) << TENSOR | unsigned(vector) << VECTOR |
+               unsigned(store) << STORE;
     }
 
     bool complete() const { return !busy_ && !fetch_.busy() && fetch_.finished() && queues_.empty(); }

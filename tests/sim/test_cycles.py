@@ -14,7 +14,7 @@ from models.zoo import build as build_model
 from scheduler.lower import compile_module
 from scheduler.options import Options, Pattern, SparsityPolicy
 from sim.cycles import CycleDevice, run_model
-from sim.device import SimulationError
+from sim.device import STATE, SimulationError
 from sim.gemm import Case, product
 from sim.memory import MemoryModel
 from sim.random_programs import random_program
@@ -177,6 +177,9 @@ def test_events_are_kept_up_to_the_limit():
     some, none = run_model(load("tiny"), program, event_limit=10), run_model(load("tiny"), program)
     assert (len(some.events), some.dropped_events) == (10, len(everything.events) - 10)
     assert (len(none.events), none.dropped_events) == (0, len(everything.events))
+    alone = run_model(load("tiny"), program, event_limit=EVENT_LIMIT, state_events=False)
+    assert np.array_equal(alone.events, everything.events[everything.events["kind"] != STATE])
+    assert len(alone.events) == 2 * len(program) // INSTRUCTION_BYTES
 
 
 def test_a_program_that_hangs_says_what_it_waits_for():
