@@ -3,7 +3,8 @@
 Products and other kernels run side by side (`Emitter.choose_banks`), but each engine takes, of what is ready, what was
 recorded first. So kernels are list-scheduled too, by estimates of their cycles: what the longest chain waits for comes
 first, weight gradients fill the gaps. Forward kernels over plain rows run once for each half of the batch, the second
-half some way behind the first, so that one half's products go with the other half's normalisations.
+half some way behind the first, so that one half's products go with the other half's normalisations. This is for
+transformers; networks of convolutions stay in the graph's order.
 """
 
 import itertools
@@ -46,15 +47,17 @@ class Task:
 
 
 def kernel_order(step: Step, groups: Sequence[Group]) -> list[Task]:
-    """Tasks in the order in which they are recorded; the order of `groups`, if kernels don't run side by side."""
-    whole = tasks(step, groups, 1)
-    if not step.em.apart:
+    """Tasks in the order in which they are recorded.
+
+    That is the order of `groups`, if kernels don't run side by side, or if few of them run for halves of the batch:
+    convolutions keep the array busy in either order.
+    """
+    whole, halves = tasks(step, groups, 1), tasks(step, groups, 2)
+    if not step.em.apart or 4 * sum(task.span for task in halves if task.images) < sum(task.span for task in whole):
         return whole
-    found, halves = [schedule(whole, 0)], tasks(step, groups, 2)
-    if len(halves) > len(whole):
-        longest = max(_remaining(halves))
-        found += [schedule(halves, longest * number // (4 * DELAYS)) for number in range(DELAYS)]
-    return min(found, key=lambda pair: pair[0])[1]
+    longest = max(_remaining(halves))
+    found = [schedule(halves, longest * number // (4 * DELAYS)) for number in range(DELAYS)]
+    return min([schedule(whole, 0), *found], key=lambda pair: pair[0])[1]
 
 
 def tasks(step: Step, groups: Sequence[Group], parts: int) -> list[Task]:

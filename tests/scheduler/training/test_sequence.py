@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.cnn import DigitsCnn
 from models.races import check_races
 from models.zoo_train import Vit
 from scheduler.training import kernels
@@ -142,3 +143,17 @@ def contents(program):
     trainer.step(batch, {})
     found = {name: program.read_feature(trainer.memory, name) for name in program.places.features}
     return found | program.read_kept(trainer.memory)
+
+
+def test_convolutions_stay_in_order():
+    module = DigitsCnn(width=8)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.05)
+    graph = capture_training(module, "cross_entropy", (torch.randn(16, 1, 8, 8),), torch.arange(16) % 10, optimizer)
+    step = begin(graph, EIGHT, TrainingOptions())
+    found = groups(graph, apart=True)
+    assert [item.group for item in kernel_order(step, found)] == found
+
+
+def test_transformers_run_by_halves(graph):
+    step = begin(graph, EIGHT, TrainingOptions())
+    assert sum(item.images is not None for item in kernel_order(step, groups(graph, apart=True))) > 20
