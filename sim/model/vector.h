@@ -122,30 +122,35 @@ class VectorEngine {
 
     void start(const Instruction& item) {
         using namespace isa;
-        const uint32_t operation = uint32_t(item.get(Vector::operation)), writing = level_ ? target_.banks(own_) : 0;
         const Cycle rows = item.get(Vector::rows), words = item.get(Vector::words);
         const Field fields[SOURCES][3] = {{Vector::x_addr, Vector::x_stride, Vector::x_hold},
                                           {Vector::y_addr, Vector::y_stride, Vector::y_hold},
                                           {Vector::z_addr, Vector::z_stride, Vector::z_hold}};
-        uint32_t moving = 0;  // banks of sources that are read in every step
-        reads_banks_ = 0;
-        own_conflict_ = false;
         for (int i = 0; i < SOURCES; i++) {
             const uint32_t stride = uint32_t(item.get(fields[i][1]));
             const bool hold = item.get(fields[i][2]);
-            Source& source = sources_[i];
-            source.walker.start(uint32_t(item.get(fields[i][0])), {words, !hold}, {rows, stride});
-            source.reads = SOURCES_READ[operation] > i;
-            source.once = hold && stride == 0;
+            sources_[i].walker.start(uint32_t(item.get(fields[i][0])), {words, !hold}, {rows, stride});
+            sources_[i].reads = SOURCES_READ[item.get(Vector::operation)] > i;
+            sources_[i].once = hold && stride == 0;
+        }
+        const uint32_t stride = uint32_t(item.get(Vector::d_stride)), writing = level_ ? target_.banks(own_) : 0;
+        next_target_.start(uint32_t(item.get(Vector::d_addr)), {words, 1}, {rows, stride});
+        writes_banks_ = writing | next_target_.banks(own_);
+        look_at_sources();
+    }
+
+    /// Finds the banks that the instruction reads, and whether two sources may want the same one in every step.
+    void look_at_sources() {
+        uint32_t moving = 0;
+        reads_banks_ = 0;
+        own_conflict_ = false;
+        for (const Source& source : sources_) {
             const uint32_t banks = source.reads ? source.walker.banks(own_) : 0;
             reads_banks_ |= banks;
             if (source.once) continue;
             own_conflict_ |= (moving & banks) != 0;
             moving |= banks;
         }
-        const uint32_t stride = uint32_t(item.get(Vector::d_stride));
-        next_target_.start(uint32_t(item.get(Vector::d_addr)), {words, 1}, {rows, stride});
-        writes_banks_ = writing | next_target_.banks(own_);
     }
 
     const Cycle latency_;
