@@ -24,8 +24,8 @@ Images = tuple[int, int]
 """First image and number of images."""
 ROW_BY_ROW = (Conv, MatMul, LayerNorm, Softmax, *POINTWISE)
 """Operators that a part of the batch may have for itself, if their tensors are plain rows."""
-DELAYS = 16
-"""How many distances between the halves are tried."""
+DELAYS = 4
+"""How many distances between the halves are tried: multiples of 1 / 64 of the longest chain."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def kernel_order(step: Step, groups: Sequence[Group]) -> list[Task]:
     if not step.em.apart or 4 * sum(task.span for task in halves if task.images) < sum(task.span for task in whole):
         return whole
     longest = max(_remaining(halves))
-    found = [schedule(halves, longest * number // (4 * DELAYS)) for number in range(DELAYS)]
+    found = [schedule(halves, longest * number // 64) for number in range(DELAYS)]
     return min([schedule(whole, 0), *found], key=lambda pair: pair[0])[1]
 
 
