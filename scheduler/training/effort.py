@@ -63,7 +63,7 @@ def array_cycles(step: Step, group: Group) -> int:
         left, output = (head_matrix(step.graph.tensors[name].shape, item.heads) for name in (item.left, item.output))
         depth = left[1] if item.transpose_left else left[2]
         return item.heads * left[0] * ceil(output[1] / array.rows) * ceil(output[2] / array.cols) * depth
-    cycles = macs(step.graph, item) / step.arch.macs
+    cycles = macs(step.graph, item) / step.arch.macs * getattr(item, "groups", 1)
     if isinstance(item, Conv | ConvInputGrad):
         weights = step.weights[item.weight]
         pattern = weights.forward.pattern if isinstance(item, Conv) else weights.backward[0].pattern

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Literal
 
+import numpy as np
+
 from hwgen.arch import Arch, UserError
-from hwgen.arch.isa import Target
+from hwgen.arch.isa import Operation, Target
 from models.pattern import Pattern
 from scheduler.hazards import Region
 from scheduler.training.emitter import Block, Emitter, Feature, constant_words
@@ -25,7 +27,7 @@ from scheduler.training.operators import (
 from scheduler.training.places import PIXELS, place_features
 from scheduler.training.unroll import unroll_first
 from scheduler.training.updates import Adam, Sgd, Update
-from scheduler.training.weights import Weights, write_copies
+from scheduler.training.weights import Master, Weights, master_words, write_copies
 from scheduler.training.windows import Rings, gradient_phases
 
 Method = Literal["dense", "srste", "bdwp"]
@@ -156,8 +158,6 @@ def _is_weight_state(graph: TrainingGraph, name: str, products: dict[str, Conv])
 def _weights(step: Step, product: Conv) -> Weights:
     """Places of a product's parameter, of its states and copies."""
     graph, name = step.graph, product.weight
-    if product.groups != 1:
-        raise UserError(f"{name}: convolutions must have one group on the array, not {product.groups}")
     kernel = Kernel(size=product.kernel, stride=product.stride, padding=product.padding)
     needs_gradient = any(isinstance(item, ConvInputGrad) and item.weight == name for item in graph.operators)
     phases = ()
@@ -166,8 +166,9 @@ def _weights(step: Step, product: Conv) -> Weights:
     pattern = _pattern(step, product)
     update = step.updates.get(graph.gradients.get(name, ""))
     states = tuple(state for state in (update.names("in place") if update else ()) if state != name)
-    return step.memory.weights(
+    weights = step.memory.weights(
         graph.tensors[name],
+        groups=product.groups,
         kernel=kernel,
         phases=phases,
         patterns=(pattern, pattern if step.options.method == "bdwp" else None),
@@ -175,6 +176,10 @@ def _weights(step: Step, product: Conv) -> Weights:
         limit=step.tile_limit,
         interleave=step.options.interleave,
     )
+    if weights.mask is not None:
+        ones = np.ones(graph.tensors[name].shape, np.float32)
+        step.data.append((weights.mask.address, master_words(weights, step.arch, ones).tobytes()))
+    return weights
 
 
 def _pattern(step: Step, product: Conv) -> Pattern | None:
@@ -191,6 +196,7 @@ def _pattern(step: Step, product: Conv) -> Pattern | None:
         "it is named in `dense`": name in step.options.dense,
         "it is the first layer": name == _products(graph)[0],
         "it is the classifier": name == _products(graph)[-1],
+        f"it has {product.groups} groups": product.groups > 1,
         f"its {inputs} input channels are not a multiple of {span}": inputs % span != 0,
         f"its {channels} output channels are not a multiple of {span}": channels % span != 0,
         f"{span} x {span} channels of {pattern} weights take {sums} sums of each element, array.interleave_max is "
@@ -214,13 +220,12 @@ def weight_gradient(step: Step, item: ConvWeightGrad, update: Callable[..., None
     dropped = (pattern, step.options.decay) if pattern and step.options.decay else None
 
     def apply(gradient: Block, tile: GradientTile) -> None:
-        blocks = {
-            master.name: load_master(step, weights, number, offsets[tile], tile)
-            for number, master in enumerate(weights.masters)
-        }
+        blocks = {master.name: load_master(step, master, offsets[tile], tile) for master in weights.masters}
+        if weights.mask is not None:
+            step.em.vector(Operation.MUL, gradient, gradient, load_master(step, weights.mask, offsets[tile], tile))
         update(step.em, rule, blocks, gradient, scaled=step.scaled, dropped=dropped)
-        for number, block in enumerate(blocks.values()):
-            store_master(step, weights, number, offsets[tile], block)
+        for master in weights.masters:
+            store_master(step, master, offsets[tile], blocks[master.name])
         if step.options.pregenerate:
             write_copies(step.em, weights, blocks[weights.name], tile)
 
@@ -235,13 +240,12 @@ def generate(step: Step, weights: Weights, *, forward: bool = True, backward: bo
     kept = weights if backward else replace(weights, phases=(), backward=())
     for tile, place in weights.offsets(step.arch).items():
         step.em.begin_chunk()
-        write_copies(step.em, kept, load_master(step, weights, 0, place, tile), tile, forward=forward)
+        write_copies(step.em, kept, load_master(step, weights.masters[0], place, tile), tile, forward=forward)
 
 
-def load_master(step: Step, weights: Weights, which: int, place: tuple[int, int], tile: GradientTile) -> Block:
-    """A tile of the weights (0) or of a state, as FP32."""
-    number, word = place
-    master, row = weights.masters[which], 4 * step.arch.array.cols
+def load_master(step: Step, master: Master, place: tuple[int, int], tile: GradientTile) -> Block:
+    """A tile of weights or of a state, as FP32."""
+    (number, word), row = place, 4 * step.arch.array.cols
     block = step.em.take(tile.rows, tile.words)
     region = Region("dram", master.unit + number, master.unit + number + 1)
     line = block.reshape(1, tile.rows * tile.words)
@@ -249,10 +253,9 @@ def load_master(step: Step, weights: Weights, which: int, place: tuple[int, int]
     return block
 
 
-def store_master(step: Step, weights: Weights, which: int, place: tuple[int, int], block: Block) -> None:
+def store_master(step: Step, master: Master, place: tuple[int, int], block: Block) -> None:
     """The inverse of `load_master`."""
-    number, word = place
-    master, row = weights.masters[which], 4 * step.arch.array.cols
+    (number, word), row = place, 4 * step.arch.array.cols
     region = Region("dram", master.unit + number, master.unit + number + 1)
     line = block.reshape(1, block.rows * block.words)
     step.em.store(line, master.address + word * row, 0, region, 0)

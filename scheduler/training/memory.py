@@ -70,6 +70,7 @@ class MemoryMap:
         self,
         tensor: Tensor,
         *,
+        groups: int = 1,
         kernel: Kernel,
         phases: tuple[Phase, ...],
         patterns: tuple[Pattern | None, Pattern | None],
@@ -77,13 +78,13 @@ class MemoryMap:
         limit: int,
         interleave: bool = True,
     ) -> Weights:
-        """Room for the masters of a parameter and its states, and for its copies.
+        """Room for the masters of a parameter and its states, and for its copies; all with zeros between groups.
 
         `patterns` are those of the forward and of the backward copy; `limit` the accumulator words of a tile; without
         `interleave` its elements hold as few sums as possible.
         """
         cols = self.arch.array.cols
-        channels, inputs = (words_of(size, self.arch) * cols for size in (tensor.shape[0], tensor.shape[3]))
+        channels, inputs = (words_of(size, self.arch) * cols for size in (tensor.shape[0], tensor.shape[3] * groups))
         span = (_span(patterns[1], cols), _span(patterns[0], cols))
         plan = plan_gradient(
             self.arch,
@@ -108,8 +109,13 @@ class MemoryMap:
             )
             for number, phase in enumerate(phases)
         )
+        mask = None
+        if groups > 1:
+            mask = Master(f"{tensor.name} (groups)", self._take(tensor.name, "groups", size), self._units(tiles))
         return Weights(
             name=tensor.name,
+            groups=groups,
+            mask=mask,
             channels=channels,
             inputs=inputs,
             kernel=kernel,

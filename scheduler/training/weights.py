@@ -30,9 +30,12 @@ class Master:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """A parameter [Co, ky, kx, Ci] of one product."""
+    """A parameter [Co, ky, kx, Ci / groups] of one product; with several groups, zeros stand between them."""
 
     name: str
+    groups: int = 1
+    mask: Master | None = None
+    """With several groups: 1.0 for each weight, and zeros between the groups, as a master."""
     channels: int
     """Output channels, filled up to whole words."""
     inputs: int
@@ -118,7 +121,8 @@ def _write(
 
 
 def master_words(weights: Weights, arch: Arch, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Values [Co, ky, kx, Ci] as a master holds them: words [words, C], channels filled up with zeros."""
+    """Values [Co, ky, kx, Ci / groups] as a master holds them: words [words, C], channels filled up with zeros."""
+    values = spread(values, weights.groups)
     filled = np.zeros((weights.channels, weights.taps, weights.inputs), np.float32)
     filled[: values.shape[0], :, : values.shape[3]] = values.reshape(values.shape[0], weights.taps, values.shape[3])
     cols = arch.array.cols
@@ -128,14 +132,31 @@ def master_words(weights: Weights, arch: Arch, values: NDArray[np.float32]) -> N
 def master_values(
     weights: Weights, arch: Arch, words: NDArray[np.float32], shape: tuple[int, int, int, int]
 ) -> NDArray[np.float32]:
-    """The inverse of `master_words`; `shape` is [Co, ky, kx, Ci]."""
+    """The inverse of `master_words`; `shape` is [Co, ky, kx, Ci / groups]."""
     filled = np.zeros((weights.channels, weights.taps, weights.inputs), np.float32)
     cols = arch.array.cols
     for tile, (_, first) in weights.offsets(arch).items():
         view = _tile_view(filled, tile, cols)
         view[:] = words[first : first + tile.rows * tile.words].reshape(view.shape)
     co, kh, kw, ci = shape
-    return filled[:co, :, :ci].reshape(co, kh, kw, ci)
+    return gathered(filled[:co, :, : ci * weights.groups].reshape(co, kh, kw, -1), weights.groups)
+
+
+def spread(values: NDArray[np.float32], groups: int) -> NDArray[np.float32]:
+    """Weights [Co, ky, kx, Ci / groups] as those of one group, [Co, ky, kx, Ci], with zeros between groups."""
+    co, *kernel, ci = values.shape
+    filled = np.zeros((groups, co // groups, *kernel, groups, ci), values.dtype)
+    numbers = np.arange(groups)
+    filled[numbers, ..., numbers, :] = values.reshape(groups, co // groups, *kernel, ci)
+    return filled.reshape(co, *kernel, groups * ci)
+
+
+def gathered(values: NDArray[np.float32], groups: int) -> NDArray[np.float32]:
+    """The inverse of `spread`."""
+    co, *kernel, ci = values.shape
+    numbers = np.arange(groups)
+    parts = values.reshape(groups, co // groups, *kernel, groups, ci // groups)[numbers, ..., numbers, :]
+    return parts.reshape(co, *kernel, ci // groups)
 
 
 def _tile_view(filled: NDArray[np.float32], tile: GradientTile, cols: int) -> NDArray[np.float32]:
