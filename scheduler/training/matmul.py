@@ -252,14 +252,14 @@ class HeadProduct:
             wgt_addr=columns.start + column_word,
             acc_addr=result.addr,
             acc_stride=result.stride,
-            walk=Walk.WGT,
-            run=min(self.reduction, RUN_LIMIT),
-            jump=0,
-            step=self._right_matrices().whole(0, 0)[0].words,
-            col_step=1,
-            col_run=tile.words,
+            **self._walk(tile.words),
         )
         return result
+
+    def _walk(self, words: int) -> dict[str, int]:
+        """The right matrix pixel by pixel, a few words of each."""
+        step = self._right_matrices().whole(0, 0)[0].words
+        return {"walk": Walk.WGT, "run": min(self.reduction, RUN_LIMIT), "step": step, "col_step": 1, "col_run": words}
 
     def _row_words(self) -> int:
         """Words from one row block to the next in the banks."""
