@@ -68,6 +68,11 @@ class StepCycles:
         return self.tensor_busy / self.cycles
 
 
+def card_memory(arch: Arch) -> MemoryModel:
+    """The card's memory at the clock of an architecture."""
+    return MemoryModel(bandwidth=Fraction(BYTES_A_SECOND, arch.clock_mhz * 1_000_000))
+
+
 def capture(name: str, batch: int) -> TrainingGraph:
     """A network of the zoo with momentum SGD, without values."""
     with fake_mode():
@@ -80,7 +85,7 @@ def measure(name: str, pattern: str, arch: Arch, batch: int, options: TrainingOp
     """Lower, schedule and count one step; `options` give all choices but the pattern."""
     graph, start = capture(name, batch), time.process_time()
     chosen = TrainingOptions(**{**vars(options or TrainingOptions()), "pattern": Pattern.parse(pattern)})
-    memory = MemoryModel(bandwidth=Fraction(BYTES_A_SECOND, arch.clock_mhz * 1_000_000))
+    memory = card_memory(arch)
     program = compile_step(graph, arch, chosen, measure=tune.measure(arch, memory) if chosen.overlap else None)
     compiled = time.process_time()
     result = run_model(arch, program.step.encode(), address=program.step.address, memory=memory)

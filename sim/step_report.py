@@ -5,7 +5,6 @@
 
 import json
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
@@ -18,13 +17,13 @@ from hwgen.arch.isa import Engine
 from models.pattern import Pattern
 from scheduler.training.compile import compile_step
 from scheduler.training.lower import TrainingOptions
+from scheduler.training.order import duration
 from scheduler.training.program import TrainingProgram
 from sim import tune
 from sim.console import progress, standard_output
 from sim.cycles import ModelResult, run_model
 from sim.files import output_folder
-from sim.memory import MemoryModel
-from sim.speedup import BYTES_A_SECOND, capture
+from sim.speedup import capture, card_memory
 from sim.timeline import instruction_spans
 
 
@@ -49,10 +48,10 @@ def kernels(program: TrainingProgram, result: ModelResult) -> list[KernelCycles]
     spans = np.zeros((len(commands), 3), np.int64)
     for index, start, end in instruction_spans(result.events, commands):
         spans[index] = start, end, 0
-    _own_cycles(spans, np.array([item.engine for item in commands]))
+    engines = np.array([item.engine for item in commands])
+    _own_cycles(spans, engines)
     heads = [position for position, _ in program.places.headings]
     owner = np.searchsorted(heads, origins, side="right") - 1
-    engines = np.array([item.engine for item in commands])
     beats = np.array([_beats(program, item) for item in commands])
     found = []
     for number, (_, name) in enumerate(program.places.headings):
@@ -75,7 +74,7 @@ def _own_cycles(spans: NDArray[np.int64], engines: NDArray[np.int64]) -> None:
 def _beats(program: TrainingProgram, item: object) -> int:
     if item.engine != Engine.TENSOR:
         return 0
-    return tune.duration(item, program.arch).busy
+    return duration(item, program.arch).busy
 
 
 def markdown(found: list[KernelCycles]) -> str:
@@ -113,7 +112,7 @@ def main(
 ) -> None:
     """Table and timeline of the kernels of one training step."""
     description = load(arch)
-    memory = MemoryModel(bandwidth=Fraction(BYTES_A_SECOND, description.clock_mhz * 1_000_000))
+    memory = card_memory(description)
     with progress() as say:
         say(f"{model}: lowering and scheduling")
         options = TrainingOptions(pattern=Pattern.parse(pattern))

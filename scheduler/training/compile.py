@@ -1,6 +1,6 @@
 """Training graph -> training program: kernels, offline schedule, tokens, addresses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import ceil
 
@@ -42,25 +42,27 @@ def compile_step(
 
 def _code(step: Step, address: int, measure: Measure | None = None) -> Code:
     """Order and tokens."""
-    recorder, limit = step.em.recorder, (1 << step.arch.control.token_bits) - 1
+    recorder = step.em.recorder
     if step.options.overlap:
-        order = list_order(recorder, step.arch)
-        code = Code(recorder.finish(limit, order), address, order)
+        code = _in_order(step, address, list_order(recorder, step.arch))
         return code if measure is None else _measured(step, code, measure)
     for position in range(1, len(recorder.commands)):
         recorder.dependencies[position].add(position - 1)
-    return Code(recorder.finish(limit), address, range(len(recorder.commands)))
+    return _in_order(step, address, range(len(recorder.commands)))
+
+
+def _in_order(step: Step, address: int, order: Sequence[int]) -> Code:
+    """The recorded instructions in another order, with tokens."""
+    return Code(step.em.recorder.finish((1 << step.arch.control.token_bits) - 1, order), address, order)
 
 
 def _measured(step: Step, code: Code, measure: Measure) -> Code:
     """The instructions in the order that follows from their measured durations, if that is faster."""
-    recorder, limit = step.em.recorder, (1 << step.arch.control.token_bits) - 1
     cycles, found = measure(code.commands)
     spans: list[Duration] = [found[0]] * len(found)
     for position, span in zip(code.origins, found, strict=True):
         spans[position] = span
-    order = list_order(recorder, step.arch, spans)
-    other = Code(recorder.finish(limit, order), code.address, order)
+    other = _in_order(step, code.address, list_order(step.em.recorder, step.arch, spans))
     return other if measure(other.commands)[0] < cycles else code
 
 

@@ -11,7 +11,7 @@ from math import ceil
 import numpy as np
 
 from hwgen.arch import Arch, UserError
-from hwgen.arch.isa import READS_Z, Command, Format, Opcode, Operation, Target, command
+from hwgen.arch.isa import READS_Z, Format, Opcode, Operation, Target, command
 from scheduler.hazards import Recorder, Region
 from scheduler.training.blocks import Block, Chunk, Feature
 
@@ -289,8 +289,3 @@ def constant_bits(value: float) -> int:
 def words_of(channels: int, arch: Arch) -> int:
     """Words that hold `channels` channels."""
     return ceil(channels / arch.array.cols)
-
-
-def commands_of(emitter: Emitter) -> tuple[Command, ...]:
-    """What has been recorded, without tokens."""
-    return tuple(emitter.recorder.commands)

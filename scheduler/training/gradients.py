@@ -17,8 +17,6 @@ from scheduler.training.windows import Pair, Rings
 
 DY_SLOTS = 4
 """Chunks of dY (and of X) that are loaded ahead."""
-NEVER = 1e12
-"""More than any tile costs."""
 RUN_LIMIT = 4095
 """Pixels of a run that TENSOR's field holds."""
 
@@ -106,9 +104,8 @@ def plan_gradient(
                     rows=min(tile_rows * array.rows, channels), taps=taps_here, blocks=min(blocks_here, blocks)
                 )
                 if _fits(arch, plan, tile_rows, (channels, blocks), span, limit, kernel.size[1]):
-                    cost = _beats_a_pixel(arch, plan, channels, taps, blocks)
-                    if not interleave:
-                        cost += tile_rows * plan.taps * plan.blocks * NEVER
+                    sums = 0 if interleave else tile_rows * plan.taps * plan.blocks
+                    cost = (sums, _beats_a_pixel(arch, plan, channels, taps, blocks))
                     if best is None or cost < best[0]:
                         best = (cost, plan)
     if best is None:

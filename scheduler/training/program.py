@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import ceil
 
 import numpy as np
@@ -32,6 +33,11 @@ class Code:
 
     def encode(self) -> bytes:
         """32 bytes an instruction."""
+        return self._encoded
+
+    @cached_property
+    def _encoded(self) -> bytes:
+        """Made once: a trainer asks for it in every step."""
         return b"".join(encode(item) for item in self.commands)
 
     @property

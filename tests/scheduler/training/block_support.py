@@ -7,7 +7,7 @@ import numpy as np
 from hwgen.arch import Arch, load
 from hwgen.arch.isa import Opcode, encode
 from models.machine import Machine
-from scheduler.training.emitter import Block, Emitter, commands_of
+from scheduler.training.emitter import Block, Emitter
 
 ROOMY = dataclasses.replace(
     load("tiny"), name="roomy", scratchpads=dataclasses.replace(load("tiny").scratchpads, acc_depth=1 << 16)
@@ -37,12 +37,12 @@ class Blocks:
         for key in self.em.constants:
             value = np.float32(scalars[key]).view(np.uint32) if isinstance(key, str) else np.array(key, np.uint32)
             acc[self.em.constant(key).addr] = np.broadcast_to(value, cols)
-        machine.run(b"".join(encode(item) for item in commands_of(self.em)))
+        machine.run(b"".join(encode(item) for item in self.em.recorder.commands))
         return machine
 
     def passes(self, block: Block) -> float:
         """VECTOR work recorded so far, in passes over a block."""
-        items = [item for item in commands_of(self.em) if item.opcode == Opcode.VECTOR]
+        items = [item for item in self.em.recorder.commands if item.opcode == Opcode.VECTOR]
         return sum(item.rows * item.words for item in items) / (block.rows * block.words)
 
 

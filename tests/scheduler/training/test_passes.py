@@ -4,7 +4,6 @@ import pytest
 
 from hwgen.arch.isa import Opcode
 from scheduler.training.base import Window
-from scheduler.training.emitter import commands_of
 from scheduler.training.layer_norm import layer_norm, layer_norm_grad
 from scheduler.training.losses import cross_entropy, mse
 from scheduler.training.masks import dropout_mask, state_words
@@ -17,7 +16,7 @@ PIXELS = 1024
 
 def work(bench):
     """Words that VECTOR has written."""
-    return sum(item.rows * item.words for item in commands_of(bench.em) if item.opcode == Opcode.VECTOR)
+    return sum(item.rows * item.words for item in bench.em.recorder.commands if item.opcode == Opcode.VECTOR)
 
 
 def by_words(kernel, *names):
