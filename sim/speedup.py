@@ -24,11 +24,10 @@ from scheduler.training.ir import TrainingGraph
 from scheduler.training.joint import fake_mode
 from scheduler.training.lower import TrainingOptions
 from scheduler.training.work import bound, total
-from sim import tune
 from sim.console import progress, standard_output
-from sim.cycles import run_model
 from sim.files import output_folder
 from sim.memory import MemoryModel
+from sim.tune import Tuner
 
 MODELS = ("resnet9", "vgg19", "resnet18", "resnet50_224", "vit")
 PATTERNS = ("dense", "2:8", "2:4")
@@ -85,10 +84,10 @@ def measure(name: str, pattern: str, arch: Arch, batch: int, options: TrainingOp
     """Lower, schedule and count one step; `options` give all choices but the pattern."""
     graph, start = capture(name, batch), time.process_time()
     chosen = TrainingOptions(**{**vars(options or TrainingOptions()), "pattern": Pattern.parse(pattern)})
-    memory = card_memory(arch)
-    program = compile_step(graph, arch, chosen, measure=tune.measure(arch, memory) if chosen.overlap else None)
+    tuner = Tuner(arch, card_memory(arch))
+    program = compile_step(graph, arch, chosen, measure=tuner)
     compiled = time.process_time()
-    result = run_model(arch, program.step.encode(), address=program.step.address, memory=memory)
+    result = tuner.result(program.step)
     counters = result.counters
     nm = chosen.pattern or Pattern(1, 1)
     return StepCycles(

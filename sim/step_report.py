@@ -19,12 +19,13 @@ from scheduler.training.compile import compile_step
 from scheduler.training.lower import TrainingOptions
 from scheduler.training.order import duration
 from scheduler.training.program import TrainingProgram
-from sim import tune
 from sim.console import progress, standard_output
-from sim.cycles import ModelResult, run_model
+from sim.cycles import ModelResult
+from sim.device import DONE
 from sim.files import output_folder
 from sim.speedup import capture, card_memory
 from sim.timeline import instruction_spans
+from sim.tune import Tuner
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,10 @@ class KernelCycles:
 
 
 def kernels(program: TrainingProgram, result: ModelResult) -> list[KernelCycles]:
-    """One entry for each kernel, in the order in which they were recorded."""
+    """One entry for each kernel, in the order in which they were recorded; `result` has all events of instructions."""
     commands, origins = program.step.commands, np.asarray(program.step.origins)
+    if np.count_nonzero(result.events["kind"] == DONE) != len(commands):
+        raise ValueError(f"the run's events do not have the ends of all {len(commands)} instructions")
     spans = np.zeros((len(commands), 3), np.int64)
     for index, start, end in instruction_spans(result.events, commands):
         spans[index] = start, end, 0
@@ -112,15 +115,12 @@ def main(
 ) -> None:
     """Table and timeline of the kernels of one training step."""
     description = load(arch)
-    memory = card_memory(description)
     with progress() as say:
         say(f"{model}: lowering and scheduling")
         options = TrainingOptions(pattern=Pattern.parse(pattern))
-        program = compile_step(capture(model, batch), description, options, measure=tune.measure(description, memory))
-        code = program.step
-        say(f"{model}: counting cycles")
-        limit = 16 * len(code.commands)
-        result = run_model(description, code.encode(), address=code.address, memory=memory, event_limit=limit)
+        tuner = Tuner(description, card_memory(description))
+        program = compile_step(capture(model, batch), description, options, measure=tuner)
+        result = tuner.result(program.step)
         found = kernels(program, result)
         with output_folder(output) as partial:
             (partial / "layers.md").write_text(markdown(found))

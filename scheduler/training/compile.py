@@ -5,7 +5,6 @@ from dataclasses import replace
 from math import ceil
 
 from hwgen.arch import INSTRUCTION_BYTES, Arch
-from hwgen.arch.isa import Command
 from scheduler.training.emitter import Emitter
 from scheduler.training.ir import TrainingGraph
 from scheduler.training.kernels import emit_all
@@ -15,8 +14,8 @@ from scheduler.training.program import Code, TrainingProgram
 from scheduler.training.rules import LOSS_SCALE, STEP
 from scheduler.training.windows import Rings
 
-Measure = Callable[[tuple[Command, ...]], tuple[int, list[Duration]]]
-"""Runs instructions through a cycle model: cycles in all, and the duration of each instruction."""
+Measure = Callable[[Code], tuple[int, list[Duration]]]
+"""Runs a program through a cycle model: cycles in all, and the duration of each instruction."""
 
 
 def compile_step(
@@ -58,12 +57,12 @@ def _in_order(step: Step, address: int, order: Sequence[int]) -> Code:
 
 def _measured(step: Step, code: Code, measure: Measure) -> Code:
     """The instructions in the order that follows from their measured durations, if that is faster."""
-    cycles, found = measure(code.commands)
+    cycles, found = measure(code)
     spans: list[Duration] = [found[0]] * len(found)
     for position, span in zip(code.origins, found, strict=True):
         spans[position] = span
     other = _in_order(step, code.address, list_order(step.em.recorder, step.arch, spans))
-    return other if measure(other.commands)[0] < cycles else code
+    return other if measure(other)[0] < cycles else code
 
 
 def _scalars(step: Step) -> dict[str, float]:

@@ -1,16 +1,18 @@
 """Tables of training cycles on a small network: what they add up to, and what they compare."""
 
+from dataclasses import replace
+
 import pytest
 
 from hwgen.arch import load
 from models.pattern import Pattern
 from scheduler.training.compile import compile_step
 from scheduler.training.lower import TrainingOptions
-from sim import tune
-from sim.cycles import run_model
+from sim.cycles import FIRST_CYCLE
 from sim.memory import MemoryModel
 from sim.speedup import COLUMNS, capture, measure, table
 from sim.step_report import kernels, markdown, timeline
+from sim.tune import Tuner, run_code
 
 ARCH = load("sat8")
 
@@ -39,16 +41,34 @@ def test_table_has_a_row_for_each_result(results):
     assert rows[1][4] == f"{results[0].cycles / results[1].cycles:.2f}x"
 
 
-def test_report_of_a_step_accounts_for_every_instruction():
+@pytest.mark.parametrize("memory", [MemoryModel(), MemoryModel(stalls=0.5, seed=1)])
+def test_report_of_a_step_accounts_for_every_instruction(memory):
+    tuner = Tuner(ARCH, memory)
     options = TrainingOptions(pattern=Pattern(2, 8))
-    program = compile_step(capture("digits_cnn", 16), ARCH, options, measure=tune.measure(ARCH, MemoryModel()))
-    code = program.step
-    result = run_model(ARCH, code.encode(), address=code.address, event_limit=16 * len(code.commands))
+    program = compile_step(capture("digits_cnn", 16), ARCH, options, measure=tuner)
+    result = tuner.result(program.step)
     found = kernels(program, result)
     constants = program.places.headings[0][0]  # loaded before the first kernel
-    assert sum(item.instructions for item in found) == len(code.commands) - constants
-    end = int((result.events["cycle"] + result.events["length"]).max()) + 1
+    assert sum(item.instructions for item in found) == len(program.step.commands) - constants
+    end = FIRST_CYCLE + result.cycles
     assert all(0 <= item.start < item.end <= end for item in found)
+    assert end - max(item.end for item in found) < 10
     assert sum(item.beats for item in found) >= result.counters["TENSOR_BUSY"]
     assert len(markdown(found).splitlines()) == len(found) + 2
     assert len(timeline(found)["traceEvents"]) == len(found)
+
+
+def test_report_refuses_a_run_without_all_events():
+    tuner = Tuner(ARCH, MemoryModel())
+    program = compile_step(capture("digits_cnn", 16), ARCH, measure=tuner)
+    result = tuner.result(program.step)
+    with pytest.raises(ValueError, match="do not have the ends of all"):
+        kernels(program, replace(result, events=result.events[:-1]))
+
+
+def test_tuner_keeps_the_run_of_the_program_that_was_taken():
+    tuner = Tuner(ARCH, MemoryModel())
+    code = compile_step(capture("digits_cnn", 16), ARCH, measure=tuner).step
+    again = run_code(ARCH, code, MemoryModel())
+    assert tuner.result(code) is tuner.result(code)
+    assert (tuner.result(code).cycles, tuner.result(code).counters) == (again.cycles, again.counters)
