@@ -150,6 +150,9 @@ def train(
     epochs: Annotated[int, typer.Option(help="Epochs that the learning rate is planned for.")] = 8,
     batch: Annotated[int, typer.Option(help="Images of a step.")] = 16,
     stalls: Annotated[float, typer.Option(metavar="P", help="Chance that a memory channel stalls in a cycle.")] = 0.0,
+    dataflow: Annotated[str, typer.Option(metavar="auto|os|ws", help="Output or weight stationary.")] = "auto",
+    naive: Annotated[bool, typer.Option("--naive", help="One dataflow, no overlap of engines.")] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder for the files.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, batches and stalls.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -160,6 +163,7 @@ def train(
     from sim.memory import MemoryModel
     from sim.training import print_training, run
 
+    options = TrainingOptions(loss_scale=256.0, decay=2e-4, dataflow=dataflow)
     job = DigitsJob(
         model=model,
         arch=load(arch),
@@ -168,12 +172,11 @@ def train(
         batch=batch,
         epochs=epochs,
         seed=seed,
-        options=TrainingOptions(loss_scale=256.0, decay=2e-4),
+        options=options.naive() if naive else options,
     )
+    memory = MemoryModel(stalls=stalls, seed=seed)
     with progress() as report:
-        result = run(
-            job, rtl_steps=rtl_steps, steps=steps, memory=MemoryModel(stalls=stalls, seed=seed), progress=report
-        )
+        result = run(job, rtl_steps=rtl_steps, steps=steps, memory=memory, folder=output, progress=report)
     if as_json:
         print_json(result.to_json())
     else:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -48,6 +48,9 @@ class DigitsJob:
             raise UserError(f"unknown model {self.model!r}: models that learn digits are {', '.join(MODELS)}")
         if self.batch < 1 or self.epochs < 1:
             raise UserError(f"batch and epochs must be at least 1, not {self.batch} and {self.epochs}")
+        if self.batch > len(self.data.train_images):
+            raise UserError(f"a batch of {self.batch:,} is more than the {len(self.data.train_images):,} images")
+        replace(self.options, method=self.method)
 
     @cached_property
     def data(self) -> Digits:
@@ -99,7 +102,7 @@ class DigitsJob:
         module, (images, labels) = self.module(), self.tensors(next(self.order()))
         graph = capture_training(module, "cross_entropy", (images,), labels, self.optimizer(module))
         chosen = {"pattern": self.pattern, "method": self.method if self.pattern else "dense"}
-        return compile_step(graph, self.arch, TrainingOptions(**{**vars(self.options), **chosen}))
+        return compile_step(graph, self.arch, replace(self.options, **chosen))
 
     def batches(self, program: TrainingProgram) -> Iterator[tuple[Batch, Mapping[str, float]]]:
         """Tensors of the graph and scalars for each step."""

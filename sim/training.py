@@ -1,13 +1,18 @@
 """Runs a digits job: first steps on RTL and on the golden machine together, the rest on the golden machine alone."""
 
+import json
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from hwgen.arch import UserError
+from scheduler.training.program import TrainingProgram
 from sim.digits_job import DigitsJob
+from sim.files import output_folder
 from sim.memory import MemoryModel
 from sim.runner import build
 from sim.train import GoldenTrainer, RtlTrainer, StepResult, train
@@ -29,9 +34,7 @@ class TrainingReport:
     """On the test images, after all epochs; None if not all steps were made."""
     reference_accuracy: float
     """The same of PyTorch after all epochs."""
-    notes: dict[str, str]
-    """Parameter -> why it is dense."""
-    instructions: int
+    program: TrainingProgram = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -43,14 +46,16 @@ class TrainingReport:
             "batch": self.job.batch,
             "epochs": self.job.epochs,
             "seed": self.job.seed,
-            "instructions per step": self.instructions,
+            "dataflow": self.job.options.dataflow,
+            "overlap": self.job.options.overlap,
+            "instructions per step": len(self.program.step.commands),
             "rtl": [{"step": step.number, "loss": step.loss, "cycles": step.cycles} for step in self.rtl],
             "bytes compared after each step": self.rtl[0].words if self.rtl else 0,
             "losses": list(self.losses),
             "reference losses": list(self.reference_losses),
             "accuracy": self.accuracy,
             "reference accuracy": self.reference_accuracy,
-            "dense": self.notes,
+            "dense": self.program.places.notes,
         }
 
 
@@ -60,12 +65,27 @@ def run(
     rtl_steps: int,
     steps: int | None = None,
     memory: MemoryModel | None = None,
+    folder: Path | None = None,
     progress: Progress | None = None,
 ) -> TrainingReport:
-    """Train; `rtl_steps` steps on RTL too, `steps` in all (all epochs if None).
+    """Train; `rtl_steps` steps on RTL too, `steps` in all (all epochs if None); listing and report go to `folder`.
 
     Raises `SimulationError` when RTL stops or differs from the golden machine, `UserError` when the loss is no number.
     """
+    if rtl_steps < 0 or (steps is not None and steps < max(1, rtl_steps)):
+        raise UserError(f"steps must be at least 1 and no fewer than those on RTL, not {steps} with {rtl_steps} on RTL")
+    if folder is None:
+        return _run(job, rtl_steps, steps, memory, progress)
+    with output_folder(folder) as partial:
+        report = _run(job, rtl_steps, steps, memory, progress)
+        (partial / "program.lst").write_text(report.program.listing())
+        (partial / "report.json").write_text(json.dumps(report.to_json(), indent=2) + "\n")
+        return report
+
+
+def _run(
+    job: DigitsJob, rtl_steps: int, steps: int | None, memory: MemoryModel | None, progress: Progress | None
+) -> TrainingReport:
     say = progress or (lambda text: None)
     say("scheduling")
     program = job.program()
@@ -92,8 +112,7 @@ def run(
         reference_losses=tuple(reference[: len(losses)]),
         accuracy=job.accuracy(job.trained(program, golden.memory)) if whole else None,
         reference_accuracy=job.accuracy(module),
-        notes=program.places.notes,
-        instructions=len(program.step.commands),
+        program=program,
     )
 
 
@@ -106,7 +125,7 @@ def print_training(report: TrainingReport, console: Console) -> None:
         for step, loss in zip(report.rtl, report.reference_losses):
             table.add_row(str(step.number), f"{step.loss:.4f}", f"{loss:.4f}", f"{step.cycles:,}")
         console.print(table)
-    for name, note in report.notes.items():
+    for name, note in report.program.places.notes.items():
         console.print(f"{name}: {note}", markup=False)
     last, reference = report.losses[-1], report.reference_losses[-1]
     console.print(f"loss after {len(report.losses):,} steps: {last:.4f} (PyTorch float32: {reference:.4f})")

@@ -160,6 +160,17 @@ def test_a_difference_from_golden_is_exit_code_1(sparseloom, monkeypatch):
     assert not json.loads(result.out)["comparison"]["equal"]
 
 
+def test_train_writes_listing_and_report(sparseloom, tmp_path):
+    out = tmp_path / "run"
+    arguments = ("--arch", "tiny", "--sparsity", "2:4", "--rtl-steps", 0, "--steps", 2, "--epochs", 1)
+    result = sparseloom("train", "digits_mlp", *arguments, "--naive", "-o", out, "--json")
+    assert result.code == 0, result.err
+    report = json.loads(result.out)
+    assert (report["dataflow"], report["overlap"], len(report["losses"])) == ("os", False, 2)
+    assert json.loads((out / "report.json").read_text()) == report
+    assert "TENSOR" in (out / "program.lst").read_text()
+
+
 def test_an_unexpected_error_shows_its_traceback(monkeypatch):
     def broken(*_, **__):
         raise ZeroDivisionError("planted")
@@ -217,6 +228,24 @@ def test_an_architecture_that_is_not_there(assert_refused, tmp_path):
 )
 def test_a_bad_option_of_simulate(assert_refused, arguments, error):
     assert_refused("simulate", "mlp", "--arch", "tiny", *arguments, text=error)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("--sparsity", "5:4"), "a sparsity pattern N:M needs 1 <= N <= M, not 5:4"),
+        (("--dataflow", "sideways"), "dataflow must be one of auto, os, ws, not 'sideways'"),
+        (("--method", "magic"), "method must be one of dense, srste, bdwp, not 'magic'"),
+        (("--steps", "0"), "steps must be at least 1 and no fewer than those on RTL"),
+        (("--batch", "0"), "batch and epochs must be at least 1"),
+        (("--batch", "2000"), "a batch of 2,000 is more than the 1,437 images"),
+        (("--batch", "3"), "the batch of 3 must be a multiple of array.rows (4)"),
+        (("--stalls", "1.5"), "memory stalls must be in 0..0.95, not 1.5"),
+        (("--arch", "tiny2"), "training needs array.lanes 1, not 2"),
+    ],
+)
+def test_a_bad_option_of_train(assert_refused, arguments, error):
+    assert_refused("train", "digits_cnn", "--arch", "tiny", "--rtl-steps", 0, *arguments, text=error)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import ceil
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -32,6 +32,8 @@ from scheduler.training.windows import Rings, gradient_phases
 
 Method = Literal["dense", "srste", "bdwp"]
 """Which products are N:M: none, the forward pass, or the forward pass and the input gradient."""
+Dataflows = Literal["auto", "os", "ws"]
+"""What stays in the array: chosen for each product by its cycles, or the same for all products that allow it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +54,21 @@ class TrainingOptions:
     """Engines run side by side in an order found offline; else in the order in which kernels record instructions."""
     interleave: bool = True
     """Several sums rotate through each processing element; else one."""
+    dataflow: Dataflows = "auto"
+    """Output or weight stationary; products that read windows are output stationary in any case."""
     seed: int = 0
     """Dropout masks depend on it."""
     memory_bytes: int | None = None
     """External memory of the card."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("method", get_args(Method)), ("dataflow", get_args(Dataflows))):
+            if getattr(self, name) not in allowed:
+                raise UserError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+
+    def naive(self) -> "TrainingOptions":
+        """The same without offline scheduling: one dataflow for all, no overlap, kernels in the graph's order."""
+        return replace(self, dataflow="os", overlap=False)
 
 
 @dataclass

@@ -49,9 +49,11 @@ class Task:
 def kernel_order(step: Step, groups: Sequence[Group]) -> list[Task]:
     """Tasks in the order in which they are recorded.
 
-    That is the order of `groups`, if kernels don't run side by side, or if few of them run for halves of the batch:
-    convolutions keep the array busy in either order.
+    That is the order of `groups`, if engines or kernels don't run side by side, or if few kernels run for halves of the
+    batch: convolutions keep the array busy in either order.
     """
+    if not step.options.overlap:
+        return tasks(step, groups, 1)
     whole, halves = tasks(step, groups, 1), tasks(step, groups, 2)
     if not step.em.apart or 4 * sum(task.span for task in halves if task.images) < sum(task.span for task in whole):
         return whole

@@ -1,15 +1,18 @@
 """Training steps on RTL: all of memory equal to the golden machine's after each step, and what PyTorch computes."""
 
+import dataclasses
 from itertools import islice
 
 import numpy as np
 import pytest
 
 from hwgen.arch import UserError, load
+from hwgen.arch.isa import Dataflow, Engine, Opcode
 from models.pattern import Pattern
 from models.races import check_races
 from models.tokens import check_tokens
 from scheduler.training.lower import TrainingOptions
+from sim.cycles import run_model
 from sim.digits_job import DigitsJob
 from sim.memory import MemoryModel
 from sim.runner import build
@@ -99,7 +102,26 @@ def test_wrong_batches_are_refused():
         program.write_batch(program.image(), {"x": np.zeros((16, 1, 1, 64), np.float32)})
 
 
-@pytest.mark.parametrize("changes", [{"model": "resnet"}, {"batch": 0}])
+@pytest.mark.parametrize("changes", [{"model": "resnet"}, {"batch": 0}, {"method": "none"}])
 def test_jobs_refuse_what_they_cannot_do(changes):
     with pytest.raises(UserError):
         DigitsJob(**{"model": "digits_mlp", "arch": TINY, **changes})
+
+
+def test_the_naive_schedule_has_one_dataflow_and_no_overlap():
+    chosen = job("digits_mlp", "2:4")
+    programs = [
+        dataclasses.replace(chosen, options=options).program() for options in (chosen.options, chosen.options.naive())
+    ]
+    fast, naive = (run_model(TINY, item.step.encode(), address=item.step.address) for item in programs)
+    assert naive.cycles > 1.3 * fast.cycles
+    products = [item for item in programs[1].step.commands if item.opcode == Opcode.TENSOR]
+    assert {item.dataflow for item in products} == {Dataflow.OUTPUT_STATIONARY}
+    busy = sum(naive.counters[f"BUSY_{engine.name}"] for engine in Engine)
+    assert busy <= naive.cycles
+
+
+@pytest.mark.parametrize(("rtl_steps", "steps"), [(-1, None), (0, 0), (3, 2)])
+def test_steps_that_make_no_sense_are_refused(rtl_steps, steps):
+    with pytest.raises(UserError, match=r"^steps must be at least 1 and no fewer than those on RTL, not"):
+        run(job("digits_mlp", "2:4"), rtl_steps=rtl_steps, steps=steps)
