@@ -5,6 +5,7 @@ from math import ceil
 
 from hwgen.arch import Arch
 from hwgen.arch.isa import Dataflow
+from scheduler.array_cost import output_stationary, weight_stationary
 from scheduler.state import Plan
 
 LOAD_START, TENSOR_START, VECTOR_START, STORE_START = 24, 4, 8, 24
@@ -47,11 +48,8 @@ class Estimate:
 def estimate(arch: Arch, problem: Problem, plan: Plan) -> Estimate:
     """Cycles of a layer under a plan.
 
-    The tensor engine's cycles are those of `hwgen/array/engine.py`. Output stationary, each tile: groups x max(K x
-    max(interleave, adder chain), feed), but not less than the drain of the tile before, rows x tile_cols. Weight
-    stationary, each instruction: rows x max(K x interleave, feed), but not less than the R x K x interleave words of
-    weights that enter meanwhile, nor than the way of a continued sum through all array rows. Memory moves a beat a
-    cycle, but a row of few beats takes as long as its bursts. Engines overlap; first load and last result do not.
+    The tensor engine's cycles are those of `array_cost`. Memory moves a beat a cycle, but a row of few beats takes as
+    long as its bursts. Engines overlap; first load and last result do not.
     """
     tiles, output = plan.row_tiles * plan.col_tiles, problem.rows * problem.words
     act, wgt, load = _load(arch, problem, plan)
@@ -107,30 +105,19 @@ def _block(arch: Arch, rows: int, beats: int, joined: bool, latency: int) -> int
 
 
 def _tensor_cycles(arch: Arch, problem: Problem, plan: Plan) -> int:
-    tile = _output_stationary if plan.dataflow == Dataflow.OUTPUT_STATIONARY else _weight_stationary
     last_rows = problem.rows - (plan.row_tiles - 1) * plan.row_tile
     last_cols = problem.words - (plan.col_tiles - 1) * plan.tile_cols
     total = TENSOR_START * plan.row_tiles * plan.col_tiles * plan.depth_tiles
     for rows, row_count in ((plan.row_tile, plan.row_tiles - 1), (last_rows, 1)):
         for cols, col_count in ((plan.tile_cols, plan.col_tiles - 1), (last_cols, 1)):
             if row_count and col_count:
-                total += row_count * col_count * tile(arch, problem, plan, rows, cols)
+                total += row_count * col_count * _tile_cycles(arch, problem, plan, rows, cols)
     return total
 
 
-def _output_stationary(arch: Arch, problem: Problem, plan: Plan, rows: int, cols: int) -> int:
-    array = arch.array
-    tile_rows = ceil(rows / array.rows)
-    groups = ceil(problem.depth / plan.group)
-    feed = tile_rows * ceil(plan.group / array.act_width)
-    compute = groups * max(plan.group_words * max(tile_rows * cols, array.chain_latency), feed)
-    return max(compute, rows * cols)
-
-
-def _weight_stationary(arch: Arch, problem: Problem, plan: Plan, rows: int, cols: int) -> int:
-    array = arch.array
-    beats = cols if plan.group_words == 1 else max(cols, array.chain_latency)
-    stream = rows * max(plan.group_words * beats, ceil(plan.group / array.act_width))
-    hop = (plan.group_words - 1) * beats + array.chain_latency + 1
-    passing = array.rows * hop if plan.depth_tiles > 1 else 0
-    return plan.depth_tiles * max(stream, array.rows * plan.group_words * cols, passing)
+def _tile_cycles(arch: Arch, problem: Problem, plan: Plan, rows: int, cols: int) -> int:
+    """Cycles of all instructions of an output tile."""
+    shape = {"group": plan.group, "words": plan.group_words, "rows": rows, "cols": cols}
+    if plan.dataflow == Dataflow.OUTPUT_STATIONARY:
+        return output_stationary(arch.array, groups=ceil(problem.depth / plan.group), **shape)
+    return plan.depth_tiles * weight_stationary(arch.array, continued=plan.depth_tiles > 1, **shape)

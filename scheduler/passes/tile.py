@@ -6,6 +6,7 @@ from math import ceil, lcm
 
 from hwgen.arch import Arch, UserError
 from hwgen.arch.isa import Dataflow
+from scheduler.array_cost import MARGIN
 from scheduler.cost import Problem, estimate
 from scheduler.state import Layer, Lowering, Plan
 
@@ -13,8 +14,6 @@ FIELD_MAX = (1 << 16) - 1
 """Largest count of rows, beats or groups in an instruction."""
 INDEX_WORDS = 4
 """Slots of the weight scratchpad begin at multiples of this, as LOAD IDX asks for."""
-MARGIN = 0.03
-"""Share by which weight stationary must be cheaper to be taken: the array runs empty when the dataflow changes."""
 OS, WS = Dataflow.OUTPUT_STATIONARY, Dataflow.WEIGHT_STATIONARY
 
 

@@ -130,7 +130,7 @@ class _Listing:
 
 
 class Chains:
-    """TENSOR instructions that continue the sums of the one before: nothing may come between them.
+    """TENSOR instructions that continue the sums that the one before keeps in the array: nothing may come between them.
 
     Once a chain has begun, the engine does nothing else until it ends. So that this can't block, a chain begins only
     when all products are placed that were recorded before the last product that anything in the chain depends on.
@@ -174,7 +174,7 @@ class Chains:
             self.numbers[position] = len(self.numbers)
             if item.first and not item.last:
                 head, outside = position, {}
-            elif not item.first:
+            elif not item.first and item.dataflow == Dataflow.OUTPUT_STATIONARY:
                 self.after[before] = position
                 self.members.add(position)
             if head >= 0:
