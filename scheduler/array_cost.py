@@ -6,6 +6,8 @@ from hwgen.arch.config import Array
 
 MARGIN = 0.03
 """Share by which weight stationary must be cheaper to be taken: the array runs empty when the dataflow changes."""
+WRITE_STAGE = 4
+"""Cycles from a finished sum at the south edge of the array to the one that continues it, about."""
 
 
 def output_stationary(array: Array, *, group: int, words: int, groups: int, rows: int, cols: int) -> int:
@@ -23,10 +25,17 @@ def output_stationary(array: Array, *, group: int, words: int, groups: int, rows
 def weight_stationary(array: Array, *, group: int, words: int, rows: int, cols: int, continued: bool) -> int:
     """Cycles of a tile of `rows` x `cols` result words over the groups that the array holds.
 
-    `rows` x K x `cols` cycles, but no less than the weights of the next instruction take to enter, nor, if sums are
-    `continued`, than a sum takes through all array rows.
+    Of the K weight words of a row each takes `cols` cycles, all but the last no less than the adder chain. The weights
+    of the next instruction enter meanwhile, and if sums are `continued`, the first one must have been written.
     """
-    beats = cols if words == 1 else max(cols, array.chain_latency)
-    stream = rows * max(words * beats, ceil(group / array.act_width))
+    beats = max(cols, array.chain_latency)
+    stream = rows * max((words - 1) * beats + cols, ceil(group / array.act_width))
     hop = (words - 1) * beats + array.chain_latency + 1
-    return max(stream, array.rows * words * cols, array.rows * hop if continued else 0)
+    passing = array.rows * hop + array.cols + WRITE_STAGE
+    return max(stream, array.rows * words * cols, passing if continued else 0)
+
+
+def parts(total: int, size: int) -> list[tuple[int, int]]:
+    """How `total` is cut into pieces of `size`: sizes, each with its number; the last piece may be smaller."""
+    whole, rest = divmod(total, size)
+    return [(length, count) for length, count in ((size, whole), (rest, 1)) if length and count]

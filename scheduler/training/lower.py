@@ -1,6 +1,6 @@
 """Training graph -> instructions of one step, kernel by kernel."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Literal, get_args
@@ -11,6 +11,7 @@ from hwgen.arch import Arch, UserError
 from hwgen.arch.isa import Operation, Target
 from models.pattern import Pattern
 from scheduler.hazards import Region
+from scheduler.training.decisions import Choice, Decision, choose
 from scheduler.training.emitter import Block, Emitter, Feature, constant_words
 from scheduler.training.fuse import groups, main_result
 from scheduler.training.gradients import GradientTile, Kernel, WeightGradient
@@ -94,6 +95,15 @@ class Step:
     """Constant contents of external memory: address, bytes."""
     headings: list[tuple[int, str]] = field(default_factory=list)
     """First instruction of each kernel, and its name."""
+    decisions: list[Decision] = field(default_factory=list)
+    """How products were cut, in the order in which they were recorded."""
+
+    def decide(self, kernel: str, stage: str, choices: Sequence[Choice]) -> Choice:
+        """Choose how to compute a product, and note it."""
+        chosen, runner_up = choose(choices, self.options.dataflow, interleave=self.options.interleave)
+        first = len(self.em.recorder.commands)
+        self.decisions.append(Decision(kernel=kernel, stage=stage, first=first, chosen=chosen, runner_up=runner_up))
+        return chosen
 
     @property
     def scaled(self) -> bool:

@@ -13,9 +13,9 @@ from hwgen.arch.isa import Dataflow, Target, Walk
 from scheduler.hazards import Region
 from scheduler.training.emitter import Block, Emitter, Feature
 from scheduler.training.ir import Kind, Tensor
-from scheduler.training.linear import most_row_blocks
 from scheduler.training.memory import MemoryMap
 from scheduler.training.operators import MatMul
+from scheduler.training.row_choices import most_row_blocks
 from scheduler.training.rows import RowEpilogue, Rows
 from scheduler.training.shapes import Shape
 from scheduler.training.transposes import Matrix, transpose

@@ -7,6 +7,7 @@ from scheduler.training.base import Operator
 from scheduler.training.emitter import Block, Chunk, Feature
 from scheduler.training.epilogue import Collect, epilogue
 from scheduler.training.fuse import Group, main_result
+from scheduler.training.ir import stage
 from scheduler.training.linear import RowProduct
 from scheduler.training.lower import Step, clear, generate, weight_gradient
 from scheduler.training.memory import Row
@@ -121,7 +122,8 @@ class Kernel:
         source = step.features[main.input if isinstance(main, Conv) else main.gradient]
         places = step.em, step.rings, source, self.target
         if source.h == source.w == self.target.h == self.target.w == 1 and window.taps == (1, 1):
-            RowProduct(*places).emit(image, self.row_epilogue(), interleave=step.options.interleave)
+            product = RowProduct(*places, image)
+            product.emit(self.row_epilogue(), step.decide(main_result(main), stage(main), product.choices()))
             return
         chain, collect = self._epilogue()
         run = epilogue(*chain, window.out_step[1], step.features, self.row, collect) if chain else None
