@@ -90,15 +90,22 @@ class Accelerator(wiring.Component):
         load, tensor, acc, loader = self._load, self._tensor, self._acc, self._acc_loader
         beats = load.beats
         for_acc = (beats.payload.target == Target.ACC32) | (beats.payload.target == Target.ACC16)
+        for_curve = beats.payload.target == Target.CURVE
         m.d.comb += [
             tensor.beats.payload.eq(beats.payload),
-            tensor.beats.valid.eq(beats.valid & ~for_acc),
+            tensor.beats.valid.eq(beats.valid & ~for_acc & ~for_curve),
             loader.i.payload.eq(beats.payload),
             loader.i.valid.eq(beats.valid & for_acc),
-            beats.ready.eq(Mux(for_acc, loader.i.ready, tensor.beats.ready)),
+            beats.ready.eq(Mux(for_acc, loader.i.ready, tensor.beats.ready | for_curve)),
             tensor.waiting.eq(self._controller.waiting[Engine.TENSOR]),
             self._controller.tensor_state.eq(tensor.state),
         ]
+        if self.arch.vector.curve_entries:
+            m.d.comb += [
+                self._vector.curve.enable.eq(beats.valid & for_curve),
+                self._vector.curve.address.eq(beats.payload.address),
+                self._vector.curve.entry.eq(beats.payload.data[:64]),
+            ]
         for user, port in (
             (tensor.acc_read, acc.read_tensor),
             (self._vector.x, acc.read_vector_x),

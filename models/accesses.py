@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgen.arch import Arch
-from hwgen.arch.isa import Command, Dataflow, Opcode, Target
+from hwgen.arch.isa import Command, Dataflow, Opcode, Operation, Target
 from models.machine_load import chunk_places, row_beats, slot_words
 from models.machine_output import stored_shape
 from models.machine_state import block_words
-from models.machine_vector import operand_words, sources
+from models.machine_vector import curve_entries, operand_words, sources
 from models.machine_walk import activation_elements, group_shape, weight_words
 
 
@@ -53,6 +53,7 @@ def scratchpad_words(arch: Arch) -> dict[str, int]:
         "wgt": pads.wgt_depth,
         "idx": pads.wgt_depth,
         "acc": pads.acc_depth,
+        "curve": arch.vector.curve_entries,
     }
 
 
@@ -65,7 +66,8 @@ def scratchpad_accesses(item: Command, arch: Arch) -> list[Access]:
             return _tensor(item, arch)
         case Opcode.VECTOR:
             names = (*sources(item), "d")
-            return [Access("acc", operand_words(item, name).ravel(), name == "d") for name in names]
+            found = [Access("acc", operand_words(item, name).ravel(), name == "d") for name in names]
+            return [*found, Access("curve", curve_entries(item), False)] if item.operation == Operation.CURVE else found
         case Opcode.STORE:
             return [Access("acc", block_words(item.addr, item.stride, item.rows, item.words).ravel(), False)]
 
@@ -109,6 +111,8 @@ def _loaded_words(item: Command, arch: Arch) -> tuple[str, NDArray[np.int64]]:
             return "acc", block_words(item.addr, item.stride, item.rows, beats // 2)
         case Target.ACC16:
             return "acc", block_words(item.addr, item.stride, item.rows, beats)
+        case Target.CURVE:
+            return "curve", block_words(item.addr, item.stride, item.rows, beats)
         case Target.COLS | Target.PACKED:
             return "wgt", slot_words(item, array)
 

@@ -21,8 +21,9 @@ def execute_load(state: State, item: Command) -> None:
     beats = row_beats(item)
     require(1 <= beats <= MOST_BEATS, f"planes * beats + pad must be in 1..{MOST_BEATS}, not {beats}")
     _check_fields(item, arch.array, beats)
-    depth = getattr(arch.scratchpads, f"{SCRATCHPADS[target]}_depth")
-    require_words(SCRATCHPADS[target], depth, _last_word(item, arch.array, beats))
+    memory = SCRATCHPADS[target]
+    depth = arch.vector.curve_entries if memory == "curve" else getattr(arch.scratchpads, f"{memory}_depth")
+    require_words(memory, depth, _last_word(item, arch.array, beats))
     extent = (item.rows - 1) * item.row_stride + (item.planes - 1) * item.plane_stride + item.beats * arch.beat_bytes
     require_aligned(item, arch, extent if item.beats else 0)
     data = np.zeros((item.rows, beats, arch.beat_bytes), dtype=np.uint8)
@@ -75,7 +76,7 @@ def _last_word(item: Command, array: Array, beats: int) -> int:
             return end + beats * (4 // array.lanes) - 1
         case Target.ACC32:
             return end + beats // 2 - 1
-        case Target.ACC16:
+        case Target.ACC16 | Target.CURVE:
             return end + beats - 1
         case Target.COLS | Target.PACKED:
             return item.addr + item.rows - 1 + (row_slots(item) - 1) // array.lanes * item.stride
@@ -102,6 +103,7 @@ SCRATCHPADS = {
     Target.ACC16: "acc",
     Target.COLS: "wgt",
     Target.PACKED: "wgt",
+    Target.CURVE: "curve",
 }
 """Whose depth limits the words of each target."""
 
@@ -178,6 +180,11 @@ def _write_acc16(state: State, item: Command, data: NDArray[np.uint8]) -> None:
     state.acc[words] = widen(_operands(data), state.arch.array.operand)
 
 
+def _write_curve(state: State, item: Command, data: NDArray[np.uint8]) -> None:
+    rows, beats, _ = data.shape
+    state.curve[block_words(item.addr, item.stride, rows, beats)] = np.ascontiguousarray(data[..., :8]).view("<u4")
+
+
 def _write_cols(state: State, item: Command, data: NDArray[np.uint8]) -> None:
     lane = np.arange(row_slots(item)) % state.arch.array.lanes
     state.wgt[slot_words(item, state.arch.array), lane] = _operands(data)
@@ -201,4 +208,5 @@ _WRITERS = {
     Target.ACC16: _write_acc16,
     Target.COLS: _write_cols,
     Target.PACKED: _write_packed,
+    Target.CURVE: _write_curve,
 }

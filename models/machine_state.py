@@ -47,6 +47,7 @@ class State:
     wgt : uint16 [wgt_depth, lanes, C]
     idx : uint8 [wgt_depth, lanes, C]
     acc : uint32 [acc_depth, C], FP32 bit patterns
+    curve : uint32 [curve_entries, 2], FP32 bit patterns of slope and offset
     held : uint32 [interleave_max, C, R], sums that an output-stationary instruction left in the array, slot by slot
     held_slots : how many slots of `held` are valid
     """
@@ -58,6 +59,7 @@ class State:
         self.wgt = np.zeros((pads.wgt_depth, array.lanes, array.cols), dtype=np.uint16)
         self.idx = np.zeros((pads.wgt_depth, array.lanes, array.cols), dtype=np.uint8)
         self.acc = np.zeros((pads.acc_depth, array.cols), dtype=np.uint32)
+        self.curve = np.zeros((arch.vector.curve_entries, 2), dtype=np.uint32)
         self.held = np.zeros((array.interleave_max, array.cols, array.rows), dtype=np.uint32)
         self.held_slots = 0
 

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgen.arch.isa import INTEGER, READS_Z, Command, Operation
+from hwgen.arch.isa import INTEGER, READS_X, READS_Z, Command, Operation
 from models.formats import NAN_FP32, fp32_bits, fp32_values, is_nan_fp32
 from models.machine_state import State, Undefined, block_words, require, require_words
 
@@ -16,12 +16,18 @@ def execute_vector(state: State, item: Command) -> None:
     depth, names = state.arch.scratchpads.acc_depth, sources(item)
     for name in (*names, "d"):
         require_words(f"acc ({name})", depth, int(operand_words(item, name)[-1, -1]))
+    curve = item.operation == Operation.CURVE
+    if curve:
+        require_words("curve", state.arch.vector.curve_entries, item.y_addr + item.y_stride - 1)
     for name in names:
         _check_overlap(item, name, depth)
     blocks = {name: state.acc[operand_words(item, name)] for name in names}
     if "y" in blocks:
         blocks["y"] = _prepared(item, blocks["y"])
-    result = _compute(Operation(item.operation), **blocks)
+    if curve:
+        result = evaluate(state.curve[curve_entries(item)], item.shift, blocks["x"])
+    else:
+        result = _compute(Operation(item.operation), **blocks)
     if item.relu:
         negative = (result >> np.uint32(31) == 1) & ~is_nan_fp32(result)
         result = np.where(negative, np.uint32(0), result)
@@ -30,7 +36,7 @@ def execute_vector(state: State, item: Command) -> None:
 
 def sources(item: Command) -> tuple[str, ...]:
     """Names of the operands that the operation reads."""
-    if item.operation == Operation.COPY:
+    if item.operation in READS_X:
         return ("x",)
     return ("x", "y", "z") if item.operation in READS_Z else ("x", "y")
 
@@ -42,12 +48,35 @@ def operand_words(item: Command, name: str) -> NDArray[np.integer]:
     return np.broadcast_to(words[:, :1], words.shape) if item.operands.get(f"{name}_hold") else words
 
 
+def curve_entries(item: Command) -> NDArray[np.int64]:
+    """Entries of the curve of a legal CURVE."""
+    return item.y_addr + np.arange(item.y_stride, dtype=np.int64)
+
+
+def evaluate(entries: Words, shift: int, x: Words) -> Words:
+    """CURVE on bit patterns `x`: `entries` `[T, 2]` are slope and offset, `2**shift` of them cover a unit."""
+    half, values = len(entries) // 2, fp32_values(x)
+    with np.errstate(all="ignore"):
+        steps = np.fmin(np.floor(np.abs(values.astype(np.float64)) * 2.0**shift), half - 1).astype(np.int64)
+        slope, offset = (fp32_values(entries[:, part])[_line(half, x, steps)] for part in (0, 1))
+        product = np.where(np.isinf(values) & (slope == 0), np.float32(0), values) * slope
+        return fp32_bits(product + offset)
+
+
+def _line(half: int, x: Words, steps: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number of the line, `steps` lines from the middle to the side that the sign says."""
+    return np.where(x >> np.uint32(31) == 1, half - 1 - steps, half + steps)
+
+
 def _check_fields(item: Command, cols: int) -> None:
     require(1 << item.shuffle <= cols, f"2**(shuffle - 1) must be below {cols}, shuffle is {item.shuffle}")
-    shifted = item.shift or item.right
-    require(
-        item.operation in INTEGER or not shifted, "shift and right must be 0 unless the operation is an integer one"
-    )
+    integer, curve = item.operation in INTEGER, item.operation == Operation.CURVE
+    require(integer or not item.right, "right must be 0 unless the operation is an integer one")
+    require(integer or curve or not item.shift, "shift must be 0 unless the operation is an integer one or CURVE")
+    if curve:
+        size = item.y_stride
+        require(size >= 2 and size.bit_count() == 1, f"the entries of a curve must be a power of two, not {size}")
+        require(item.y_addr % size == 0, f"a curve of {size} entries cannot begin at entry {item.y_addr}")
 
 
 def _check_overlap(item: Command, name: str, depth: int) -> None:

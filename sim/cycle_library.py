@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from hwgen.arch import Arch
-from hwgen.arch.isa import READS_Z, TABLE, Dataflow, Engine, Format, Opcode, Operation, Target
+from hwgen.arch.isa import READS_X, READS_Z, TABLE, Dataflow, Engine, Format, Opcode, Operation, Target
 from hwgen.arch.registers import TensorState
 from hwgen.array.mesh import Mesh
 from hwgen.array.row import RowHead
@@ -98,7 +98,7 @@ def isa_header() -> str:
     for codes in _CODES:
         names = ", ".join(f"{item.name} = {item.value}" for item in codes)
         lines.append(f"namespace {codes.__name__} {{ enum : uint32_t {{ {names} }}; }}")
-    sources = [1 + (code != Operation.COPY) + (code in READS_Z) for code in Operation]
+    sources = [1 + (code not in READS_X) + (code in READS_Z) for code in Operation]
     engines = [TABLE[Opcode(code)].engine if code in TABLE else -1 for code in range(max(TABLE) + 1)]
     for name, values in (("SOURCES_READ", sources), ("ENGINE_OF", engines)):
         lines.append(f"constexpr int {name}[] = {{{', '.join(str(int(value)) for value in values)}}};")

@@ -9,7 +9,7 @@ from hwgen.arch.isa import Command, Engine
 
 @dataclass(frozen=True)
 class Access:
-    """A range of words of one memory ("act", "wgt", "idx", "acc" or "dram" in bytes), `high` excluded."""
+    """A range of words of one memory ("act", "wgt", "idx", "acc", "curve" or "dram" in bytes), `high` excluded."""
 
     memory: str
     low: int

@@ -166,7 +166,7 @@ class Draft:
         address = self.allocate(size)
         if target is Target.IDX:
             data = index_bytes(self.rng, size, group)
-        elif target is Target.ACC32:
+        elif target in (Target.ACC32, Target.CURVE):
             data = fp32_bytes(self.rng, size // 4, self._specials)
         else:
             data = operand_bytes(self.rng, size // 2, self.arch.array.operand, self._specials)

@@ -1,6 +1,6 @@
 """What random programs do with the result of a product: vector work and stores."""
 
-from hwgen.arch.isa import INTEGER, READS_Z, Format, Opcode, Operation, command
+from hwgen.arch.isa import INTEGER, READS_X, READS_Z, Format, Opcode, Operation, Target, command
 from models.machine_output import stored_shape
 from sim.dependencies import Access
 from sim.random_draft import Block, Draft
@@ -16,8 +16,9 @@ FORMS = (
 
 def vector(draft: Draft, block: Block) -> Block:
     """Append an operation on a block; returns where its result is."""
-    operation = Operation(draft.draw(0, max(Operation)))
-    names = "x" if operation is Operation.COPY else "xyz" if operation in READS_Z else "xy"
+    choices = [code for code in Operation if code != Operation.CURVE or draft.arch.vector.curve_entries]
+    operation = choices[draft.draw(0, len(choices) - 1)]
+    names = "x" if operation in READS_X else "xyz" if operation in READS_Z else "xy"
     main = names[draft.draw(0, len(names) - 1)]
     fields = {"operation": operation, "relu": draft.draw(0, 1), "rows": block.rows, "words": block.words}
     fields |= {"shuffle": draft.draw(0, draft.arch.array.cols.bit_length() - 1)}
@@ -37,8 +38,26 @@ def vector(draft: Draft, block: Block) -> Block:
         return block
     for name in "yz"[len(names) - 1 :]:
         fields |= draft.noise(**{f"{name}_addr": WIDE, f"{name}_stride": WIDE, f"{name}_hold": 1})
+    if operation is Operation.CURVE:
+        curve = _curve(draft)
+        fields |= curve | {"shift": draft.draw(0, 8)}
+        reads.append(Access("curve", curve["y_addr"], curve["y_addr"] + curve["y_stride"]))
     draft.add(Opcode.VECTOR, reads, [d.access], **fields, d_addr=d.addr, d_stride=d.stride)
     return d
+
+
+def _curve(draft: Draft) -> dict[str, int]:
+    """Place of a curve; mostly with some entries loaded, often all of them."""
+    entries = draft.arch.vector.curve_entries
+    size = 1 << draft.draw(1, min(6, entries.bit_length() - 1))
+    first = draft.draw(0, entries // size - 1) * size
+    if draft.chance(0.8):
+        rows = draft.draw(1, 3)
+        beats = size if draft.chance(0.5) else draft.draw(1, size)
+        stride = draft.draw(0, (entries - first - beats) // rows)
+        loaded = Access("curve", first, first + (rows - 1) * stride + beats)
+        draft.load(Target.CURVE, first, stride, [loaded], rows=rows, beats=beats)
+    return {"y_addr": first, "y_stride": size}
 
 
 def _source(draft: Draft, block: Block) -> Block:

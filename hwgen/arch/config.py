@@ -97,6 +97,8 @@ class Vector:
 
     mul_latency: Annotated[int, Field(ge=1, le=6)] = 3
     add_latency: Annotated[int, Field(ge=1, le=8)] = 4
+    curve_entries: Literal[0, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384] = 0
+    """Entries, 64 bits each, of every lane's table of piecewise linear functions; 0: there is none."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

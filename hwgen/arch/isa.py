@@ -40,6 +40,7 @@ class Target(enum.IntEnum):
     ACC16 = 5
     COLS = 6
     PACKED = 7
+    CURVE = 8
 
 
 class Dataflow(enum.IntEnum):
@@ -74,10 +75,13 @@ class Operation(enum.IntEnum):
     XOR = 11
     IADD = 12
     ISUB = 13
+    CURVE = 14
 
 
+READS_X = frozenset({Operation.COPY, Operation.CURVE})
+"""Operations that read x alone."""
 READS_Z = frozenset({Operation.MAC, Operation.EQUAL})
-"""Operations that read z; all but COPY read y."""
+"""Operations that read x, y and z; all others read x and y."""
 INTEGER = frozenset({Operation.AND, Operation.OR, Operation.XOR, Operation.IADD, Operation.ISUB})
 """Operations on bit patterns, whose y may be shifted."""
 
@@ -241,7 +245,11 @@ TABLE: dict[Opcode, Instruction] = {
                 Field("operation", 5, "what is computed", choices=Operation),
                 Field("relu", 1, "1: negative results become +0, NaN stays"),
                 Field("shuffle", 3, "0: y as it is; s: column i takes that of column i xor 2**(s-1)"),
-                Field("shift", 5, "integer operations: bits by which y is shifted first"),
+                Field(
+                    "shift",
+                    5,
+                    "integer operations: bits by which y is shifted first; CURVE: log2 of the entries a unit",
+                ),
                 Field("right", 1, "1: shift to the right, filling with zeros; 0: to the left"),
                 Field("x_hold", 1, "1: every word of a row of x is its first one"),
                 Field("y_hold", 1, "1: every word of a row of y is its first one"),
@@ -250,8 +258,12 @@ TABLE: dict[Opcode, Instruction] = {
                 Field("words", 16, f"{_ACC}s in a row", low=1),
                 Field("x_addr", 20, f"first {_ACC} of x"),
                 Field("x_stride", 20, f"{_ACC}s between rows of x"),
-                Field("y_addr", 20, f"first {_ACC} of y"),
-                Field("y_stride", 20, f"{_ACC}s between rows of y; 0 repeats one row, as a bias does"),
+                Field("y_addr", 20, f"first {_ACC} of y; CURVE: first entry of the curve"),
+                Field(
+                    "y_stride",
+                    20,
+                    f"{_ACC}s between rows of y; 0 repeats one row, as a bias does; CURVE: entries of the curve",
+                ),
                 Field("z_addr", 20, f"first {_ACC} of z"),
                 Field("z_stride", 20, f"{_ACC}s between rows of z"),
                 Field("d_addr", 20, f"first {_ACC} of d"),

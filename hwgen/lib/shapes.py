@@ -78,7 +78,7 @@ class LoadBeat(data.StructLayout):
     chunk `i` of the beat for every i < C / B, at operand `position` of the word; B = 2**chunk_log2; banks >= R are
     dropped.
     WGT: `part` is the lane. IDX: 4/lanes index words, `step` words apart from `address` on. ACC32: `part` is the half.
-    ACC16: whole word. COLS and PACKED arrive as WGT and IDX.
+    ACC16: whole word. COLS and PACKED arrive as WGT and IDX. CURVE: an entry, in the lowest bytes.
     """
 
     def __init__(self, arch: Arch) -> None:

@@ -252,4 +252,6 @@ class BeatPlacer(wiring.Component):
         pads = self._arch.scratchpads
         acts = (target == Target.ACT_ROWS) | (target == Target.ACT_CHUNKS)
         wide = (target == Target.ACC32) | (target == Target.ACC16)
-        return Mux(acts, pads.act_depth, Mux(wide, pads.acc_depth, pads.wgt_depth))
+        entries = self._arch.vector.curve_entries
+        curve = target == Target.CURVE
+        return Mux(acts, pads.act_depth, Mux(wide, pads.acc_depth, Mux(curve, entries, pads.wgt_depth)))

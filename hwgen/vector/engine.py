@@ -3,16 +3,17 @@
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
-from amaranth.lib.wiring import Out
+from amaranth.lib.wiring import In, Out
 
 from hwgen.arch import Arch
-from hwgen.arch.isa import INTEGER, READS_Z, Cause, Opcode, Operation
+from hwgen.arch.isa import INTEGER, READS_X, READS_Z, Cause, Opcode, Operation
 from hwgen.lib.pipeline import delay
 from hwgen.lib.shapes import PC_BITS, WORD_BITS, AccRead, AccWrite, EngineSignature
 from hwgen.lib.shared import Shared
 from hwgen.lib.streams import Queue
 from hwgen.memory.faults import FaultReporter, first_cause, operands_of
 from hwgen.memory.walk import BlockWalker
+from hwgen.vector.curve import CurveWrite
 from hwgen.vector.lane import LaneControl, VectorLane
 
 SOURCES = ("x", "y", "z")
@@ -27,11 +28,15 @@ class Setting(data.StructLayout):
 
 
 class Job(data.StructLayout):
-    """A VECTOR under way: sources that it reads (`reads`), those that never change (`once`), whether it is illegal."""
+    """A VECTOR under way.
+
+    reads, once : sources that it reads, those that never change. bad : it is illegal. beyond : its curve lies outside
+    the table.
+    """
 
     def __init__(self) -> None:
         bits = len(SOURCES)
-        super().__init__({"pc": PC_BITS, "setting": Setting(), "reads": bits, "once": bits, "bad": 1})
+        super().__init__({"pc": PC_BITS, "setting": Setting(), "reads": bits, "once": bits, "bad": 1, "beyond": 1})
 
 
 class VectorEngine(wiring.Component):
@@ -69,16 +74,18 @@ class VectorEngine(wiring.Component):
     control : Out(EngineSignature) as seen from the engine
     x, y, z : Out(AccRead)
     d : Out(AccWrite)
+    curve : In(CurveWrite)   Into the tables of all lanes, a cycle later; only if vector.curve_entries is not 0.
     """
 
     def __init__(self, arch: Arch) -> None:
         self._arch = arch
-        sizes = {"mul_latency": arch.vector.mul_latency, "add_latency": arch.vector.add_latency}
+        sizes = {name: getattr(arch.vector, name) for name in ("mul_latency", "add_latency", "curve_entries")}
         self._lanes = [Shared(VectorLane, **sizes) for _ in range(arch.array.cols)]
         super().__init__(
             {"control": Out(EngineSignature())}
             | {name: Out(AccRead(arch)) for name in SOURCES}
             | {"d": Out(AccWrite(arch))}
+            | ({"curve": In(CurveWrite())} if arch.vector.curve_entries else {})
         )
 
     @property
@@ -138,20 +145,23 @@ class VectorEngine(wiring.Component):
         """What a VECTOR does, and whether it breaks a rule that ties fields together."""
         operation = vector.operation
         too_far = vector.shuffle >= self._arch.array.cols.bit_length()
-        shifted = ((vector.shift != 0) | vector.right) & ~_is_in(operation, INTEGER)
+        curve, size = operation == Operation.CURVE, vector.y_stride
+        shifted = ((vector.shift != 0) & ~curve | vector.right) & ~_is_in(operation, INTEGER)
+        uneven = (size < 2) | ((size & (size - 1)) != 0) | ((vector.y_addr & (size - 1)) != 0)
         return [
             *(job.setting.lane[name].eq(vector[name]) for name, _ in LaneControl()),
             job.setting.shuffle.eq(vector.shuffle),
-            job.reads.eq(Cat(1, operation != Operation.COPY, _is_in(operation, READS_Z))),
+            job.reads.eq(Cat(1, ~_is_in(operation, READS_X), _is_in(operation, READS_Z))),
             job.once.eq(Cat(vector[f"{name}_hold"] & (vector[f"{name}_stride"] == 0) for name in SOURCES)),
-            job.bad.eq(too_far | shifted),
+            job.bad.eq(too_far | shifted | (curve & uneven)),
+            job.beyond.eq(curve & (vector.y_addr + size > self._arch.vector.curve_entries)),
         ]
 
     def _read(self, m: Module, walker: BlockWalker, places: Queue, job: data.View, faults: FaultReporter) -> Value:
         """Request the words of a step; gives whether the last of them has just been accepted."""
         step, depth = walker.o.payload, self._arch.scratchpads.acc_depth
         begins = walker.o.valid & (~step.first | (places.level == 0))
-        outside = Cat(used & (word >= depth) for used, word in zip([*job.reads, 1], step.words)).any()
+        outside = job.beyond | Cat(used & (word >= depth) for used, word in zip([*job.reads, 1], step.words)).any()
         wanted = begins & places.i.ready & ~job.bad & ~outside & ~faults.halt
         taken, arrived = Signal(len(SOURCES)), []
         for index, name in enumerate(SOURCES):
@@ -174,11 +184,15 @@ class VectorEngine(wiring.Component):
     def _compute(self, m: Module, do_step: Value, setting: data.View, results: Queue) -> None:
         """Keep each operand when it arrives; one cycle after the last of a step they go into the lanes."""
         operands = {name: self._operand(m, name, setting.shuffle) for name in SOURCES}
+        has_table = self._arch.vector.curve_entries != 0
+        write = delay(m, self.curve, 1, "curve", reset=True) if has_table else None
         outputs = []
         for col, lane in enumerate(self._lanes):
             m.submodules[f"lane_{col}"] = lane
             m.d.comb += [getattr(lane, name).eq(operands[name][col]) for name in SOURCES]
             m.d.comb += lane.control.eq(setting.lane)
+            if write is not None:
+                m.d.comb += lane.curve.eq(write)
             outputs.append(lane.o)
         cycles = self.latency - Queue.LATENCY
         m.d.comb += [

@@ -123,7 +123,7 @@ def stored_beats(machine: Machine, item: Command) -> list[tuple[int, int]]:
 
 def scratchpads(state: State) -> dict[str, np.ndarray]:
     """A copy of what the scratchpads hold, by name."""
-    return {name: getattr(state, name).copy() for name in ("act", "wgt", "idx", "acc")}
+    return {name: getattr(state, name).copy() for name in ("act", "wgt", "idx", "acc", "curve")}
 
 
 def apply_beat(state: State, beat: SimpleNamespace) -> None:
@@ -149,6 +149,8 @@ def apply_beat(state: State, beat: SimpleNamespace) -> None:
             state.acc[beat.address, beat.part * half :][:half] = data.view("<u4")
         case Target.ACC16:
             state.acc[beat.address] = widen(values, array.operand)
+        case Target.CURVE:
+            state.curve[beat.address] = data[:8].view("<u4")
 
 
 def state_beats(state: State) -> Iterator[dict[str, int]]:

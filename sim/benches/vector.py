@@ -1,8 +1,10 @@
 """Vector engine: every word written, in order, is the one that the golden machine writes there."""
 
 import cocotb
+from cocotb.triggers import RisingEdge
 
 from hwgen.arch.isa import INTEGER, Engine, Opcode, Operation, command, decode
+from hwgen.vector.curve import CurveWrite
 from hwgen.vector.engine import VectorEngine
 from models.machine import Machine
 from sim.benches.designs import bench_arch
@@ -25,6 +27,9 @@ class VectorBench(EngineBench):
         self.machine = Machine(self.arch, 0x1000)
         self.machine.state.acc[:] = random_sums(self.arch, cocotb.RANDOM_SEED)
         self.words = self.machine.state.acc.copy()
+        self.machine.state.curve[:] = random_sums(self.arch, cocotb.RANDOM_SEED).reshape(-1, 2)[
+            : len(self.machine.state.curve)
+        ]
         self.writes: list[int] = []
         self.add(*(AccReader(dut, name, self.words, to_design) for name in "xyz"))
         self.add(*AccWriter(dut, "d", self.words, from_design, self.written).actors)
@@ -40,8 +45,17 @@ class VectorBench(EngineBench):
         self.scoreboard.see((address, word), cycle)
         self.writes.append(cycle)
 
+    async def fill_table(self) -> None:
+        """Write the golden machine's curves, an entry a cycle."""
+        for address, (slope, offset) in enumerate(self.machine.state.curve.tolist()):
+            entry = {"enable": 1, "address": address, "entry": {"slope": slope, "offset": offset}}
+            self.dut.curve.value = CurveWrite().const(entry).as_value().value
+            await RisingEdge(self.dut.clk)
+        self.dut.curve.value = 0
+
     async def check(self, commands) -> None:
         await self.start()
+        await self.fill_table()
         await self.execute(commands, limit=LIMIT)
         assert (self.words == self.machine.state.acc).all()
 
@@ -72,6 +86,8 @@ async def every_operation_equals_golden(dut, inputs, outputs):
     for index, operation in enumerate(Operation):
         blocks = {f"{name}_addr": 150 * place + index for place, name in enumerate("xyz")}
         blocks |= {"x_stride": 5, "y_stride": 7, "y_hold": index % 2, "d_addr": 500 + 30 * index, "d_stride": 6}
+        if operation is Operation.CURVE:
+            blocks |= {"y_addr": 0, "y_stride": 64}
         fields = {"shift": 9, "right": index % 2} if operation in INTEGER else {}
         fields |= {"relu": index % 3 == 0, "shuffle": index % 3}
         commands.append(command(Opcode.VECTOR, operation=operation, rows=3, words=5, **blocks, **fields))

@@ -3,7 +3,7 @@
 
 #include "base.h"
 
-/// Who takes a beat, and may have to wait for it.
+/// Who takes a beat, and may have to wait for it; entries of curves go the way of beats for the banks, which never wait.
 enum class Sink { BANKS, INDICES, ACC };
 
 class Placer {

@@ -51,6 +51,8 @@ def store_beat(arch, item, y: int, x: int, beat: int, stored: dict) -> None:
         case Target.IDX:
             words = enumerate(index_words(arch, beat))
             stored.update({("idx", first + x * (4 // lanes) + i): word for i, word in words})
+        case Target.CURVE:
+            stored["curve", first + x] = beat % 2**64
         case Target.ACC32:
             for i in range(half):
                 stored["acc32", first + x // 2, (x % 2) * half + i] = beat >> (32 * i) & 0xFFFFFFFF
@@ -95,6 +97,8 @@ def apply(arch, beat, stored: dict) -> None:
     elif beat.target == Target.IDX:
         words = enumerate(index_words(arch, beat.data))
         stored.update({("idx", beat.address + i * beat.step): word for i, word in words})
+    elif beat.target == Target.CURVE:
+        stored["curve", beat.address] = beat.data % 2**64
     elif beat.target == Target.ACC32:
         half = cols // 2
         for i in range(half):
@@ -156,7 +160,8 @@ def load(arch, target, *, addr=0, at=0, skip=None, hop=0, **fields):
 
 
 def random_load(arch, source: random.Random):
-    target = source.choice(list(Target))
+    room = arch.vector.curve_entries >= 128
+    target = source.choice([one for one in Target if room or one is not Target.CURVE])
     unit = 4 // arch.array.lanes if target == Target.IDX else 1
     rows, planes, beats = source.randint(1, 6), source.choice([1, 1, 2, 3]), source.randint(0, 7)
     pad = source.choice([0, 0, 1, 2, 3])

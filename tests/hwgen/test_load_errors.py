@@ -42,6 +42,7 @@ def bad_loads(arch):
         "weights": (word, 2 * arch.array.lanes, {"target": Target.WGT, "beats": 16, "addr": wgt - 2}),
         "indices": (word, 1, {"target": Target.IDX, "beats": 2, "addr": wgt - 4 // arch.array.lanes}),
         "sums": (word, 4, {"target": Target.ACC32, "beats": 4, "rows": 2, "stride": 2, "addr": acc - 2}),
+        "curve": (word, 2, {"target": Target.CURVE, "beats": 3, "addr": arch.vector.curve_entries - 2}),
         "wide stride": (word, 1, {"target": Target.ACC16, "beats": 1, "rows": 9, "stride": 2**20 - 1}),
     }  # fmt: skip
 

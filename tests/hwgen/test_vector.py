@@ -47,6 +47,8 @@ def test_each_operation_reads_what_it_needs(operation, seed):
     item = vector(operation, **blocks, d=(400, 5), rows=3, words=5)
     unread = set("xyz") - set(sources(item))
     item.operands.update({f"{name}_addr": 2**20 - 3 for name in unread})
+    if operation is Operation.CURVE:
+        item.operands.update(y_addr=32, y_stride=32)
     result = check(arch, [item], random_words(arch, seed))
     assert {name: len(cycles) for name, cycles in result.reads.items()} == {
         name: 0 if name in unread else 15 for name in "xyz"
@@ -103,6 +105,8 @@ def test_settings_change_behind_the_last_word(seed):
     for place, operation in enumerate(Operation):
         fields = {"shift": 7, "right": place % 2} if operation in INTEGERS else {}
         blocks = {"x": (place, 0), "y": (100 + place, 0), "z": (200 + place, 0), "d": (300 + place, 0)}
+        if operation is Operation.CURVE:
+            blocks["y"], fields = (64, 64), {"shift": 5}
         commands.append(vector(operation, **blocks, relu=place % 3 == 0, shuffle=place % 3, **fields))
     check(arch, commands, random_words(arch, seed), stalls={"d": long(20)})
 
@@ -145,6 +149,14 @@ BAD = {
     "shift": (Cause.BAD_FIELD, 0, vector(shift=1, x=(1024, 0))),
     "right": (Cause.BAD_FIELD, 0, vector(Operation.COPY, right=1)),
     "shuffle": (Cause.BAD_FIELD, 0, vector(Operation.COPY, shuffle=3)),
+    "curve": (Cause.SCRATCHPAD_RANGE, 0, vector(Operation.CURVE, curve=(64, 2))),
+    "long curve": (Cause.SCRATCHPAD_RANGE, 0, vector(Operation.CURVE, curve=(0, 128))),
+    "x of a curve": (Cause.SCRATCHPAD_RANGE, 2, vector(Operation.CURVE, x=(1022, 0), words=3, curve=(0, 64))),
+    "one entry": (Cause.BAD_FIELD, 0, vector(Operation.CURVE, curve=(0, 1))),
+    "no entries": (Cause.BAD_FIELD, 0, vector(Operation.CURVE, curve=(0, 0))),
+    "uneven curve": (Cause.BAD_FIELD, 0, vector(Operation.CURVE, curve=(0, 48))),
+    "begin of a curve": (Cause.BAD_FIELD, 0, vector(Operation.CURVE, curve=(4, 8))),
+    "right of a curve": (Cause.BAD_FIELD, 0, vector(Operation.CURVE, curve=(0, 8), right=1)),
     "shuffle of integers": (Cause.BAD_FIELD, 0, vector(Operation.XOR, shuffle=7, shift=3, right=1)),
 }
 
@@ -157,6 +169,11 @@ def test_errors(name):
     assert [(found, pc) for _, found, pc in result.bench.errors] == [(cause, 1)]
     assert len(result.bench.done) == 1
     assert len(result.writes) == 6 + written
+
+
+def test_a_curve_without_a_table():
+    result = run(ARCHS["wide"](), [vector(Operation.CURVE, curve=(0, 2))], {})
+    assert [found for _, found, _ in result.bench.errors] == [Cause.SCRATCHPAD_RANGE]
 
 
 @pytest.mark.parametrize("when", [1, 2, 4, 12, 13, 25, 26, 34, 35, 36, 42])

@@ -4,34 +4,46 @@ import numpy as np
 import pytest
 
 from hwgen.arch.isa import Operation
+from hwgen.vector.curve import CurveWrite
 from hwgen.vector.lane import LaneControl, VectorLane
 from models.formats import CORNERS_FP32
 from sim.block import Block
-from tests.hwgen.vector_support import INTEGERS, results, vector
+from tests.hwgen.vector_support import INTEGERS, random_table, results, vector
 
 COUNT = 200_000
 CORNERS = np.array(CORNERS_FP32, np.uint32)
 
 
 class Lane:
-    """A Verilated lane."""
+    """A Verilated lane, its table filled with random lines."""
 
-    def __init__(self, mul_latency: int, add_latency: int) -> None:
-        dut = VectorLane(mul_latency=mul_latency, add_latency=add_latency)
+    def __init__(self, mul_latency: int, add_latency: int, entries: int = 64) -> None:
+        dut = VectorLane(mul_latency=mul_latency, add_latency=add_latency, curve_entries=entries)
         self.latency = dut.latency
         self._block = Block.of(dut, "lane")
+        self.table, self._idle = random_table(entries), [0] * (3 if entries else 0)
+        if entries:
+            writes = [
+                CurveWrite().const({"enable": 1, "address": address, "entry": {"slope": slope, "offset": offset}})
+                for address, (slope, offset) in enumerate(self.table.tolist())
+            ]
+            bits = [write.as_value().value for write in writes]
+            rows = [[0] * 5 + [word >> 32 * part & 0xFFFFFFFF for part in range(3)] for word in bits]
+            self._block.run(np.array(rows, np.uint32))
 
     def run(self, item, operands):
         """Results of `operands`, uint32 `[n, 3]`, one set a cycle."""
         control = LaneControl().const({name: getattr(item, name) for name, _ in LaneControl()}).as_value().value
         padded = np.concatenate([operands, np.zeros((self.latency, 3), np.uint32)])
-        setting = np.full((len(padded), 1), control, np.uint32)
-        # Ports are in the order of the signature: x, y, z, control.
+        words = [control & 0xFFFFFFFF, control >> 32, *self._idle]
+        setting = np.tile(np.array(words, np.uint32), (len(padded), 1))
+        # Ports are in the order of the signature: x, y, z, control, curve.
         return self._block.run(np.concatenate([padded, setting], axis=1))[self.latency :, 0]
 
     def check(self, item, operands):
         """Compare with numpy."""
-        got, want = self.run(item, operands), results(item, *(operands[:, [index]] for index in range(3)))[:, 0]
+        columns = (operands[:, [index]] for index in range(3))
+        got, want = self.run(item, operands), results(item, *columns, self.table)[:, 0]
         bad = np.flatnonzero(got != want)
         if bad.size:
             x, y, z = operands[bad[0]]
@@ -67,8 +79,9 @@ def random_operands(rng, count):
 @pytest.mark.parametrize("relu", [0, 1])
 def test_operations_equal_numpy(lane, operation, relu, seed):
     rng = np.random.default_rng(seed)
+    curve = {"curve": (0, 64), "shift": 3} if operation is Operation.CURVE else {}
     for operands in (corner_operands(), random_operands(rng, COUNT)):
-        lane.check(vector(operation, relu=relu), operands)
+        lane.check(vector(operation, relu=relu, **curve), operands)
 
 
 @pytest.mark.verilator
@@ -80,10 +93,39 @@ def test_every_shift(lane, operation, right, seed):
         lane.check(vector(operation, shift=shift, right=right), operands)
 
 
+def around_borders(shift):
+    """Where lines of a curve of 64 begin, and the numbers beside."""
+    borders = (np.arange(-35, 36) / 2.0**shift).astype(np.float32)
+    with np.errstate(under="ignore"):
+        sides = [
+            borders,
+            np.nextafter(borders, np.float32(np.inf)),
+            np.nextafter(borders, np.float32(-np.inf)),
+            -borders,
+        ]
+    x = np.concatenate(sides).view(np.uint32)
+    return np.stack([x, np.zeros_like(x), np.zeros_like(x)], axis=1)
+
+
 @pytest.mark.verilator
-@pytest.mark.parametrize(("mul_latency", "add_latency"), [(1, 1), (2, 8), (6, 3)])
-def test_the_latency_is_the_declared_one(mul_latency, add_latency, seed):
-    lane, operands = Lane(mul_latency, add_latency), random_operands(np.random.default_rng(seed), 2000)
-    assert lane.latency == mul_latency + add_latency
+@pytest.mark.parametrize("shift", range(32))
+def test_curves(lane, shift, seed):
+    """Every place and length of a curve, at corner values, at random ones and around the borders of lines."""
+    operands = np.concatenate(
+        [corner_operands(), random_operands(np.random.default_rng(seed), 2000), around_borders(shift)]
+    )
+    for size in (2, 4, 8, 16, 32, 64):
+        for base in range(0, 64, max(size, 16)):
+            lane.check(vector(Operation.CURVE, shift=shift, curve=(base, size)), operands)
+
+
+@pytest.mark.verilator
+@pytest.mark.parametrize(("mul_latency", "add_latency", "entries"), [(1, 1, 4096), (2, 8, 0), (6, 3, 128)])
+def test_the_latency_is_the_declared_one(mul_latency, add_latency, entries, seed):
+    lane, operands = Lane(mul_latency, add_latency, entries), random_operands(np.random.default_rng(seed), 2000)
+    assert lane.latency == mul_latency + add_latency + (2 if entries else 0)
     for operation in Operation:
-        lane.check(vector(operation), operands)
+        if operation is not Operation.CURVE:
+            lane.check(vector(operation), operands)
+        elif entries:
+            lane.check(vector(operation, shift=9, curve=(0, entries)), operands)

@@ -1,5 +1,6 @@
 """The cycles that the docstring of the vector engine promises, alone and in front of the accumulator scratchpad."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -18,8 +19,10 @@ BLOCKS = {"x": (0, 20), "y": (200, 20), "z": (400, 20), "d": (600, 20)}
 
 @pytest.mark.parametrize("preset", ARCHS)
 @pytest.mark.parametrize("operation", [Operation.COPY, Operation.ADD, Operation.MAC, Operation.ISUB])
-def test_one_word_a_cycle(preset, operation):
+@pytest.mark.parametrize("entries", [0, 64])
+def test_one_word_a_cycle(preset, operation, entries):
     arch = ARCHS[preset]()
+    arch = replace(arch, vector=replace(arch.vector, curve_entries=entries))
     result = run(arch, [vector(operation, **BLOCKS, rows=5, words=20)], {})
     bench = result.bench
     first = bench.taken[0] + 1
@@ -28,9 +31,9 @@ def test_one_word_a_cycle(preset, operation):
     assert bench.done == result.writes[-1:]
 
 
-def test_latency_is_read_operand_register_lane_and_queue():
+def test_latency_is_read_operand_register_table_lane_and_queue():
     result = run(load_arch("tiny"), [vector()], {})
-    assert result.bench.engine.latency == 2 + 1 + (3 + 4) + 1
+    assert result.bench.engine.latency == 2 + 1 + (2 + 3 + 4) + 1
 
 
 @pytest.mark.parametrize("steps", [1, 3, 20])

@@ -11,7 +11,7 @@ from models.formats import CORNERS_FP32
 from tests.support import AccMemory, EngineBench, never, simulate
 
 NAN = 0x7FC00000
-SOURCES = {Operation.COPY: "x", Operation.MAC: "xyz", Operation.EQUAL: "xyz"}
+SOURCES = {Operation.COPY: "x", Operation.CURVE: "x", Operation.MAC: "xyz", Operation.EQUAL: "xyz"}
 """Operands that an operation reads; those not named read x and y."""
 INTEGERS = {
     Operation.AND: lambda x, y: x & y,
@@ -32,21 +32,50 @@ def sources(item) -> str:
     return SOURCES.get(Operation(item.operation), "xy")
 
 
-def results(item, x, y, z):
-    """Results of uint32 operands of equal shape, `[..., C]`; `y` is not shuffled yet."""
+def results(item, x, y, z, table=None):
+    """Results of uint32 operands of equal shape, `[..., C]`; `y` is not shuffled yet. `table` is for CURVE."""
     operation = Operation(item.operation)
-    if item.shuffle:
+    if item.shuffle and operation is not Operation.CURVE:
         distance = 1 << item.shuffle - 1
         y = np.stack([y[..., col ^ distance] for col in range(y.shape[-1])], axis=-1)
     if operation in INTEGERS:
         factor = 2**item.shift
         shifted = y // factor if item.right else y.astype(np.uint64) * factor % 2**32
         value = INTEGERS[operation](x.astype(np.int64), shifted.astype(np.int64)) % 2**32
+    elif operation is Operation.CURVE:
+        value = curve_results(table[item.y_addr :][: item.y_stride], item.shift, x)
     else:
         value = _numbers(operation, x, y, z)
     value = value.astype(np.uint32)
     floats = value.view(np.float32)
     return np.where((floats < 0) | (value == 0x80000000), 0, value).astype(np.uint32) if item.relu else value
+
+
+def curve_results(lines, shift, x):
+    """Lines `[T, 2]` at uint32 `x`: slope times x plus offset, of the line that is as many steps from the middle as
+    `x * 2**shift` has whole units, on the side of its sign, or the last one on that side.
+    """
+    values = np.ascontiguousarray(x).view(np.float32)
+    numbers = np.where(np.isnan(values), np.float32(0), values).astype(np.float64)
+    units = np.trunc(numbers * 2.0**shift)
+    middle = len(lines) / 2 - np.signbit(values)
+    slope, offset = (np.ascontiguousarray(part).view(np.float32) for part in lines.T)
+    line = np.clip(middle + units, 0, len(lines) - 1).astype(int)
+    with np.errstate(all="ignore"):
+        products = np.where(np.isinf(values) & (slope[line] == 0), 0 * slope[line], values * slope[line])
+        result = (products + offset[line]).astype(np.float32)
+    return np.where(np.isnan(result), NAN, result.view(np.uint32))
+
+
+def random_table(entries, seed=5):
+    """Lines for a table, uint32 `[entries, 2]`: corner values, random bits, small numbers, slopes of 0."""
+    rng = np.random.default_rng(seed)
+    numbers = rng.standard_normal((entries, 2)).astype(np.float32).view(np.uint32)
+    kind = rng.integers(0, 6, (entries, 2))
+    table = np.where(kind == 0, rng.choice(np.array(CORNERS_FP32, np.uint32), (entries, 2)), numbers)
+    table = np.where(kind == 1, rng.integers(0, 1 << 32, (entries, 2), dtype=np.uint32), table)
+    table[:, 0] = np.where(rng.integers(0, 6, entries) == 0, 0, table[:, 0])
+    return table.astype(np.uint32)
 
 
 def _numbers(operation, x, y, z):
@@ -80,15 +109,31 @@ def execute(arch, item, words: dict[int, int]) -> None:
                 addr, stride, hold = (item.operands[f"{name}_{part}"] for part in ("addr", "stride", "hold"))
                 word = words.get(addr + row * stride + (0 if hold else index), 0)
                 values.append(np.frombuffer(word.to_bytes(4 * arch.array.cols, "little"), "<u4"))
-            word = int.from_bytes(results(item, *values).tobytes(), "little")
+            word = int.from_bytes(results(item, *values, random_table(arch.vector.curve_entries)).tobytes(), "little")
             words[item.d_addr + row * item.d_stride + index] = word
 
 
 def vector(
-    operation=Operation.ADD, *, d=(0, 0), rows=1, words=1, hold="", relu=0, shuffle=0, shift=0, right=0, **blocks
+    operation=Operation.ADD,
+    *,
+    d=(0, 0),
+    rows=1,
+    words=1,
+    hold="",
+    relu=0,
+    shuffle=0,
+    shift=0,
+    right=0,
+    curve=None,
+    **blocks,
 ):
-    """A VECTOR from `(first word, words between rows)` of each block, x, y, z and d; `hold` names those that stay."""
+    """A VECTOR from `(first word, words between rows)` of each block, x, y, z and d; `hold` names those that stay.
+
+    `curve` is first entry and entries of a curve.
+    """
     fields = {f"{name}_hold": 1 for name in hold}
+    if curve:
+        fields |= {"y_addr": curve[0], "y_stride": curve[1]}
     for name, pair in {"d": d, **blocks}.items():
         fields |= {f"{name}_addr": pair[0], f"{name}_stride": pair[1]}
     fields |= {"relu": relu, "shuffle": shuffle, "shift": shift, "right": right}
@@ -117,7 +162,8 @@ def random_words(arch, seed: int, count: int = 500) -> dict[int, int]:
 def random_vector(arch, source: random.Random):
     """A block of each source in its own region, d in another one or over a source that is not held."""
     rows, words = source.randint(1, 5), source.randint(1, 6)
-    operation = source.choice(list(Operation))
+    entries = arch.vector.curve_entries
+    operation = source.choice([code for code in Operation if entries or code is not Operation.CURVE])
     hold = "".join(name for name in "xyz" if source.random() < 0.3)
 
     def block(base):
@@ -129,7 +175,25 @@ def random_vector(arch, source: random.Random):
     fields = {"relu": source.randrange(2), "shuffle": source.randrange(arch.array.cols.bit_length())}
     if operation in INTEGERS:
         fields |= {"shift": source.randrange(32), "right": source.randrange(2)}
+    if operation is Operation.CURVE:
+        size = 2 ** source.randint(1, entries.bit_length() - 1)
+        fields |= {"shift": source.randrange(8), "curve": (source.randrange(entries // size) * size, size)}
+        blocks.pop("y")
     return vector(operation, **blocks, d=source.choice(places), rows=rows, words=words, hold=hold, **fields)
+
+
+def _with_table(arch, engine, driver):
+    """A driver that first fills the table with `random_table`."""
+
+    async def fill(ctx):
+        for address, (slope, offset) in enumerate(random_table(arch.vector.curve_entries).tolist()):
+            entry = {"slope": slope, "offset": offset}
+            ctx.set(engine.curve, {"enable": 1, "address": address, "entry": entry})
+            await ctx.tick()
+        ctx.set(engine.curve.enable, 0)
+        await driver(ctx)
+
+    return fill
 
 
 class Result:
@@ -152,5 +216,7 @@ def run(arch, commands, words, *, stalls=None, limit=20_000, drive=None) -> Resu
         serve = memory.serve_write if name == "d" else memory.serve_read
         processes.append(partial(serve, port=getattr(engine, name), stalls=patterns[name]))
     driver = drive(bench) if drive else partial(bench.run, commands=commands)
+    if arch.vector.curve_entries and any(item.operation == Operation.CURVE for item in commands):
+        driver = _with_table(arch, engine, driver)
     simulate(engine, driver, background=[bench.watch, *processes], limit=limit)
     return Result(bench, memories)

@@ -20,6 +20,7 @@ ACT = {"walk": Walk.ACT}
 WGT = {"walk": Walk.WGT, "run": 1, "col_run": 4, "col_jump": 1000}
 VECTOR = {"rows": 1, "words": 1, "d_addr": 1}
 STORE = {"rows": 1, "words": 1, "lanes": 4}
+CURVE = {**VECTOR, "operation": Operation.CURVE, "y_stride": 16, "shift": 31}
 CHUNKS = {"target": Target.ACT_CHUNKS, "chunk_log2": 3, "rows": 1, "beats": 8}  # a whole round of four banks
 FAR = {**LOAD, "dram_addr": (1 << 40) - 64}
 PACKED = {**STORE, "format": Format.PACKED, "rows": 3, "n": 1, "m": 3, "stride": 1}
@@ -53,6 +54,8 @@ RULES = [
     (Opcode.LOAD, {**LOAD, "target": Target.IDX, "addr": 2044}, {"pad": 1}, RANGE),
     (Opcode.LOAD, {**LOAD, "target": Target.ACC32, "beats": 2, "addr": 1023}, {"pad": 2}, RANGE),
     (Opcode.LOAD, {**LOAD, "target": Target.ACC16, "addr": 1023}, {"addr": 1024}, RANGE),
+    (Opcode.LOAD, {**LOAD, "target": Target.CURVE, "rows": 4, "stride": 21}, {"addr": 1}, RANGE),
+    (Opcode.LOAD, {**LOAD, "target": Target.CURVE, "addr": 63}, {"pad": 1}, RANGE),
     (Opcode.LOAD, LOAD, {"dram_addr": 4}, ALIGN),
     (Opcode.LOAD, LOAD, {"row_stride": 12}, ALIGN),
     (Opcode.LOAD, LOAD, {"plane_stride": 4}, ALIGN),
@@ -109,6 +112,13 @@ RULES = [
     (Opcode.VECTOR, {**VECTOR, "shuffle": 2}, {"shuffle": 3}, FIELD),
     (Opcode.VECTOR, {**VECTOR, "shift": 31, "operation": Operation.XOR}, {"operation": Operation.POSITIVE}, FIELD),
     (Opcode.VECTOR, {**VECTOR, "right": 1, "operation": Operation.ISUB}, {"operation": Operation.COPY}, FIELD),
+    (Opcode.VECTOR, {**CURVE, "z_addr": 9999}, {"x_addr": 1024}, RANGE),
+    (Opcode.VECTOR, {**CURVE, "y_addr": 48}, {"y_addr": 64}, RANGE),
+    (Opcode.VECTOR, {**CURVE, "y_stride": 64}, {"y_stride": 128}, RANGE),
+    (Opcode.VECTOR, {**CURVE, "y_stride": 2, "y_addr": 62}, {"y_stride": 1}, FIELD),
+    (Opcode.VECTOR, CURVE, {"y_stride": 24}, FIELD),
+    (Opcode.VECTOR, {**CURVE, "y_addr": 32}, {"y_addr": 40}, FIELD),
+    (Opcode.VECTOR, CURVE, {"right": 1}, FIELD),
     (Opcode.VECTOR, {**VECTOR, "rows": 2, "words": 2, "d_stride": 1020, "d_addr": 2}, {"d_addr": 3}, RANGE),
     (Opcode.STORE, STORE, {"lanes": 5}, FIELD),
     (Opcode.STORE, {**STORE, "format": Format.OPERAND, "transpose": 1, "rows": 4}, {"format": Format.FP32}, FIELD),
@@ -192,9 +202,9 @@ def test_unknown_opcode(opcode):
     [
         (command(Opcode.LOAD, **LOAD), 3, 0x01),
         (command(Opcode.LOAD, **LOAD), 3, 0x80),
-        (command(Opcode.LOAD, **LOAD), 4, 0x08),  # there are eight targets
+        (command(Opcode.LOAD, **LOAD), 4, 0x09),  # there are nine targets
         (command(Opcode.TENSOR, **OS), 23, 0x30),  # and three walks
-        (command(Opcode.VECTOR, **VECTOR), 4, 0x0E),  # fourteen operations
+        (command(Opcode.VECTOR, **VECTOR), 4, 0x0F),  # fifteen operations
         (command(Opcode.VECTOR, **VECTOR), 30, 0x04),  # fields end with bit 241
         (command(Opcode.VECTOR, **VECTOR), 31, 0x80),
         (command(Opcode.STORE, **STORE), 4, 0x04),  # four formats

@@ -10,13 +10,14 @@ from tests.models.support import SEED, arch, assert_bits, run
 
 ARCHES = {"tiny": arch("tiny"), "tiny2": arch("tiny2"), "four lanes": arch("tiny", lanes=4, operand="bf16")}
 SIZE = 1 << 14
+PADS = ("act", "wgt", "idx", "acc", "curve")
 
 
 def loaded_by_hand(machine, memory: bytes, item) -> dict[str, np.ndarray]:
     """Scratchpads after the instruction, operand by operand."""
     chosen, state = machine.arch, machine.state
     cols, lanes, banks = chosen.array.cols, chosen.array.lanes, chosen.array.rows
-    pads = {name: getattr(state, name).copy() for name in ("act", "wgt", "idx", "acc")}
+    pads = {name: getattr(state, name).copy() for name in PADS}
     for y in range(item.rows):
         for x in range(item.planes * item.beats + item.pad):
             beat = bytes(chosen.beat_bytes)
@@ -51,6 +52,9 @@ def loaded_by_hand(machine, memory: bytes, item) -> dict[str, np.ndarray]:
                 case Target.ACC16:
                     wide = fp32_bits(decode(np.array(operands, np.uint16), chosen.array.operand))
                     pads["acc"][item.addr + y * item.stride + x] = wide
+                case Target.CURVE:
+                    line = [int.from_bytes(beat[place : place + 4], "little") for place in (0, 4)]
+                    pads["curve"][item.addr + y * item.stride + x] = line
                 case Target.COLS:
                     pads["wgt"][item.addr + y + x // lanes * item.stride, x % lanes] = operands
                 case Target.PACKED:
@@ -67,7 +71,7 @@ def machine_with_noise(chosen) -> tuple[Machine, bytes]:
     rng = np.random.default_rng(SEED)
     memory = rng.integers(0, 256, SIZE, dtype=np.uint8).tobytes()
     machine = Machine(chosen, {0: memory})
-    for name in ("act", "wgt", "idx", "acc"):
+    for name in PADS:
         pad = getattr(machine.state, name)
         pad[:] = rng.integers(0, 16, pad.shape)
     return machine, memory
@@ -96,6 +100,8 @@ CASES = [
         for log2 in range(5)
         for stride in (1, 18)
     ),
+    {"target": Target.CURVE, "rows": 3, "beats": 7, "pad": 2, "stride": 20, "addr": 5},
+    {"target": Target.CURVE, "rows": 5, "beats": 4, "stride": 3, "addr": 4},  # later rows over earlier ones
     {"target": Target.COLS, "rows": 3, "beats": 7, "pad": 2, "stride": 5, "addr": 4},
     {"target": Target.COLS, "rows": 5, "beats": 7, "stride": 3, "addr": 4},  # later blocks overwrite earlier ones
     {"target": Target.PACKED, "rows": 3, "beats": 10, "stride": 4, "addr": 4},
