@@ -2,13 +2,21 @@
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from itertools import chain
 
+import numpy as np
+from numpy.typing import NDArray
+
+from hwgen.arch.arrays import engines
 from hwgen.arch.isa import Command, Engine
 from scheduler.tokens import Needs, place_tokens
 
 SPACES = ("act", "wgt", "idx", "acc", "dram")
 """Memories in which accesses are compared; scratchpads count words, external memory counts bytes."""
+
+NOBODY = -1
+"""Stands for the last writer of what nobody wrote."""
 
 
 @dataclass(frozen=True)
@@ -20,51 +28,40 @@ class Region:
     stop: int
 
 
-@dataclass
-class _Interval:
-    """Neighbouring addresses with the same last writer and the same readers since then, which may be reordered."""
-
-    start: int
-    writer: int | None = None
-    readers: set[int] = field(default_factory=set)
-
-
 class _Timeline:
-    """Last accesses of one memory. Intervals follow one another without gaps from address 0."""
+    """Last accesses of one memory: intervals without gaps from address 0, each with the same last writer (or NOBODY)
+    and the same readers since then, which may be reordered.
+    """
 
     def __init__(self) -> None:
-        self.intervals = [_Interval(0)]
+        self.starts, self.writers = [0], [NOBODY]
+        self.readers: list[set[int]] = [set()]
 
     def read(self, region: Region, position: int) -> set[int]:
         """Note a read; returns the instructions whose writes it must see."""
-        first, last = self._cut(region)
-        found = set()
-        for interval in self.intervals[first:last]:
-            if interval.writer is not None:
-                found.add(interval.writer)
-            interval.readers.add(position)
-        return found
+        first, last = self._split(region.start), self._split(region.stop)
+        for readers in self.readers[first:last]:
+            readers.add(position)
+        return set(self.writers[first:last])
 
     def write(self, region: Region, position: int) -> set[int]:
         """Note a write; returns the instructions whose accesses it must not overtake."""
-        first, last = self._cut(region)
-        found = set()
-        for interval in self.intervals[first:last]:
-            found |= interval.readers
-            if interval.writer is not None:
-                found.add(interval.writer)
-        self.intervals[first:last] = [_Interval(region.start, position)]
+        first, last = self._split(region.start), self._split(region.stop)
+        found = set(self.writers[first:last]).union(*self.readers[first:last])
+        if last == first + 1:
+            self.writers[first], self.readers[first] = position, set()
+        else:
+            self.starts[first:last] = [region.start]
+            self.writers[first:last], self.readers[first:last] = [position], [set()]
         return found
 
-    def _cut(self, region: Region) -> tuple[int, int]:
-        """Numbers of the first interval of a region and of the first one after it, split at its ends."""
-        return self._split(region.start), self._split(region.stop)
-
     def _split(self, address: int) -> int:
-        number = bisect_left(self.intervals, address, key=lambda interval: interval.start)
-        if number == len(self.intervals) or self.intervals[number].start != address:
-            before = self.intervals[number - 1]
-            self.intervals.insert(number, _Interval(address, before.writer, set(before.readers)))
+        """Number of the interval that begins at an address, which is cut there if need be."""
+        number = bisect_left(self.starts, address)
+        if number == len(self.starts) or self.starts[number] != address:
+            self.starts.insert(number, address)
+            self.writers.insert(number, self.writers[number - 1])
+            self.readers.insert(number, set(self.readers[number - 1]))
         return number
 
 
@@ -90,25 +87,37 @@ class Recorder:
         for region in writes:
             found |= self._timelines[region.space].write(region, position)
         self.commands.append(item)
-        self.dependencies.append(found - {position})
+        found -= {position, NOBODY}
+        self.dependencies.append(found)
 
     def finish(self, token_limit: int, order: Sequence[int] | None = None) -> tuple[Command, ...]:
         """The instructions with wait and signal masks; see `tokens` for why they are right.
 
         `order` are positions of all instructions in another order in which none stands before one that it depends on.
         """
-        order = range(len(self.commands)) if order is None else order
-        place = {position: number for number, position in enumerate(order)}
-        needs: Needs = []
-        for position in order:
-            need: dict[Engine, int] = {}
-            for earlier in self.dependencies[position]:
-                engine = self.commands[earlier].engine
-                if place[earlier] >= place[position]:
-                    raise ValueError(f"instruction {position} would stand before {earlier}, which it depends on")
-                if engine != self.commands[position].engine:
-                    need[engine] = max(need.get(engine, 0), place[earlier])
-            needs.append(need)
-        items = [self.commands[position] for position in order]
-        masks = place_tokens([item.engine for item in items], needs, token_limit)
-        return tuple(replace(item, wait=wait, signal=signal) for item, (wait, signal) in zip(items, masks, strict=True))
+        order = np.arange(len(self.commands)) if order is None else np.asarray(order, np.int64)
+        executes = engines(self.commands)
+        masks = place_tokens(executes[order].tolist(), self._needs(order, executes), token_limit)
+        items = (self.commands[position] for position in order.tolist())
+        return tuple(
+            Command(item.opcode, item.operands, wait, signal) for item, (wait, signal) in zip(items, masks, strict=True)
+        )
+
+    def _needs(self, order: NDArray[np.int64], executes: NDArray[np.int64]) -> Needs:
+        """For each place of an order, the last instruction of each other engine that it depends on, by place."""
+        place = np.empty_like(order)
+        place[order] = np.arange(order.size)
+        counts = np.fromiter(map(len, self.dependencies), np.int64, order.size)
+        earlier = np.fromiter(chain.from_iterable(self.dependencies), np.int64, int(counts.sum()))
+        later = np.repeat(np.arange(order.size), counts)
+        wrong = np.flatnonzero(place[earlier] >= place[later])
+        if wrong.size:
+            first, other = later[wrong[0]], earlier[wrong[0]]
+            raise ValueError(f"instruction {first} would stand before {other}, which it depends on")
+        foreign = executes[earlier] != executes[later]
+        last = np.full((order.size, len(Engine)), -1)
+        np.maximum.at(last, (place[later[foreign]], executes[earlier[foreign]]), place[earlier[foreign]])
+        needs: Needs = [{} for _ in range(order.size)]
+        for number, engine in np.argwhere(last >= 0).tolist():
+            needs[number][engine] = int(last[number, engine])
+        return needs

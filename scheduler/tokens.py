@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 
 from hwgen.arch.isa import Engine
 
-Needs = list[dict[Engine, int]]
+Needs = list[dict[int, int]]
 """For each instruction: engine -> position of the last instruction there that must be complete before it starts."""
 _NEVER = -1
 
@@ -61,8 +61,8 @@ def _assign(engines: Sequence[Engine], needs: Needs) -> _Masks:
     masks = _Masks([0] * len(engines), [0] * len(engines))
     latest = {engine: (_NEVER,) * len(Engine) for engine in Engine}
     for position, engine in enumerate(engines):
-        known = latest[engine]
-        for source, needed in _uncovered(masks, known, needs[position]).items():
+        known, need = latest[engine], needs[position]
+        for source, needed in _uncovered(masks, known, need).items() if need else ():
             masks.wait[position] |= 1 << source
             masks.signal[needed] |= 1 << engine
             masks.tokens.setdefault((source, engine), []).append((needed, position))
@@ -85,11 +85,13 @@ def _uncovered(masks: _Masks, known: tuple[int, ...], need: dict[Engine, int]) -
 
 
 def _completed(known: tuple[int, ...], engine: Engine, position: int) -> tuple[int, ...]:
-    return (*known[:engine], position, *known[engine + 1 :])
+    found = list(known)
+    found[engine] = position
+    return tuple(found)
 
 
 def _join(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(max(pair) for pair in zip(left, right, strict=True))
+    return tuple(map(max, left, right))
 
 
 def _strengthen(masks: _Masks, engines: Sequence[Engine], needs: Needs, limit: int) -> bool:

@@ -13,19 +13,18 @@ import typer
 from numpy.typing import NDArray
 
 from hwgen.arch import load
-from hwgen.arch.isa import Engine
+from hwgen.arch.arrays import columns, engines
+from hwgen.arch.isa import Engine, Opcode
 from models.pattern import Pattern
 from scheduler.training.compile import compile_step
 from scheduler.training.lower import TrainingOptions
-from scheduler.training.order import duration
+from scheduler.training.order import beats
 from scheduler.training.program import TrainingProgram
 from sim.console import progress, standard_output
 from sim.cycles import ModelResult
-from sim.device import DONE
 from sim.files import output_folder
 from sim.speedup import capture, card_memory
-from sim.timeline import instruction_spans
-from sim.tune import Tuner
+from sim.tune import Tuner, own_cycles, spans
 
 
 @dataclass(frozen=True)
@@ -36,60 +35,56 @@ class KernelCycles:
     start: int
     end: int
     """First and last cycle in which it runs; kernels overlap."""
+    advance: int
+    """Cycles from the end of all kernels before it to its own; these add up to the cycles of the step."""
     instructions: int
-    beats: int
-    """Cycles that the array needs for it."""
+    products: int
+    """Cycles in which the array takes its products."""
     busy: dict[str, int]
     """Cycles of each engine on its instructions."""
+
+    @property
+    def bound(self) -> str:
+        """The engine that has most to do for it."""
+        return max(self.busy, key=self.busy.__getitem__)
 
 
 def kernels(program: TrainingProgram, result: ModelResult) -> list[KernelCycles]:
     """One entry for each kernel, in the order in which they were recorded; `result` has all events of instructions."""
-    commands, origins = program.step.commands, np.asarray(program.step.origins)
-    if np.count_nonzero(result.events["kind"] == DONE) != len(commands):
-        raise ValueError(f"the run's events do not have the ends of all {len(commands)} instructions")
-    spans = np.zeros((len(commands), 3), np.int64)
-    for index, start, end in instruction_spans(result.events, commands):
-        spans[index] = start, end, 0
-    engines = np.array([item.engine for item in commands])
-    _own_cycles(spans, engines)
-    heads = [position for position, _ in program.places.headings]
-    owner = np.searchsorted(heads, origins, side="right") - 1
-    beats = np.array([_beats(program, item) for item in commands])
-    found = []
+    code, heads = program.step, [position for position, _ in program.places.headings]
+    issued, ended = spans(code, result)
+    own, executes, products = own_cycles(code, issued, ended), engines(code.commands), _products(program)
+    owner = np.searchsorted(heads, np.asarray(code.origins), side="right") - 1
+    found, latest = [], 0
     for number, (_, name) in enumerate(program.places.headings):
-        mine = owner == number
-        if mine.any():
-            busy = {e.name.lower(): int(spans[mine & (engines == e), 2].sum()) for e in Engine}
-            first, last = int(spans[mine, 0].min()), int(spans[mine, 1].max())
-            found.append(KernelCycles(name, first, last, int(mine.sum()), int(beats[mine].sum()), busy))
+        mine = np.flatnonzero(owner == number)
+        if mine.size:
+            busy = {e.name.lower(): int(own[mine[executes[mine] == e]].sum()) for e in Engine}
+            first, last = int(issued[mine].min()), int(ended[mine].max()) + 1
+            counts = mine.size, int(products[mine].sum())
+            found.append(KernelCycles(name, first, last, max(0, last - latest), *counts, busy))
+            latest = max(latest, last)
     return found
 
 
-def _own_cycles(spans: NDArray[np.int64], engines: NDArray[np.int64]) -> None:
-    """Third column: cycles from the end of the instruction before on the engine, or from the start, to the end."""
-    for engine in Engine:
-        places = np.flatnonzero(engines == engine)
-        before = np.concatenate([[0], spans[places[:-1], 1]])
-        spans[places, 2] = np.maximum(0, spans[places, 1] - np.maximum(spans[places, 0], before))
-
-
-def _beats(program: TrainingProgram, item: object) -> int:
-    if item.engine != Engine.TENSOR:
-        return 0
-    return duration(item, program.arch).busy
+def _products(program: TrainingProgram) -> NDArray[np.int64]:
+    """Cycles in which the array takes products, for each instruction."""
+    found = np.zeros(len(program.step.commands), np.int64)
+    for item in columns(program.step.commands):
+        if item.opcode == Opcode.TENSOR:
+            found[item.positions] = beats(item, program.arch)
+    return found
 
 
 def markdown(found: list[KernelCycles]) -> str:
     """Table of all kernels."""
     lines = [
-        "| kernel | from | to | instructions | array | load | tensor | vector | store |",
-        "| --- |" + " ---: |" * 8,
+        "| kernel | from | to | adds | instructions | products | load | tensor | vector | store | most |",
+        "| --- |" + " ---: |" * 9 + " --- |",
     ]
     lines += [
-        f"| {item.name} | {item.start:,} | {item.end:,} | {item.instructions:,} | {item.beats:,} | "
-        + " | ".join(f"{item.busy[name]:,}" for name in ("load", "tensor", "vector", "store"))
-        + " |"
+        f"| {item.name} | {item.start:,} | {item.end:,} | {item.advance:,} | {item.instructions:,} | "
+        f"{item.products:,} | " + " | ".join(f"{cycles:,}" for cycles in item.busy.values()) + f" | {item.bound} |"
         for item in found
     ]
     return "\n".join(lines) + "\n"

@@ -4,8 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgen.arch import Arch
+from hwgen.arch.arrays import engines
 from hwgen.arch.isa import Engine
-from scheduler.training.order import Duration, duration
+from scheduler.training.order import Durations, durations
 from scheduler.training.program import Code
 from sim.cycles import ModelResult, run_model
 from sim.device import DONE, ISSUE
@@ -22,12 +23,12 @@ class Tuner:
         self.arch, self.memory = arch, memory
         self._best: tuple[Code, ModelResult] | None = None
 
-    def __call__(self, code: Code) -> tuple[int, list[Duration]]:
-        """Cycles of a program, and the duration of each of its instructions."""
+    def __call__(self, code: Code) -> tuple[int, Durations]:
+        """Cycles of a program, and the durations of its instructions."""
         result = run_code(self.arch, code, self.memory)
         if self._best is None or result.cycles < self._best[1].cycles:
             self._best = code, result
-        return result.cycles, durations(self.arch, code, result)
+        return result.cycles, measured(self.arch, code, result)
 
     def result(self, code: Code) -> ModelResult:
         """The run of a program, with the events of all its instructions."""
@@ -42,22 +43,33 @@ def run_code(arch: Arch, code: Code, memory: MemoryModel) -> ModelResult:
     return run_model(arch, code.encode(), address=code.address, memory=memory, event_limit=limit, state_events=False)
 
 
-def durations(arch: Arch, code: Code, result: ModelResult) -> list[Duration]:
+def measured(arch: Arch, code: Code, result: ModelResult) -> Durations:
     """Of each instruction: cycles since the one before it on its engine ended, or since it was issued."""
-    commands = code.commands
-    spans = [duration(item, arch) for item in commands]
+    issued, ended = spans(code, result)
+    busy = own_cycles(code, issued, ended)
+    longest = LONGEST * durations(code.commands, arch).total
+    return Durations(busy, np.maximum(busy, np.minimum(ended - issued, longest)))
+
+
+def spans(code: Code, result: ModelResult) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and last cycle of each instruction. Raises `ValueError` if the run's events do not have them all."""
+    executes, events = engines(code.commands), result.events
+    found = np.zeros((2, executes.size), np.int64)
     for engine in Engine:
-        places = [place for place, item in enumerate(commands) if item.engine == engine]
-        issued, ended = _cycles(result, engine, ISSUE), _cycles(result, engine, DONE)
-        before = np.concatenate([[0], ended])[:-1]
-        busy = ended - np.maximum(issued, before)
-        total = ended - issued
-        for place, own, whole in zip(places, busy.tolist(), total.tolist(), strict=True):
-            own = max(own, 1)
-            spans[place] = Duration(own, max(own, min(whole, LONGEST * spans[place].total)))
-    return spans
+        mine = events[events["engine"] == engine]
+        for row, kind in zip(found, (ISSUE, DONE)):
+            cycles = mine["cycle"][mine["kind"] == kind]
+            if cycles.size != np.count_nonzero(executes == engine):
+                raise ValueError(f"the run has events of {cycles.size} {engine.name} instructions, not of all")
+            row[executes == engine] = cycles
+    return found[0], found[1]
 
 
-def _cycles(result: ModelResult, engine: Engine, kind: int) -> NDArray[np.int64]:
-    events = result.events
-    return events["cycle"][(events["kind"] == kind) & (events["engine"] == engine)].astype(np.int64)
+def own_cycles(code: Code, issued: NDArray[np.int64], ended: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Cycles of each instruction in which the one before it on its engine has ended; at least one."""
+    executes, found = engines(code.commands), np.ones_like(ended)
+    for engine in Engine:
+        mine = executes == engine
+        before = np.concatenate([[0], ended[mine][:-1]])[: np.count_nonzero(mine)]
+        found[mine] = np.maximum(ended[mine] - np.maximum(issued[mine], before), 1)
+    return found

@@ -1,21 +1,25 @@
 """Training graph -> training program: kernels, offline schedule, tokens, addresses."""
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from math import ceil
+
+import numpy as np
 
 from hwgen.arch import INSTRUCTION_BYTES, Arch
 from scheduler.training.emitter import Emitter
 from scheduler.training.ir import TrainingGraph
 from scheduler.training.kernels import emit_all
 from scheduler.training.lower import Step, TrainingOptions, begin, generate, load_constants
-from scheduler.training.order import Duration, list_order
+from scheduler.training.order import Durations, ListScheduler, durations
 from scheduler.training.program import Code, TrainingProgram
 from scheduler.training.rules import LOSS_SCALE, STEP
 from scheduler.training.windows import Rings
 
-Measure = Callable[[Code], tuple[int, list[Duration]]]
-"""Runs a program through a cycle model: cycles in all, and the duration of each instruction."""
+Measure = Callable[[Code], tuple[int, Durations]]
+"""Runs a program through a cycle model: cycles in all, and the durations of its instructions."""
 
 
 def compile_step(
@@ -26,7 +30,24 @@ def compile_step(
     The offline schedule goes by estimated durations; with `measure`, it is made again by measured ones, and the faster
     of the two is taken. Raises `UserError` when graph, options and architecture do not fit together.
     """
-    step = begin(graph, arch, options or TrainingOptions())
+    with _collector_paused():
+        return _compile(begin(graph, arch, options or TrainingOptions()), measure)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """A step is millions of small objects and no cycles of them: looking for some takes as long as making them."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
+
+
+def _compile(step: Step, measure: Measure | None) -> TrainingProgram:
+    arch = step.arch
     load_constants(step)
     emit_all(step)
     start = replace(step, em=Emitter(arch), rings=Rings(arch))
@@ -43,8 +64,9 @@ def _code(step: Step, address: int, measure: Measure | None = None) -> Code:
     """Order and tokens."""
     recorder = step.em.recorder
     if step.options.overlap:
-        code = _in_order(step, address, list_order(recorder, step.arch))
-        return code if measure is None else _measured(step, code, measure)
+        scheduler = ListScheduler(recorder)
+        code = _in_order(step, address, scheduler.order(durations(recorder.commands, step.arch)))
+        return code if measure is None else _measured(step, scheduler, code, measure)
     for position in range(1, len(recorder.commands)):
         recorder.dependencies[position].add(position - 1)
     return _in_order(step, address, range(len(recorder.commands)))
@@ -55,13 +77,10 @@ def _in_order(step: Step, address: int, order: Sequence[int]) -> Code:
     return Code(step.em.recorder.finish((1 << step.arch.control.token_bits) - 1, order), address, order)
 
 
-def _measured(step: Step, code: Code, measure: Measure) -> Code:
+def _measured(step: Step, scheduler: ListScheduler, code: Code, measure: Measure) -> Code:
     """The instructions in the order that follows from their measured durations, if that is faster."""
     cycles, found = measure(code)
-    spans: list[Duration] = [found[0]] * len(found)
-    for position, span in zip(code.origins, found, strict=True):
-        spans[position] = span
-    other = _in_order(step, code.address, list_order(step.em.recorder, step.arch, spans))
+    other = _in_order(step, code.address, scheduler.order(found.at(np.argsort(code.origins))))
     return other if measure(other)[0] < cycles else code
 
 

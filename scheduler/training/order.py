@@ -8,8 +8,13 @@ loads of one kernel then run under the products of another, and vector work unde
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hwgen.arch import Arch
+from hwgen.arch.arrays import Columns, columns, engines
 from hwgen.arch.isa import Command, Dataflow, Engine, Format, Opcode, Target
 from scheduler.hazards import Recorder
 
@@ -18,71 +23,96 @@ MEMORY_LATENCY = 60
 that only the order depends on."""
 START = 12
 """Cycles that an instruction needs besides its beats."""
+NEVER = float("inf")
 
 
 @dataclass(frozen=True)
-class Duration:
-    """Cycles for which an instruction keeps its engine from the next one, and from its start to its results."""
+class Durations:
+    """Of each instruction: cycles for which it keeps its engine to itself, and from its start to its results."""
 
-    busy: int
-    total: int
+    busy: NDArray[np.int64]
+    total: NDArray[np.int64]
 
-
-def duration(item: Command, arch: Arch) -> Duration:
-    """How long an instruction takes when nothing stalls it."""
-    match item.opcode:
-        case Opcode.LOAD:
-            busy = item.rows * (item.planes * item.beats + item.pad) + 2
-            if item.target == Target.IDX:
-                busy *= 4
-            return Duration(busy, busy + MEMORY_LATENCY)
-        case Opcode.TENSOR:
-            return _tensor(item, arch)
-        case Opcode.VECTOR:
-            busy = item.rows * item.words + START
-            return Duration(busy, busy)
-        case Opcode.STORE:
-            busy = _store_beats(item) + 2
-            return Duration(busy, busy + MEMORY_LATENCY)
+    def at(self, places: Sequence[int]) -> "Durations":
+        """Those of a program whose instruction p is instruction `places[p]` here."""
+        return Durations(self.busy[places], self.total[places])
 
 
-def _tensor(item: Command, arch: Arch) -> Duration:
+def durations(commands: Sequence[Command], arch: Arch) -> Durations:
+    """How long instructions take when nothing stalls them."""
+    busy, total = np.zeros((2, len(commands)), np.int64)
+    kinds = {Opcode.LOAD: _load, Opcode.TENSOR: _tensor, Opcode.VECTOR: _vector, Opcode.STORE: _store}
+    for found in columns(commands):
+        busy[found.positions], total[found.positions] = kinds[found.opcode](found, arch)
+    return Durations(busy, total)
+
+
+Pair = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+def _load(item: Columns, arch: Arch) -> Pair:
+    busy = item.rows * (item.planes * item.beats + item.pad) + 2
+    busy = np.where(item.target == Target.IDX, 4 * busy, busy)
+    return busy, busy + MEMORY_LATENCY
+
+
+def _tensor(item: Columns, arch: Arch) -> Pair:
+    array, taken = arch.array, beats(item, arch)
+    drain = np.where(
+        item.dataflow == Dataflow.OUTPUT_STATIONARY,
+        -(-item.rows // array.drain) * item.tile_cols * item.last,
+        array.rows * array.chain_latency,
+    )
+    return np.maximum(taken, drain), taken + drain + array.rows + array.cols
+
+
+def beats(item: Columns, arch: Arch) -> NDArray[np.int64]:
+    """Cycles in which the array takes the products of TENSOR instructions."""
     array = arch.array
-    words = -(-item.n // array.lanes) if item.sparse else 1
-    if item.dataflow == Dataflow.OUTPUT_STATIONARY:
-        beats = item.groups * words * max(item.tile_rows * item.tile_cols, array.chain_latency)
-        drain = item.rows * item.tile_cols if item.last else 0
-    else:
-        beats = item.rows * words * max(item.tile_cols, array.chain_latency if words > 1 else 1)
-        drain = array.rows * array.chain_latency
-    return Duration(max(beats, drain), beats + drain + array.rows + array.cols)
+    words = np.where(item.sparse == 1, -(-item.n // array.lanes), 1)
+    chained = item.groups * words * np.maximum(item.tile_rows * item.tile_cols, array.chain_latency)
+    streamed = item.rows * words * np.maximum(item.tile_cols, np.where(words > 1, array.chain_latency, 1))
+    return np.where(item.dataflow == Dataflow.OUTPUT_STATIONARY, chained, streamed)
 
 
-def _store_beats(item: Command) -> int:
+def _vector(item: Columns, arch: Arch) -> Pair:
+    busy = item.rows * item.words + START
+    return busy, busy
+
+
+def _store(item: Columns, arch: Arch) -> Pair:
     words = item.rows * item.words
-    if item.format == Format.FP32:
-        return 2 * words
-    return max(words, words * item.n * 5 // (4 * item.m)) if item.format == Format.PACKED else words
+    packed = np.maximum(words, words * item.n * 5 // np.maximum(4 * item.m, 1))
+    busy = np.where(item.format == Format.PACKED, packed, words)
+    busy = np.where(item.format == Format.FP32, 2 * words, busy) + 2
+    return busy, busy + MEMORY_LATENCY
 
 
-def list_order(recorder: Recorder, arch: Arch, spans: Sequence[Duration] | None = None) -> list[int]:
-    """Positions of all instructions in the order of their starts; `spans` are their durations, if they are known."""
-    return _Listing(recorder, spans or [duration(item, arch) for item in recorder.commands]).run()
+class ListScheduler:
+    """Puts the instructions of a recorder in the order of their starts, for one set of durations or several."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.engines = engines(recorder.commands).tolist()
+        self.counts = [len(found) for found in recorder.dependencies]
+        self.chains = Chains(recorder)
+        self.users: list[list[int]] = [[] for _ in self.engines]
+        for position, found in enumerate(recorder.dependencies):
+            for earlier in found:
+                self.users[earlier].append(position)
+
+    def order(self, spans: Durations) -> list[int]:
+        """Positions of all instructions in the order of their starts, if they take as long as `spans` says."""
+        return _Listing(self, spans).run()
 
 
 class _Listing:
-    """One run of the list scheduler over the instructions of a recorder."""
+    """One run of the list scheduler."""
 
-    def __init__(self, recorder: Recorder, spans: Sequence[Duration]) -> None:
-        self.commands, self.dependencies, self.spans = recorder.commands, recorder.dependencies, spans
-        self.chains = Chains(recorder)
-        count = len(self.commands)
-        self.users: list[list[int]] = [[] for _ in range(count)]
-        self.missing = [len(found) for found in self.dependencies]
-        for position, found in enumerate(self.dependencies):
-            for earlier in found:
-                self.users[earlier].append(position)
-        self.ready_at = [0] * count
+    def __init__(self, scheduler: ListScheduler, spans: Durations) -> None:
+        self.busy, self.total = spans.busy.tolist(), spans.total.tolist()
+        self.engines, self.users, self.chains = scheduler.engines, scheduler.users, scheduler.chains
+        self.missing, self.products = list(scheduler.counts), Placed(scheduler.chains)
+        self.ready_at = [0] * len(self.engines)
         self.queues = [_Queue() for _ in Engine]
         self.waiting: list[tuple[int, int]] = []
         """Chains whose operands are ready: (TENSOR instructions that must be placed before, first position)."""
@@ -93,39 +123,41 @@ class _Listing:
         for position, number in enumerate(self.missing):
             if not number:
                 self._offer(position)
-        while len(starts) < len(self.commands):
-            queue = min(self.queues, key=_Queue.next_start)
-            start, position = queue.take()
+        first = attrgetter("start")
+        while len(starts) < len(self.engines):
+            queue = min(self.queues, key=first)
+            start, position = queue.take(self.busy)
             starts.append((start, position))
-            queue.free = start + self.spans[position].busy
             self._placed(position, start)
         return [position for _, position in sorted(starts)]
 
     def _placed(self, position: int, start: int) -> None:
         """Tell those that depend on an instruction, and chains that waited for it."""
-        span, engine = self.spans[position], self.commands[position].engine
+        engine, engines, ready_at, missing = self.engines[position], self.engines, self.ready_at, self.missing
+        free, complete = start + self.busy[position], start + self.total[position]
         for user in self.users[position]:
-            same = self.commands[user].engine == engine
-            self.ready_at[user] = max(self.ready_at[user], start + (span.busy if same else span.total))
-            self.missing[user] -= 1
-            if not self.missing[user]:
+            cycle = free if engines[user] == engine else complete
+            if cycle > ready_at[user]:
+                ready_at[user] = cycle
+            missing[user] -= 1
+            if not missing[user]:
                 self._offer(user)
         if engine == Engine.TENSOR:
-            self.queues[engine].only = self.chains.after.get(position)
-            self.chains.place(position)
-            while self.waiting and self.waiting[0][0] <= self.chains.placed:
+            self.queues[engine].keep(self.chains.after.get(position))
+            self.products.place(position)
+            while self.waiting and self.waiting[0][0] <= self.products.count:
                 self._add(heapq.heappop(self.waiting)[1])
 
     def _offer(self, position: int) -> None:
         """An instruction whose dependencies are placed; the first of a chain may have to wait for other products."""
         needed = self.chains.needed.get(position, 0)
-        if needed > self.chains.placed:
+        if needed > self.products.count:
             heapq.heappush(self.waiting, (needed, position))
         else:
             self._add(position)
 
     def _add(self, position: int) -> None:
-        queue = self.queues[self.commands[position].engine]
+        queue = self.queues[self.engines[position]]
         queue.add(self.ready_at[position], position, reserved=position in self.chains.members)
 
 
@@ -144,34 +176,25 @@ class Chains:
         self.needed: dict[int, int] = {}
         """First position of a chain -> how many products, in recorded order, must be placed before it."""
         self.numbers: dict[int, int] = {}
-        self.placed = 0
-        """Products placed without a gap, in recorded order."""
-        self._ahead: set[int] = set()
+        """Position of a product -> its number among the products."""
         self._find(recorder)
 
-    def place(self, position: int) -> None:
-        """A product has been placed."""
-        self._ahead.add(self.numbers[position])
-        while self.placed in self._ahead:
-            self._ahead.remove(self.placed)
-            self.placed += 1
-
     def _find(self, recorder: Recorder) -> None:
-        """One pass: `top` is the number of products up to the last one that an instruction depends on."""
-        top: list[int] = []
+        """One pass: `reach` is how many products there are up to a product, or up to the last one that an instruction
+        depends on; `outside` is the same for what is recorded in a chain, without the products of the chain.
+        """
+        reach: list[int] = []
         head, before, outside = -1, -1, {}
-        for position, item in enumerate(recorder.commands):
-            found = recorder.dependencies[position]
-            known = (
-                outside.get(d, top[d]) if d in outside or d not in self.numbers else self.numbers[d] + 1 for d in found
-            )
-            above = max(known, default=0)
-            top.append(max((max(top[d], self.numbers.get(d, -1) + 1) for d in found), default=0))
+        for position, (item, found) in enumerate(zip(recorder.commands, recorder.dependencies, strict=True)):
+            above = max(map(reach.__getitem__, found), default=0)
+            reach.append(above)
+            if head >= 0:
+                above = max((outside.get(earlier, reach[earlier]) for earlier in found), default=0)
+                outside[position] = above
             if item.opcode is not Opcode.TENSOR:
-                if head >= 0:
-                    outside[position] = above
                 continue
             self.numbers[position] = len(self.numbers)
+            reach[position] = len(self.numbers)
             if item.first and not item.last:
                 head, outside = position, {}
             elif not item.first and item.dataflow == Dataflow.OUTPUT_STATIONARY:
@@ -185,41 +208,68 @@ class Chains:
             before = position
 
 
+class Placed:
+    """How many products have been placed, in recorded order and without a gap."""
+
+    def __init__(self, chains: Chains) -> None:
+        self.count, self._numbers = 0, chains.numbers
+        self._ahead: set[int] = set()
+
+    def place(self, position: int) -> None:
+        """A product has been placed."""
+        self._ahead.add(self._numbers[position])
+        while self.count in self._ahead:
+            self._ahead.remove(self.count)
+            self.count += 1
+
+
 class _Queue:
     """Instructions of one engine whose dependencies have been placed."""
 
     def __init__(self) -> None:
         self.free = 0
+        self.start: float = NEVER
+        """Cycle in which the next instruction can start."""
         self.only: int | None = None
         """The one instruction that may come next."""
         self.later: list[tuple[int, int]] = []
         """(cycle in which its operands are ready, position)."""
         self.ready: list[int] = []
         """Positions of those that could start when the engine is free."""
-        self.cycles: dict[int, int] = {}
-        """Offered instruction -> cycle in which its operands are ready."""
+        self.reserved: dict[int, int] = {}
+        """Offered instruction of a chain -> cycle in which its operands are ready."""
 
     def add(self, cycle: int, position: int, *, reserved: bool) -> None:
         """Offer an instruction; one that is `reserved` is taken only when it is the one that may come next."""
-        self.cycles[position] = cycle
-        if not reserved:
+        if reserved:
+            self.reserved[position] = cycle
+        else:
             heapq.heappush(self.later, (cycle, position))
+        self._set_start()
 
-    def next_start(self) -> float:
-        if self.only is not None:
-            return max(self.free, self.cycles[self.only]) if self.only in self.cycles else float("inf")
-        if self.ready:
-            return self.free
-        return max(self.free, self.later[0][0]) if self.later else float("inf")
+    def keep(self, position: int | None) -> None:
+        """Take nothing but this instruction next; None: take any."""
+        self.only = position
+        self._set_start()
 
-    def take(self) -> tuple[int, int]:
-        """The instruction recorded first among those that can start next, and its start."""
-        start = int(self.next_start())
+    def take(self, busy: Sequence[int]) -> tuple[int, int]:
+        """The instruction recorded first among those that can start next, and its start; it keeps the engine `busy`."""
+        start = int(self.start)
         if self.only is not None:
             position = self.only
+            del self.reserved[position]
         else:
             while self.later and self.later[0][0] <= start:
                 heapq.heappush(self.ready, heapq.heappop(self.later)[1])
             position = heapq.heappop(self.ready)
-        del self.cycles[position]
+        self.free = start + busy[position]
+        self._set_start()
         return start, position
+
+    def _set_start(self) -> None:
+        if self.only is not None:
+            self.start = max(self.free, self.reserved.get(self.only, NEVER))
+        elif self.ready:
+            self.start = self.free
+        else:
+            self.start = max(self.free, self.later[0][0]) if self.later else NEVER

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgen.arch import INSTRUCTION_BYTES, Arch, UserError
-from hwgen.arch.isa import Command, encode, listing
+from hwgen.arch.arrays import encode_program
+from hwgen.arch.isa import Command, listing
 from models.formats import decode, fp32_bits
 from models.formats import encode as encode_operands
 from scheduler.training.emitter import Feature, constant_words
@@ -38,7 +39,7 @@ class Code:
     @cached_property
     def _encoded(self) -> bytes:
         """Made once: a trainer asks for it in every step."""
-        return b"".join(encode(item) for item in self.commands)
+        return encode_program(self.commands)
 
     @property
     def size(self) -> int:

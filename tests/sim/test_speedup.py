@@ -53,7 +53,8 @@ def test_report_of_a_step_accounts_for_every_instruction(memory):
     end = FIRST_CYCLE + result.cycles
     assert all(0 <= item.start < item.end <= end for item in found)
     assert end - max(item.end for item in found) < 10
-    assert sum(item.beats for item in found) >= result.counters["TENSOR_BUSY"]
+    assert sum(item.advance for item in found) == max(item.end for item in found)
+    assert sum(item.products for item in found) >= result.counters["TENSOR_BUSY"]
     assert len(markdown(found).splitlines()) == len(found) + 2
     assert len(timeline(found)["traceEvents"]) == len(found)
 
@@ -62,7 +63,7 @@ def test_report_refuses_a_run_without_all_events():
     tuner = Tuner(ARCH, MemoryModel())
     program = compile_step(capture("digits_cnn", 16), ARCH, measure=tuner)
     result = tuner.result(program.step)
-    with pytest.raises(ValueError, match="do not have the ends of all"):
+    with pytest.raises(ValueError, match="instructions, not of all"):
         kernels(program, replace(result, events=result.events[:-1]))
 
 

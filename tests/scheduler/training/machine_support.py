@@ -11,7 +11,7 @@ from models.machine import Machine
 from scheduler.training.emitter import Block, Emitter, Feature
 from scheduler.training.ir import Kind, Tensor
 from scheduler.training.memory import MemoryMap, Row
-from scheduler.training.order import list_order
+from scheduler.training.order import ListScheduler, durations
 
 TINY = load("tiny")
 
@@ -57,7 +57,9 @@ class Bench:
         """Execute everything recorded so far from a fresh memory, constants and scalars in their places."""
         commands = self.em.recorder.commands
         if scheduled:
-            commands = self.em.recorder.finish(15, list_order(self.em.recorder, self.arch))
+            recorder = self.em.recorder
+            order = ListScheduler(recorder).order(durations(recorder.commands, self.arch))
+            commands = recorder.finish(15, order)
         image = np.zeros(self.memory.end, np.uint8)
         for address, data in self.contents:
             image[address : address + len(data)] = np.frombuffer(data, np.uint8)
