@@ -10,6 +10,13 @@ WRITE_STAGE = 4
 """Cycles from a finished sum at the south edge of the array to the one that continues it, about."""
 
 
+def row_blocks(array: Array, group: int) -> int:
+    """Most row blocks of an output-stationary tile: each needs a ring that holds a group of `group` values and more."""
+    needed = group + 2 * array.act_width
+    rings = (array.act_buffer // rows for rows in range(1, array.interleave_max + 1))
+    return sum(1 << (ring.bit_length() - 1) >= needed for ring in rings if ring)
+
+
 def output_stationary(array: Array, *, group: int, words: int, groups: int, rows: int, cols: int) -> int:
     """Cycles of a tile of `rows` x `cols` result words over `groups` groups of `words` weight words.
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hwgen.arch import UserError
+from scheduler.training.decisions import plain, table
 from scheduler.training.program import TrainingProgram
 from sim.digits_job import DigitsJob
 from sim.files import output_folder
@@ -56,6 +57,7 @@ class TrainingReport:
             "accuracy": self.accuracy,
             "reference accuracy": self.reference_accuracy,
             "dense": self.program.places.notes,
+            "decisions": plain(self.program.places.decisions),
         }
 
 
@@ -79,6 +81,7 @@ def run(
     with output_folder(folder) as partial:
         report = _run(job, rtl_steps, steps, memory, progress)
         (partial / "program.lst").write_text(report.program.listing())
+        (partial / "decisions.md").write_text(table(report.program.places.decisions))
         (partial / "report.json").write_text(json.dumps(report.to_json(), indent=2) + "\n")
         return report
 

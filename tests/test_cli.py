@@ -169,6 +169,8 @@ def test_train_writes_listing_and_report(sparseloom, tmp_path):
     assert (report["dataflow"], report["overlap"], len(report["losses"])) == ("os", False, 2)
     assert json.loads((out / "report.json").read_text()) == report
     assert "TENSOR" in (out / "program.lst").read_text()
+    assert (out / "decisions.md").read_text().count("\n| FF |") == 3
+    assert {item["chosen"]["dataflow"] for item in report["decisions"]} == {"output stationary"}
 
 
 def test_an_unexpected_error_shows_its_traceback(monkeypatch):

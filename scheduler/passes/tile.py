@@ -6,7 +6,7 @@ from math import ceil, lcm
 
 from hwgen.arch import Arch, UserError
 from hwgen.arch.isa import Dataflow
-from scheduler.array_cost import MARGIN
+from scheduler.array_cost import MARGIN, row_blocks
 from scheduler.cost import Problem, estimate
 from scheduler.state import Layer, Lowering, Plan
 
@@ -40,19 +40,6 @@ def problem_of(state: Lowering, layer: Layer) -> Problem:
         steps=len(layer.steps),
         store_beats=2 if output.fp32 else 1,
     )
-
-
-def row_blocks(arch: Arch, group: int) -> int:
-    """Most row blocks that an output-stationary tile may interleave: each needs a ring of activations in the array."""
-    array = arch.array
-    needed = group + 2 * array.act_width
-    rings = [rows for rows in range(1, array.interleave_max + 1) if _ring(array.act_buffer, rows) >= needed]
-    return max(rings, default=0)
-
-
-def _ring(buffer: int, rows: int) -> int:
-    share = buffer // rows
-    return 1 << (share.bit_length() - 1) if share else 0
 
 
 def _choose(state: Lowering, layer: Layer) -> Plan:
@@ -158,7 +145,7 @@ def _elementwise(arch: Arch, problem: Problem) -> Plan:
 def _output_stationary(arch: Arch, problem: Problem) -> Iterator[Plan]:
     array, room = arch.array, _Room(arch, problem)
     for tile_cols in range(1, min(array.interleave_max, problem.words) + 1):
-        for tile_rows in range(1, row_blocks(arch, problem.group) + 1):
+        for tile_rows in range(1, row_blocks(array, problem.group) + 1):
             row_tile = min(problem.rows, tile_rows * array.rows, room.rows(tile_cols))
             if tile_rows * tile_cols > array.interleave_max or row_tile <= (tile_rows - 1) * array.rows:
                 continue

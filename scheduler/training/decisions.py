@@ -1,7 +1,8 @@
 """Which of several ways to compute a product is taken, by cycles, and which one came second."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from hwgen.arch import UserError
 from hwgen.arch.isa import Dataflow
@@ -101,3 +102,33 @@ def _rank(item: Choice) -> tuple[float, int, int]:
     """Fewest cycles, then fewest loads, then largest tile."""
     handicap = MARGIN if item.dataflow == Dataflow.WEIGHT_STATIONARY else 0
     return item.cycles * (1 + handicap), item.load, -item.rows * item.cols
+
+
+def table(decisions: Sequence[Decision]) -> str:
+    """Markdown: what was chosen for each product, and what came second."""
+    heads = ("stage", "result", "dataflow", "tile", "depth", "interleave", "loops", "stays", "cycles")
+    heads += ("runner-up", "its cycles", "why not")
+    lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
+    for item in decisions:
+        best, other = item.chosen, item.runner_up
+        cells = [item.stage, item.kernel, NAMES[best.dataflow], f"{best.rows} x {best.cols}", f"{best.depth:,}"]
+        cells += [f"{best.interleave[0]} x {best.interleave[1]}", best.order, best.buffers, f"{best.cycles:,}"]
+        rival = f"{NAMES[other.dataflow]}, {other.rows} x {other.cols}" if other else "none"
+        cells += [rival, f"{other.cycles:,}" if other else "", item.loss]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def plain(decisions: Sequence[Decision]) -> list[dict[str, Any]]:
+    """The same as plain data."""
+
+    def of(choice: Choice | None) -> dict[str, Any] | None:
+        if choice is None:
+            return None
+        return asdict(choice) | {"dataflow": NAMES[choice.dataflow], "cycles": choice.cycles}
+
+    return [
+        {"kernel": item.kernel, "stage": item.stage, "chosen": of(item.chosen), "runner-up": of(item.runner_up)}
+        | {"why not": item.loss}
+        for item in decisions
+    ]

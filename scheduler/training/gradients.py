@@ -78,7 +78,7 @@ class GradientPlan:
                     )
 
 
-def plan_gradient(
+def gradient_plans(
     arch: Arch,
     *,
     kernel: Kernel,
@@ -87,16 +87,17 @@ def plan_gradient(
     span: tuple[int, int] = (1, 1),
     limit: int | None = None,
     interleave: bool = True,
-) -> GradientPlan:
-    """Choose the tile whose loads are cheapest.
+) -> list[GradientPlan]:
+    """The ways to cut a weight gradient, the one whose loads are cheapest first.
 
     `channels` output channels (whole words), `blocks` words of input channels; `span` is the least number of output
     and input channels that a tile must have because packed weights are written in blocks. A tile has at most
-    `interleave_max` sums in each element and at most `limit` accumulator words; without `interleave`, as few sums as
-    `span` allows.
+    `interleave_max` sums in each element and at most `limit` accumulator words; without `interleave`, those with the
+    fewest sums come first.
     """
-    array, best = arch.array, None
+    array = arch.array
     taps = kernel.size[0] * kernel.size[1]
+    found: dict[GradientPlan, tuple[int, float]] = {}
     for tile_rows in (1, 2, 4, 8, 16):
         for blocks_here in range(1, min(blocks, array.interleave_max) + 1):
             for taps_here in sorted({1, kernel.size[1], taps}):
@@ -105,15 +106,13 @@ def plan_gradient(
                 )
                 if _fits(arch, plan, tile_rows, (channels, blocks), span, limit, kernel.size[1]):
                     sums = 0 if interleave else tile_rows * plan.taps * plan.blocks
-                    cost = (sums, _beats_a_pixel(arch, plan, channels, taps, blocks))
-                    if best is None or cost < best[0]:
-                        best = (cost, plan)
-    if best is None:
+                    found[plan] = sums, beats_a_pixel(arch, plan, channels, taps, blocks)
+    if not found:
         raise UserError(
             f"no tile of a weight gradient of {channels} x {blocks * array.cols} channels has whole blocks of packed "
             f"weights ({span[0]} x {span[1]} channels) within array.interleave_max ({array.interleave_max}) sums"
         )
-    return best[1]
+    return sorted(found, key=found.__getitem__)
 
 
 def _fits(
@@ -141,13 +140,18 @@ def _fits(
     )
 
 
-def _beats_a_pixel(arch: Arch, plan: GradientPlan, channels: int, taps: int, blocks: int) -> float:
+def beats_a_pixel(arch: Arch, plan: GradientPlan, channels: int, taps: int, blocks: int) -> float:
     """Cycles of one pixel through all tiles: the array's, or the loads' if those are more; few loads break ties."""
+    compute, loads = engine_cycles(arch, plan, channels, taps, blocks)
+    return max(compute, loads) + loads / 16
+
+
+def engine_cycles(arch: Arch, plan: GradientPlan, channels: int, taps: int, blocks: int) -> tuple[float, float]:
+    """Cycles of one pixel through all tiles, of the tensor and of the load engine."""
     array = arch.array
     tiles = ceil(channels / plan.rows) * ceil(taps / plan.taps) * ceil(blocks / plan.blocks)
     compute = max(ceil(plan.rows / array.rows) * plan.taps * plan.blocks, array.chain_latency)
-    loads = plan.rows / array.cols + plan.blocks
-    return tiles * (max(compute, loads) + loads / 16)
+    return tiles * compute, tiles * (plan.rows / array.cols + plan.blocks)
 
 
 class WeightGradient:

@@ -8,13 +8,13 @@ from typing import Literal, get_args
 import numpy as np
 
 from hwgen.arch import Arch, UserError
-from hwgen.arch.isa import Operation, Target
+from hwgen.arch.isa import Dataflow, Operation, Target
 from models.pattern import Pattern
 from scheduler.hazards import Region
 from scheduler.training.decisions import Choice, Decision, choose
 from scheduler.training.emitter import Block, Emitter, Feature, constant_words
 from scheduler.training.fuse import groups, main_result
-from scheduler.training.gradients import GradientTile, Kernel, WeightGradient
+from scheduler.training.gradients import GradientPlan, GradientTile, Kernel, WeightGradient, engine_cycles
 from scheduler.training.ir import Kind, TrainingGraph, verify
 from scheduler.training.memory import MemoryMap, Row, packed_span
 from scheduler.training.operators import (
@@ -101,9 +101,13 @@ class Step:
     def decide(self, kernel: str, stage: str, choices: Sequence[Choice]) -> Choice:
         """Choose how to compute a product, and note it."""
         chosen, runner_up = choose(choices, self.options.dataflow, interleave=self.options.interleave)
+        self.note(kernel, stage, chosen, runner_up)
+        return chosen
+
+    def note(self, kernel: str, stage: str, chosen: Choice, runner_up: Choice | None = None) -> None:
+        """Note how the product that is recorded next is computed."""
         first = len(self.em.recorder.commands)
         self.decisions.append(Decision(kernel=kernel, stage=stage, first=first, chosen=chosen, runner_up=runner_up))
-        return chosen
 
     @property
     def scaled(self) -> bool:
@@ -255,7 +259,28 @@ def weight_gradient(step: Step, item: ConvWeightGrad, update: Callable[..., None
     product = WeightGradient(
         step.em, step.rings, step.features[item.input], step.features[item.gradient], weights.kernel
     )
+    ways = [gradient_choice(step, product, weights, plan) for plan in (weights.plan, weights.runner_up) if plan]
+    step.note(item.output, "WU", *ways)
     product.emit(weights.plan, apply)
+
+
+def gradient_choice(step: Step, product: WeightGradient, weights: Weights, plan: GradientPlan) -> Choice:
+    """A plan of a weight gradient as a choice."""
+    array, dy = step.arch.array, product.dy
+    pixels = dy.n * dy.h * dy.w
+    extent = weights.channels, weights.taps, weights.inputs // array.cols
+    tensor, load = (round(pixels * cycles) for cycles in engine_cycles(step.arch, plan, *extent))
+    return Choice(
+        dataflow=Dataflow.OUTPUT_STATIONARY,
+        rows=plan.rows,
+        cols=plan.taps * plan.blocks,
+        depth=pixels,
+        interleave=(ceil(plan.rows / array.rows), plan.taps * plan.blocks),
+        order="output channels, input channels, kernel positions, images, rows",
+        buffers="sums stay in the array",
+        load=load,
+        tensor=tensor,
+    )
 
 
 def generate(step: Step, weights: Weights, *, forward: bool = True, backward: bool = True) -> None:

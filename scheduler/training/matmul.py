@@ -1,8 +1,9 @@
 """Products of activations: for each image and head a dense product of two matrices, either one transposed on request.
 
-The left matrix waits in the banks, a row (or, transposed, a column) in each; the right one in the weight scratchpad as
-it lies in memory, and the WGT walk of TENSOR takes a head's columns out of it. If it is to be transposed, its transpose
-is written to memory first.
+Output stationary, the left matrix waits in the banks, a row (or, transposed, a column) in each; the right one in the
+weight scratchpad as it lies in memory, and the WGT walk of TENSOR takes a head's columns out of it. Weight stationary,
+bank r holds values r, R + r, .. of the reduction of all rows, and the weight scratchpad a column tile of one head.
+If the right matrix is to be transposed, its transpose is written to memory first.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,12 +11,14 @@ from dataclasses import dataclass, field
 
 from hwgen.arch import UserError
 from hwgen.arch.isa import Dataflow, Target, Walk
+from scheduler.cost import LOAD_START
 from scheduler.hazards import Region
-from scheduler.training.emitter import Block, Emitter, Feature
+from scheduler.training.decisions import Choice, choose
+from scheduler.training.emitter import Emitter, Feature
+from scheduler.training.head_choices import HeadProblem, head_choices
 from scheduler.training.ir import Kind, Tensor
 from scheduler.training.memory import MemoryMap
 from scheduler.training.operators import MatMul
-from scheduler.training.row_choices import most_row_blocks
 from scheduler.training.rows import RowEpilogue, Rows
 from scheduler.training.shapes import Shape
 from scheduler.training.transposes import Matrix, transpose
@@ -105,16 +108,47 @@ class HeadProduct:
     output: Matrices
     images: int
     turned: Feature | None = None
-    interleave: bool = True
+    choice: Choice | None = None
     _held: dict[tuple[str, Rows], Region] = field(default_factory=dict)
 
-    def emit(self, epilogue: RowEpilogue | None = None, *, interleave: bool = True) -> None:
-        """Record all tiles; results are stored as operands. Without `interleave`, one sum an element."""
+    def choices(self) -> list[Choice]:
+        """The ways to compute it. Raises `UserError` if the matrices of one image do not fit."""
         self._check()
-        self.interleave = interleave
+        left, right, array = self.left, self._right_matrices(), self.em.arch.array
+        matrices, stretches = self.images * left.heads, -(-self._left_values() // array.rows)
+        stationary = stretches * -(-left.rows // array.cols) <= self.em.arch.scratchpads.act_depth
+        beats = left.rows * stretches * array.rows // array.cols + LOAD_START
+        problem = HeadProblem(
+            matrices=matrices,
+            rows=self.output.rows,
+            depth=self.reduction,
+            blocks=self.output.words,
+            load=self._loads(left, whole=not self.item.transpose_left) + self._loads(right, whole=True),
+            left_load=(self.images if self._whole_groups() else matrices) * beats
+            if stationary and not self.item.transpose_left
+            else None,
+            right_rows=self.reduction,
+        )
+        return head_choices(self.em.arch, problem)
+
+    def _loads(self, side: Matrices, *, whole: bool) -> int:
+        """Cycles of loads that take all heads of an image in one go, if they are merged and wanted `whole`."""
+        rows = side.whole(0, 0)[0] if whole else side.of(0, 0)
+        times = self.images if whole and side.merged else self.images * side.heads
+        return times * (rows.count * rows.words + LOAD_START)
+
+    def emit(self, epilogue: RowEpilogue | None = None, choice: Choice | None = None) -> None:
+        """Record all tiles, cut as `choice` (the best one if None) says; results are stored as operands."""
+        self.choice = choice or choose(self.choices())[0]
+        stationary = self.choice.dataflow == Dataflow.WEIGHT_STATIONARY
         for image in range(self.images):
             for head in range(self.left.heads):
-                self._head(image, head, epilogue)
+                if self.turned is not None and (head == 0 or not self.right.merged):
+                    self._turn(image, head)
+                if stationary:
+                    self._stationary_head(image, head, epilogue)
+                else:
+                    self._head(image, head, epilogue)
 
     @property
     def reduction(self) -> int:
@@ -148,17 +182,45 @@ class HeadProduct:
         return Matrices(self.turned, right.heads, right.columns, right.rows, False, -(-right.columns // cols) * cols)
 
     def _head(self, image: int, head: int, epilogue: RowEpilogue | None) -> None:
-        """All tiles of one matrix of the output."""
-        if self.turned is not None and (head == 0 or not self.right.merged):
-            self._turn(image, head)
+        """All tiles of one matrix of the output, output stationary."""
         columns, column_word = self._load_right(image, head)
         rows, row_word = self._load_left(image, head)
-        matrix = self.output.of(image, head)
-        for first, count, word, words in self._tiles(matrix):
-            tile = Rows(matrix.feature, matrix.first + first, count, matrix.word + word, words)
-            result = self._product(tile, (rows, row_word, first), (columns, column_word + word))
-            last = word + words == matrix.words and self.output.columns % self.em.arch.array.cols
-            tile.put(self.em, epilogue(result, tile) if epilogue else result, last or None)
+        matrix, stride = self.output.of(image, head), self._row_words()
+        for tile, first in self._tiles(matrix):
+            self._product(
+                tile,
+                epilogue,
+                [rows, columns],
+                dataflow=Dataflow.OUTPUT_STATIONARY,
+                first=1,
+                tile_rows=-(-tile.count // self.em.arch.array.rows),
+                groups=-(-self.reduction // self.em.arch.array.lanes),
+                act_addr=rows.start + first // self.em.arch.array.rows * stride + row_word,
+                act_stride=stride,
+                wgt_addr=columns.start + column_word + tile.word - matrix.word,
+                **self._walk(tile.words),
+            )
+
+    def _stationary_head(self, image: int, head: int, epilogue: RowEpilogue | None) -> None:
+        """The same, weight stationary: a TENSOR instruction for each R values of the reduction."""
+        array, matrix = self.em.arch.array, self.output.of(image, head)
+        rows, stretch, stride = self._load_groups(image, head)
+        right = self._right_matrices().of(image, head)
+        held: dict[int, Region] = {}
+        for tile, first in self._tiles(matrix):
+            if tile.word not in held:
+                held = {tile.word: self._load_columns(right, tile.word - matrix.word, tile.words)}
+            columns = held[tile.word]
+            steps = [
+                {
+                    "first": int(k == 0),
+                    "groups": min(array.rows, self.reduction - k),
+                    "act_addr": rows.start + (stretch + k // array.rows) * stride + first // array.cols,
+                    "wgt_addr": columns.start + k * tile.words,
+                }
+                for k in range(0, self.reduction, array.rows)
+            ]
+            self._product(tile, epilogue, [rows, columns], *steps, dataflow=Dataflow.WEIGHT_STATIONARY, tile_rows=1)
 
     def _turn(self, image: int, head: int) -> None:
         """Write the transposes of an image's matrices, if they are merged, or of one."""
@@ -172,16 +234,46 @@ class HeadProduct:
             source.words,
         )
 
-    def _tiles(self, matrix: Rows) -> Iterator[tuple[int, int, int, int]]:
-        """First row, rows, first word, words of each tile."""
-        array = self.em.arch.array
-        blocks = -(-matrix.count // array.rows)
-        tile_rows = min(blocks, most_row_blocks(self.em.arch, array.lanes)) if self.interleave else 1
-        tile_cols = min(matrix.words, array.interleave_max // tile_rows) if self.interleave else 1
-        for word in range(0, matrix.words, tile_cols):
-            for first in range(0, matrix.count, tile_rows * array.rows):
-                count = min(tile_rows * array.rows, matrix.count - first)
-                yield first, count, word, min(tile_cols, matrix.words - word)
+    def _tiles(self, matrix: Rows) -> Iterator[tuple[Rows, int]]:
+        """Each tile of a matrix of the output, and its first row in the matrix."""
+        rows, cols = self.choice.rows, self.choice.cols
+        for word in range(0, matrix.words, cols):
+            for first in range(0, matrix.count, rows):
+                size = min(rows, matrix.count - first), min(cols, matrix.words - word)
+                yield Rows(matrix.feature, matrix.first + first, size[0], matrix.word + word, size[1]), first
+
+    def _whole_groups(self) -> bool:
+        """Whether the heads of the left side begin at bank 0 if those of an image are loaded in one go."""
+        return self.left.merged and self.left.words * self.em.arch.array.cols % self.em.arch.array.rows == 0
+
+    def _left_values(self) -> int:
+        """Values of a row of the left side that are loaded in one go, weight stationary."""
+        words = self.left.feature.words if self._whole_groups() else self.left.words
+        return words * self.em.arch.array.cols
+
+    def _load_groups(self, image: int, head: int) -> tuple[Region, int, int]:
+        """The left matrix with the values of the reduction spread over the banks.
+
+        Gives its region, the number of its first stretch of R values, and words from one stretch to the next.
+        """
+        array, whole = self.em.arch.array, self._whole_groups()
+        rows, word = self.left.whole(image, head) if whole else (self.left.of(image, head), 0)
+        stride, stretches = -(-rows.count // array.cols), -(-self._left_values() // array.rows)
+        if ("groups", rows) not in self._held:
+            start = self.rings.act.take(stretches * stride)
+            region = Region("act", start, start + stretches * stride)
+            pad = stretches * array.rows // array.cols - rows.words
+            self._load(Target.ACT_CHUNKS, rows, region, chunk_log2=0, stride=stride, pad=pad)
+            self._hold("groups", rows, region)
+        return self._held["groups", rows], word * array.cols // array.rows, stride
+
+    def _load_columns(self, right: Rows, word: int, words: int) -> Region:
+        """A column tile of the right matrix, row by row."""
+        rows = Rows(right.feature, right.first, self.reduction, right.word + word, words)
+        start = self.rings.wgt.take(rows.count * words)
+        region = Region("wgt", start, start + rows.count * words)
+        self._load(Target.WGT, rows, region, stride=words)
+        return region
 
     def _load_right(self, image: int, head: int) -> tuple[Region, int]:
         """The right matrix in the weight scratchpad, pixel by pixel, and the first word of the head."""
@@ -230,31 +322,21 @@ class HeadProduct:
             **fields,
         )
 
-    def _product(self, tile: Rows, left: tuple[Region, int, int], right: tuple[Region, int]) -> Block:
-        """One TENSOR instruction: its tile starts at row `left[2]` of the matrix, and at a word of the banks' rows."""
-        em, array = self.em, self.em.arch.array
-        (rows, row_word, first), (columns, column_word) = left, right
-        stride = self._row_words()
+    def _product(
+        self, tile: Rows, epilogue: RowEpilogue | None, reads: list[Region], *steps: dict[str, int], **fields: int
+    ) -> None:
+        """The TENSOR instructions of a tile (one, or one for each of `steps`) and what follows them."""
+        em = self.em
         em.begin_chunk()
         result = em.take(tile.count, tile.words)
-        em.tensor(
-            [rows, columns],
-            [result.region],
-            dataflow=Dataflow.OUTPUT_STATIONARY,
-            first=1,
-            last=1,
-            tile_cols=tile.words,
-            tile_rows=-(-tile.count // array.rows),
-            groups=-(-self.reduction // array.lanes),
-            rows=tile.count,
-            act_addr=rows.start + first // array.rows * stride + row_word,
-            act_stride=stride,
-            wgt_addr=columns.start + column_word,
-            acc_addr=result.addr,
-            acc_stride=result.stride,
-            **self._walk(tile.words),
+        place = {"acc_addr": result.addr, "acc_stride": result.stride, "rows": tile.count, "tile_cols": tile.words}
+        for step in steps or ({},):
+            item = {"last": 1} | place | fields | step
+            em.tensor(reads if item["first"] else [*reads, result.region], [result.region], **item)
+        last = (
+            tile.word % self.output.words + tile.words == self.output.words and self.output.columns % em.arch.array.cols
         )
-        return result
+        tile.put(em, epilogue(result, tile) if epilogue else result, last or None)
 
     def _walk(self, words: int) -> dict[str, int]:
         """The right matrix pixel by pixel, a few words of each."""

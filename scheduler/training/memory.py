@@ -7,7 +7,7 @@ from hwgen.arch import Arch, UserError
 from models.pattern import Pattern
 from scheduler.hazards import Region
 from scheduler.training.emitter import Feature, constant_words, words_of
-from scheduler.training.gradients import Kernel, plan_gradient
+from scheduler.training.gradients import Kernel, gradient_plans
 from scheduler.training.ir import Tensor
 from scheduler.training.weights import Master, Weights
 from scheduler.training.windows import BLOCK_SLOTS, Phase, WeightImage
@@ -86,7 +86,7 @@ class MemoryMap:
         cols = self.arch.array.cols
         channels, inputs = (words_of(size, self.arch) * cols for size in (tensor.shape[0], tensor.shape[3] * groups))
         span = (_span(patterns[1], cols), _span(patterns[0], cols))
-        plan = plan_gradient(
+        plan, *others = gradient_plans(
             self.arch,
             kernel=kernel,
             channels=channels,
@@ -120,6 +120,7 @@ class MemoryMap:
             inputs=inputs,
             kernel=kernel,
             plan=plan,
+            runner_up=others[0] if others else None,
             masters=masters,
             forward=forward,
             phases=phases,

@@ -6,7 +6,7 @@ from math import ceil
 
 from hwgen.arch import Arch
 from hwgen.arch.isa import Dataflow
-from scheduler.array_cost import output_stationary, parts, weight_stationary
+from scheduler.array_cost import output_stationary, parts, row_blocks, weight_stationary
 from scheduler.cost import LOAD_START, TENSOR_START
 from scheduler.training.decisions import Choice
 from scheduler.training.windows import WeightImage
@@ -48,15 +48,6 @@ class RowProblem:
         return ceil(self.depth / self.group)
 
 
-def most_row_blocks(arch: Arch, group: int) -> int:
-    """Most row blocks of a TENSOR instruction whose rings hold groups of `group` values."""
-    array, found = arch.array, 1
-    for rows in range(1, array.interleave_max + 1):
-        if 1 << ((array.act_buffer // rows).bit_length() - 1) >= group + 2 * array.act_width:
-            found = rows
-    return found
-
-
 def row_choices(arch: Arch, problem: RowProblem) -> list[Choice]:
     """Tiles of both dataflows in both loop orders; all of them leave room to load ahead, if any does."""
     roomy = list(_choices(arch, problem, 2))
@@ -70,7 +61,7 @@ def _choices(arch: Arch, problem: RowProblem, share: int) -> Iterator[Choice]:
     for cols in range(1, min(array.interleave_max, problem.blocks) + 1):
         if cols > 1 and cols * problem.slots > pads.wgt_depth // share:
             continue
-        for tile_rows in range(1, min(most_row_blocks(arch, problem.group), array.interleave_max // cols, blocks) + 1):
+        for tile_rows in range(1, min(row_blocks(array, problem.group), array.interleave_max // cols, blocks) + 1):
             area = tile_rows * problem.depth // array.cols
             if tile_rows == 1 or area <= pads.act_depth // share:
                 rows = min(tile_rows * array.rows, problem.rows)

@@ -120,14 +120,15 @@ class Kernel:
         """The product of a Conv or ConvInputGrad; over single pixels it needs no window."""
         step, main = self.step, self.group.main
         source = step.features[main.input if isinstance(main, Conv) else main.gradient]
-        places = step.em, step.rings, source, self.target
+        places, name = (step.em, step.rings, source, self.target), main_result(main)
         if source.h == source.w == self.target.h == self.target.w == 1 and window.taps == (1, 1):
             product = RowProduct(*places, image)
-            product.emit(self.row_epilogue(), step.decide(main_result(main), stage(main), product.choices()))
+            product.emit(self.row_epilogue(), step.decide(name, stage(main), product.choices()))
             return
         chain, collect = self._epilogue()
         run = epilogue(*chain, window.out_step[1], step.features, self.row, collect) if chain else None
-        WindowProduct(*places, window).emit(image, run, interleave=step.options.interleave)
+        product = WindowProduct(*places, window)
+        product.emit(image, run, step.decide(name, stage(main), product.choices(image)))
 
     def row_epilogue(self) -> RowEpilogue | None:
         """Chain and sums on rows of the product."""
@@ -192,7 +193,8 @@ def emit_unroll(step: Step, group: Group) -> None:
     image = step.memory.image(f"{main.output} (selection)", depth, target.words, None)
     step.data.append((image.address, selection_bytes(main, source.c, step.arch)))
     window = forward_window(main.kernel, main.stride, main.padding, target)
-    WindowProduct(em, step.rings, source, target, window).emit(image, interleave=step.options.interleave)
+    product = WindowProduct(em, step.rings, source, target, window)
+    product.emit(image, choice=step.decide(main.output, "FF", product.choices(image)))
 
 
 def emit_input_gradient(step: Step, group: Group) -> None:

@@ -21,7 +21,7 @@ def emit_matmul(step: Step, group: Group) -> None:
     features = {item.output: kernel.target} | {name: step.features[name] for name in (item.left, item.right)}
     shapes = {name: step.graph.tensors[name].shape for name in features}
     product = head_product(step.em, step.rings, step.memory, item, features, shapes)
-    product.emit(kernel.row_epilogue(), interleave=step.options.interleave)
+    product.emit(kernel.row_epilogue(), step.decide(item.output, "attention", product.choices()))
     kernel.finish()
 
 

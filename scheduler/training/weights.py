@@ -42,6 +42,8 @@ class Weights:
     """Input channels, filled up to whole words."""
     kernel: Kernel
     plan: GradientPlan
+    runner_up: GradientPlan | None = None
+    """The second best plan."""
     masters: tuple[Master, ...]
     """The weights, then each state of the optimiser."""
     forward: WeightImage

@@ -6,15 +6,18 @@ layer is a 1 x 1 window.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from hwgen.arch import Arch, UserError
 from hwgen.arch.isa import Dataflow, Format, Target, Walk
 from models.pattern import Pattern
+from scheduler.array_cost import parts
 from scheduler.hazards import Region
 from scheduler.scratchpad import Ring
+from scheduler.training.decisions import Choice, choose
 from scheduler.training.emitter import Block, Emitter, Feature
+from scheduler.training.window_choices import WindowProblem, window_choices
 
 Pair = tuple[int, int]
 """A number for the height and one for the width."""
@@ -36,6 +39,8 @@ class WeightImage:
     blocks: int
     pattern: Pattern | None
     unit: int
+    run: Pair | None = None
+    """Dense: of so many values in memory (second) only the first few are used, again and again."""
 
     @property
     def slots(self) -> int:
@@ -45,7 +50,13 @@ class WeightImage:
     @property
     def beats(self) -> int:
         """Beats of one column block."""
+        if self.run:
+            return self.depth // self.run[0] * self.run[1]
         return self.slots if self.pattern is None else ceil(self.slots / BLOCK_SLOTS) * BLOCK_BEATS
+
+    def narrowed(self, used: int, filled: int) -> "WeightImage":
+        """The first `used` of every `filled` values; the image in memory stays as it is."""
+        return replace(self, depth=self.depth // filled * used, run=(used, filled))
 
     def offset(self, position: int) -> int:
         """Beats before the weight at `position` of the reduction; whole blocks only, if packed."""
@@ -142,32 +153,6 @@ Epilogue = Callable[[Block, Tile], Block]
 """What happens to a result before it is stored; gives the block to store."""
 
 
-@dataclass(frozen=True)
-class Shape:
-    """How a product is cut: row blocks (pixels) and column blocks of a TENSOR instruction."""
-
-    tile_rows: int
-    tile_cols: int
-
-
-def choose_shape(arch: Arch, image: WeightImage, width: int, *, interleave: bool = True) -> Shape:
-    """The largest interleave that the rings, the sums and half of the weight scratchpad allow."""
-    array = arch.array
-    if not interleave:
-        return Shape(1, 1)
-    group = array.lanes if image.pattern is None else image.pattern.m
-    rows = max(r for r in (1, 2, 4, 8, 16) if r == 1 or array.act_buffer // r >= group + 2 * array.act_width)
-    rows = min(rows, width)
-    fitting = max(arch.scratchpads.wgt_depth // 2 // image.slots, 1)
-    cols = min(array.interleave_max // rows, image.blocks, fitting)
-    if image.slots * cols > arch.scratchpads.wgt_depth:
-        raise UserError(
-            f"{image.name} needs {image.slots} weight words a column block, scratchpads.wgt_depth is "
-            f"{arch.scratchpads.wgt_depth}"
-        )
-    return Shape(rows, cols)
-
-
 class WindowProduct:
     """Emits one product over windows. `source` and `target` have the same images, a multiple of `array.rows`."""
 
@@ -199,11 +184,36 @@ class WindowProduct:
         self.slots = min(fit, wanted)
         self.chunk = (self.slots - window.taps[0]) // window.in_step[0] + 1
 
-    def emit(self, image: WeightImage, epilogue: Epilogue | None = None, *, interleave: bool = True) -> None:
-        """Record all tiles; results are stored to `target` as operands. Without `interleave`, one sum an element."""
-        shape = choose_shape(self.em.arch, image, self.window.counts[1], interleave=interleave)
-        self.image, self.shape = image, shape
-        weights = self.rings.weights(self.em, image, shape.tile_cols)
+    def choices(self, image: WeightImage) -> list[Choice]:
+        """The ways to compute it. Raises `UserError` if a column block of weights does not fit."""
+        window, array, depth = self.window, self.array, self.em.arch.scratchpads.wgt_depth
+        image = self.narrow(image)
+        if image.slots > depth:
+            raise UserError(
+                f"{image.name} needs {image.slots} weight words a column block, scratchpads.wgt_depth is {depth}"
+            )
+        sizes = [count for size, times in parts(window.counts[0], self.chunk) for count in [size] * times]
+        problem = WindowProblem(
+            image_blocks=self.source.n // array.rows,
+            height=window.counts[0],
+            width=window.counts[1],
+            chunks=len(sizes),
+            row_loads=sum((size - 1) * window.in_step[0] + window.taps[0] for size in sizes),
+            row_beats=self.pitch,
+            depth=image.depth,
+            blocks=image.blocks,
+            group=array.lanes if image.pattern is None else image.pattern.m,
+            group_words=1 if image.pattern is None else ceil(image.pattern.n / array.lanes),
+            slots=image.slots,
+            beats=image.beats,
+        )
+        return window_choices(self.em.arch, problem)
+
+    def emit(self, image: WeightImage, epilogue: Epilogue | None = None, choice: Choice | None = None) -> None:
+        """Record all tiles, cut as `choice` (the best one if None) says; results are stored to `target` as operands."""
+        image = self.image = self.narrow(image)
+        self.choice = choice or choose(self.choices(image))[0]
+        weights = self.rings.weights(self.em, image, self.choice.cols)
         area = self.rings.act.take(self.zeros + self.slots * self.pitch)
         self._pad(area, self.zeros)
         for start in range(0, self.source.n, self.array.rows):
@@ -211,19 +221,27 @@ class WindowProduct:
                 rows = range(first, min(first + self.chunk, self.window.counts[0]))
                 self._chunk(area, start, rows, weights, epilogue)
 
+    def narrow(self, image: WeightImage) -> WeightImage:
+        """Few channels in a word: the rest of the word is left out, if one run and one jump can tell the walk so."""
+        width, cols = self.array.act_width, self.array.cols
+        used = ceil(self.source.c / width) * width
+        fits = not image.run and image.pattern is None and self.source.words == 1 and min(self.window.taps) == 1
+        return image.narrowed(used, cols) if fits and used < cols else image
+
     def _chunk(self, area: int, start: int, rows: range, weights: "ResidentWeights", epilogue: Epilogue | None) -> None:
         """Output rows whose inputs are in the banks together: column tiles outside, so that weights stay."""
         loaded = 0
         base = rows.start * self.window.in_step[0] + self.window.in_offset[0]
-        for block, words in column_tiles(self.image, self.shape.tile_cols):
+        for block, words in column_tiles(self.image, self.choice.cols):
             held = weights.get(block, words)
             for row in rows:
                 slot = (row - rows.start) * self.window.in_step[0]
                 for number in range(loaded, slot + self.window.taps[0]):
                     self._load_row(area, number, start, base + number)
                 loaded = max(loaded, slot + self.window.taps[0])
-                for column in range(0, self.window.counts[1], self.shape.tile_rows):
-                    pixels = min(self.shape.tile_rows, self.window.counts[1] - column)
+                step = self.choice.interleave[0]
+                for column in range(0, self.window.counts[1], step):
+                    pixels = min(step, self.window.counts[1] - column)
                     tile = Tile(start, *self._pixel(row, column), pixels, block, words)
                     self._tile(area, slot, column, tile, held, epilogue)
 
@@ -284,10 +302,17 @@ class WindowProduct:
             acc_addr=result.addr,
             acc_stride=result.stride,
             walk=Walk.ACT,
-            run=window.taps[1] * source.words * unit,
-            jump=(self.pitch - window.taps[1] * source.words) * unit,
+            **self._walk(unit),
         )
         self._store(epilogue(result, tile) if epilogue else result, tile)
+
+    def _walk(self, unit: int) -> dict[str, int]:
+        """Run and jump over a row of taps, or over each tap if only part of its word is used."""
+        taps, words = self.window.taps, self.source.words
+        if self.image.run is None:
+            return {"run": taps[1] * words * unit, "jump": (self.pitch - taps[1] * words) * unit}
+        run = self.image.run[0] // self.array.act_width
+        return {"run": run, "jump": (words if taps[0] == 1 else self.pitch) * unit - run}
 
     def _store(self, result: Block, tile: Tile) -> None:
         """A STORE for each pixel: the same pixel of all images."""
@@ -350,10 +375,21 @@ class ResidentWeights:
             region,
             stride=words,
             rows=words,
-            beats=image.beats,
+            **self._runs(),
             dram_addr=image.address + block * row,
             row_stride=row,
         )
+
+    def _runs(self) -> dict[str, int]:
+        image = self.image
+        if image.run is None:
+            return {"beats": image.beats}
+        used, filled = image.run
+        return {
+            "beats": used,
+            "planes": image.depth // used,
+            "plane_stride": filled * self.em.arch.beat_bytes,
+        }
 
 
 def column_tiles(image: WeightImage, tile_cols: int) -> Iterator[tuple[int, int]]:

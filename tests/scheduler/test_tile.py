@@ -10,11 +10,12 @@ from torch import nn
 
 from hwgen.arch import UserError, load, preset_names
 from hwgen.arch.isa import Dataflow, Opcode
+from scheduler.array_cost import row_blocks
 from scheduler.capture import capture
 from scheduler.cost import estimate, transfers
 from scheduler.ir import Bias, Graph, Linear, Tensor
 from scheduler.lower import lower
-from scheduler.passes.tile import problem_of, row_blocks
+from scheduler.passes.tile import problem_of
 from tests.scheduler.support import options, variant
 
 OS, WS = Dataflow.OUTPUT_STATIONARY, Dataflow.WEIGHT_STATIONARY
@@ -97,7 +98,7 @@ def test_every_preset_takes_every_pattern(preset, pattern):
 @pytest.mark.parametrize(("group", "expected"), [(1, 4), (8, 4), (16, 2)])
 def test_row_blocks_of_sat32_follow_the_ring_size(group, expected):
     """64 values, 4 a cycle: 8 + group must fit 64 / rows rounded down to a power of two."""
-    assert row_blocks(load("sat32"), group) == expected
+    assert row_blocks(load("sat32").array, group) == expected
 
 
 @pytest.mark.parametrize(("pattern", "ideal"), [("dense", 512**3 // 1024), ("2:8", 512**3 // 4096)])

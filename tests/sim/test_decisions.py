@@ -4,13 +4,17 @@ import numpy as np
 import pytest
 
 from hwgen.arch import load
-from hwgen.arch.isa import encode
+from hwgen.arch.isa import Dataflow, Opcode, encode
 from models.pattern import Pattern
-from scheduler.training.decisions import choose
+from scheduler.array_cost import output_stationary, weight_stationary
+from scheduler.cost import TENSOR_START
+from scheduler.training.decisions import choose, table
 from scheduler.training.linear import RowProduct
+from scheduler.training.lower import TrainingOptions
 from scheduler.training.memory import packed_span
 from scheduler.training.windows import Rings
 from sim.cycles import run_model
+from sim.digits_job import DigitsJob
 from tests.scheduler.training.machine_support import Bench
 
 
@@ -52,3 +56,58 @@ def test_estimates_are_those_of_the_cycle_model(name, pattern, dataflow, seed):
         once = choice.rows * choice.cols + array.rows * hop + array.cols + 32
         assert choice.tensor - 32 <= found["BUSY_TENSOR"] <= 1.05 * choice.tensor + once
         assert 0.95 * choice.load - 64 <= found["BUSY_LOAD"] <= 1.12 * choice.load + 64
+
+
+def job(model, arch, **options):
+    chosen = TrainingOptions(dataflow=options.pop("dataflow", "auto"))
+    return DigitsJob(model=model, arch=load(arch), pattern=Pattern.parse("2:4"), epochs=1, options=chosen, **options)
+
+
+def products(places):
+    """Each decision with the TENSOR instructions that follow it."""
+    commands = places.em.recorder.commands
+    ends = sorted({position for position, _ in places.headings} | {item.first for item in places.decisions})
+    for item in places.decisions:
+        end = next((position for position in ends if position > item.first), len(commands))
+        yield item, [other for other in commands[item.first : end] if other.opcode == Opcode.TENSOR]
+
+
+def estimate(array, item):
+    """Cycles of one TENSOR instruction in closed form."""
+    words = item.n if item.sparse else 1
+    shape = {"group": item.m if item.sparse else 1, "words": words, "rows": item.rows, "cols": item.tile_cols}
+    if item.dataflow == Dataflow.OUTPUT_STATIONARY:
+        return TENSOR_START + output_stationary(array, groups=item.groups, **shape)
+    return weight_stationary(array, continued=True, **shape)
+
+
+@pytest.mark.parametrize("dataflow", ["auto", "ws"])
+@pytest.mark.parametrize(("model", "arch", "batch"), [("digits_mlp", "tiny", 6), ("digits_cnn", "sat8", 16)])
+def test_the_program_does_what_was_decided(model, arch, batch, dataflow):
+    program = job(model, arch, batch=batch, dataflow=dataflow).program()
+    stages = set()
+    for item, found in products(program.places):
+        stages.add(item.stage)
+        chosen = item.chosen
+        assert {other.dataflow for other in found} == {chosen.dataflow}, item
+        assert max(other.tile_cols for other in found) == chosen.cols, item
+        assert max(other.rows for other in found) == chosen.rows, item
+        if item.stage != "WU":
+            assert sum(estimate(program.arch.array, other) for other in found) == chosen.tensor, item
+    assert stages == {"FF", "BP", "WU"}
+
+
+def test_the_runner_up_is_what_the_other_dataflow_would_do():
+    free, forced = (job("digits_mlp", "tiny", dataflow=flow).program().places.decisions for flow in ("auto", "ws"))
+    for item, other in zip(free, forced, strict=True):
+        assert (item.kernel, item.stage) == (other.kernel, other.stage)
+        if item.runner_up is not None and item.runner_up.dataflow == Dataflow.WEIGHT_STATIONARY:
+            assert item.runner_up == other.chosen
+
+
+def test_rows_that_do_not_fill_the_array_are_weight_stationary():
+    """Eleven images on eight array rows: output stationary computes for sixteen."""
+    decisions = job("digits_mlp", "sat8", batch=11).program().places.decisions
+    flows = {item.kernel: item.chosen.dataflow for item in decisions if item.stage == "FF"}
+    assert Dataflow.WEIGHT_STATIONARY in flows.values()
+    assert "weight stationary" in table(decisions)

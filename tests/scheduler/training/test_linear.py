@@ -10,11 +10,12 @@ from hwgen.arch.isa import Dataflow, Opcode, Target
 from models.formats import encode
 from models.packing import dense_columns
 from models.pattern import Pattern
+from scheduler.array_cost import row_blocks
 from scheduler.hazards import Region
 from scheduler.training.decisions import FLOWS, choose
 from scheduler.training.linear import RowProduct
 from scheduler.training.operators import Bias, Relu
-from scheduler.training.row_choices import RowProblem, most_row_blocks, row_choices
+from scheduler.training.row_choices import RowProblem, row_choices
 from scheduler.training.rows import Rows, row_epilogue
 from scheduler.training.windows import Rings, WeightImage
 from tests.scheduler.training.machine_support import TINY, Bench, arch8, operands
@@ -127,7 +128,7 @@ def test_choices(case):
 
 
 def test_rings_limit_the_row_blocks():
-    assert [most_row_blocks(TINY, group) for group in (1, 4, 8, 16)] == [4, 4, 4, 2]
+    assert [row_blocks(TINY.array, group) for group in (1, 4, 8, 16)] == [4, 4, 4, 2]
 
 
 def test_weights_that_do_not_fit_are_refused():

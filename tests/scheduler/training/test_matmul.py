@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from hwgen.arch import UserError
+from hwgen.arch.isa import Dataflow, Opcode
+from scheduler.training.decisions import choose
 from scheduler.training.matmul import head_product
 from scheduler.training.operators import Add, MatMul, Scale
 from scheduler.training.rows import row_epilogue
@@ -19,6 +21,7 @@ CASES = {
     "values": (TINY, 2, 2, 6, 5, 8, ("right", "output")),
     "all merged": (arch8(), 3, 2, 8, 16, 8, ("left", "right", "output")),
     "many tiles": (arch8(), 1, 2, 75, 10, 43, ()),
+    "odd rows": (arch8(), 1, 1, 17, 32, 64, ()),
     "single values": (TINY, 1, 3, 1, 1, 1, ()),
 }
 
@@ -79,13 +82,30 @@ def test_products_with_all_transposes(name, transposes, seed):
     close(case.result(scheduled=True), case.wanted())
 
 
-def test_results_do_not_depend_on_the_interleave(seed):
-    cases = [Case("many tiles", (False, True), seed) for _ in range(2)]
-    for case, interleave in zip(cases, (False, True)):
-        case.product().emit(interleave=interleave)
-    np.testing.assert_array_equal(cases[0].result(), cases[1].result())
-    counts = [len(case.bench.em.recorder.commands) for case in cases]
-    assert counts[0] > 2 * counts[1]
+@pytest.mark.parametrize(
+    ("name", "transpose_right"),
+    [("scores", True), ("values", False), *itertools.product(("all merged", "many tiles", "odd rows"), (False, True))],
+)
+def test_results_are_the_same_bits_however_they_are_cut(name, transpose_right, seed):
+    found, choices = [], Case(name, (False, transpose_right), seed).product().choices()
+    least = min(choices, key=lambda item: item.rows * item.cols)
+    for choice in (least, choose(choices, "os")[0], choose(choices, "ws")[0]):
+        case = Case(name, (False, transpose_right), seed)
+        case.product().emit(choice=choice)
+        tensors = [item for item in case.bench.em.recorder.commands if item.opcode == Opcode.TENSOR]
+        assert {item.dataflow for item in tensors} == {choice.dataflow}
+        assert max(item.tile_cols for item in tensors) == choice.cols
+        found.append(case.result(scheduled=True))
+    assert choose(choices, "ws")[0].dataflow == Dataflow.WEIGHT_STATIONARY
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+
+
+def test_rows_that_do_not_fill_blocks_are_cheaper_weight_stationary():
+    choices = Case("odd rows", (False, False), 1).product().choices()
+    chosen, runner_up = choose(choices)
+    assert (chosen.dataflow, runner_up.dataflow) == (Dataflow.WEIGHT_STATIONARY, Dataflow.OUTPUT_STATIONARY)
+    assert runner_up.cycles > 1.2 * chosen.cycles
 
 
 def test_a_chain_on_the_result(seed):
