@@ -16,6 +16,8 @@ MAY_IMPORT = {
     "hwgen.reducer": ("hwgen.arch", "hwgen.lib", "hwgen.reducer"),
     "hwgen.memory": ("hwgen.arch", "hwgen.lib", "hwgen.fp", "hwgen.reducer", "hwgen.memory"),
     "hwgen.vector": ("hwgen.arch", "hwgen.lib", "hwgen.fp", "hwgen.memory", "hwgen.vector"),
+    "hwgen.quantization": ("hwgen.arch", "hwgen.lib", "hwgen.fp", "hwgen.quantization"),
+    "hwgen.attention": ("hwgen.arch", "hwgen.lib", "hwgen.fp", "hwgen.pruning", "hwgen.attention"),
     "hwgen": ("hwgen",),
     "models": ("hwgen.arch", "models"),
     "scheduler": ("hwgen.arch", "models", "scheduler"),
@@ -29,7 +31,15 @@ HEAVY = {
     "cocotb": ("sim.benches", "sim.streams", "sim.scoreboard"),
 }
 """Packages from outside that belong to some of ours only; the golden machine must not lean on PyTorch (TORCH_FREE)."""
-TORCH_FREE = ("models.machine", "models.matmul", "models.formats", "models.packing", "models.memory", "models.sparsity")
+TORCH_FREE = (
+    "models.machine",
+    "models.matmul",
+    "models.formats",
+    "models.packing",
+    "models.memory",
+    "models.sparsity",
+    "models.attention_engine",
+)
 
 
 def files() -> list[Path]:

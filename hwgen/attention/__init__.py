@@ -1,0 +1,1 @@
+"""The attention engine: queries by keys, softmax, probabilities by values, importance; see README.md."""

@@ -1,0 +1,171 @@
+"""A budget of cycles: rows through the stages of the engine, each a resource that works on one row at a time.
+
+An estimate that says which stage binds and how much room the parts have; the cycles of a run are those of the hardware.
+`python -m models.attention_engine.budget TRACE.csv --iteration 5` reads the published traces.
+"""
+
+import argparse
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from hwgen.arch.attention import LOW_BITS, AttentionSizes
+
+MEMORY_LATENCY = 40
+CHANNEL_BYTES = 64
+FULL_SIZE = AttentionSizes(
+    multipliers=512, beat_bytes=512, softmax_lanes=32, output_lanes=8, rows_in_flight=16, reads_in_flight=64
+)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Cycles from the first input of a stage to its first output, or to its result."""
+
+    start: int = 50
+    """Descriptor of the first job."""
+    products: int = 12
+    """Word of keys to score; word of values to sum."""
+    softmax: int = 14
+    """Word of scores to word of e."""
+    select: int = 20
+    """Last pass of the selection to the first row that is fetched."""
+    output: int = 24
+    """Sum to the last beat of outputs."""
+    switch: int = 2
+    """Between two rows in one stage."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Keys seen, values kept, bits of the planes; `low`: LSBs of all keys are fetched."""
+
+    head_size: int
+    keys: int
+    values: int
+    key_bits: int
+    value_bits: int
+    low: bool
+
+
+def _beats(rows: int, size: int, sizes: AttentionSizes, share: float = 1) -> int:
+    """Cycles of memory for `rows` rows spread evenly over rows / share; wide memories are channels of CHANNEL_BYTES."""
+    channel = min(CHANNEL_BYTES, sizes.beat_bytes)
+    beats = rows / share * size / channel
+    # A beat holds parts of channel / size rows and of the rows at its ends, whose places are multiples of 16 bytes.
+    touched = 1 - (1 - share) ** (channel / size + 1 - 16 / size) if share < 1 else 1
+    return math.ceil(beats * touched * channel / sizes.beat_bytes)
+
+
+class Timeline:
+    """Stages that take rows in turn, and a memory that serves whoever asks in the cycles that are still free."""
+
+    def __init__(self, start: int, switch: int) -> None:
+        self._free = dict.fromkeys(("keys", "softmax", "select", "values"), start)
+        self._switch = switch
+        self._taken = bytearray(start)
+        self.busy = dict.fromkeys(("bus", *self._free), 0)
+
+    def work(self, stage: str, ready: int, cycles: int) -> int:
+        """The first cycle in which `stage` works on a row that is ready then or earlier."""
+        begin = max(self._free[stage], ready)
+        self._free[stage] = begin + cycles + self._switch
+        self.busy[stage] += cycles
+        return begin
+
+    def read(self, ready: int, beats: int) -> tuple[int, int]:
+        """Cycles in which the first and the last of `beats` beats arrive that are asked for from cycle `ready` on."""
+        self.busy["bus"] += beats
+        cycle, first, left = ready, None, beats
+        while left:
+            if cycle >= len(self._taken):
+                self._taken.extend(bytes(cycle - len(self._taken) + left))
+            if not self._taken[cycle]:
+                self._taken[cycle], left = 1, left - 1
+                first = cycle if first is None else first
+            cycle += 1
+        return first + MEMORY_LATENCY, cycle - 1 + MEMORY_LATENCY
+
+    def next(self, stage: str) -> int:
+        """When `stage` can take its next row."""
+        return self._free[stage]
+
+
+def budget(rows: Sequence[Row], sizes: AttentionSizes, latency: Latency = Latency()) -> dict[str, int]:
+    """Cycles in all, and cycles in which each stage works. LSBs of a row are fetched behind the MSBs of the next."""
+    line, ends = Timeline(latency.start, latency.switch), []
+
+    def products(row: Row, bits: int) -> int:
+        """All scores of a row are known. Keys are asked for ahead of their turn, as far as reads in flight reach."""
+        asked = max(latency.start, line.next("keys") - sizes.reads_in_flight)
+        first, last = line.read(asked, _beats(row.keys, row.head_size * bits // 8, sizes))
+        words = sizes.words(row.head_size, row.keys)
+        begin = line.work("keys", first, max(words, last - max(first, line.next("keys")) + 1))
+        return max(begin + words, last + 1) + latency.products
+
+    def finish(row: Row, scored: int) -> None:
+        """Softmax, selection and values of a row whose scores are known."""
+        words, share = -(-row.keys // sizes.softmax_lanes), row.values / row.keys
+        ready = line.work("softmax", scored, words) + latency.softmax
+        if share < 1:
+            ready = line.work("select", ready + words, words) + words + latency.select
+        asked = ready - (sizes.reads_in_flight if share == 1 else 0)
+        first, last = line.read(asked, _beats(row.values, row.head_size * row.value_bits // 8, sizes, share))
+        values = sizes.words(row.head_size, row.values)
+        begin = line.work("values", max(ready, first), values)
+        ends.append(max(begin + values, last + 1) + latency.products + latency.output)
+
+    def refine(row: Row, scored: int) -> int:
+        """Scores with LSBs, when the row has them, after a softmax that was not confident."""
+        if not row.low:
+            return scored
+        line.work("softmax", scored, -(-row.keys // sizes.softmax_lanes))
+        return products(row, LOW_BITS)
+
+    older: tuple[Row, int] | None = None
+    for row in rows:
+        scored = products(row, row.key_bits)
+        if older:
+            finish(older[0], refine(*older))
+        older = (row, scored)
+    finish(older[0], refine(*older))
+    return {"cycles": max(ends), **line.busy}
+
+
+def read_trace(path: str, iteration: int | None = None) -> list[Row]:
+    """Rows of a published trace: one query of one head a line; bits of -1 are 10."""
+    with open(path, newline="") as file:
+        lines = [line for line in csv.DictReader(file) if line["layer_id"]]
+    chosen = (line for line in lines if iteration is None or int(line["iteration_id"]) == iteration)
+
+    def number(line: dict[str, str], name: str, default: int) -> int:
+        return default if int(line[name]) < 0 else int(line[name])
+
+    return [
+        Row(
+            head_size=int(float(line["embedding_length_D"])),
+            keys=int(line["key_fetch_num"]),
+            values=int(line["value_fetch_num"]),
+            key_bits=number(line, "quant_key_bit", 10),
+            value_bits=number(line, "quant_value_bit", 10),
+            low=line["if_requant"] == "True",
+        )
+        for line in chosen
+    ]
+
+
+def main(arguments: Iterable[str] | None = None) -> None:
+    """Print the budget of a trace at both published sizes."""
+    parser = argparse.ArgumentParser(prog="python -m models.attention_engine.budget")
+    parser.add_argument("trace")
+    parser.add_argument("--iteration", type=int)
+    options = parser.parse_args(arguments)
+    rows = read_trace(options.trace, options.iteration)
+    for sizes in (AttentionSizes(), FULL_SIZE):
+        figures = ", ".join(f"{name} {value:,.0f}" for name, value in budget(rows, sizes).items())
+        print(f"{len(rows)} rows, {sizes.multipliers} + {sizes.multipliers} multipliers: {figures}")
+
+
+if __name__ == "__main__":
+    main()
