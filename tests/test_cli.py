@@ -168,7 +168,10 @@ def test_train_writes_listing_and_report(sparseloom, tmp_path):
     report = json.loads(result.out)
     assert (report["dataflow"], report["overlap"], len(report["losses"])) == ("os", False, 2)
     assert json.loads((out / "report.json").read_text()) == report
-    assert "TENSOR" in (out / "program.lst").read_text()
+    listing = (out / "program.lst").read_text()
+    assert "TENSOR" in listing
+    assert "; FF fc1.product: output stationary, tiles of 8 x 8 words over 64, interleave 2 x 8, loops " in listing
+    assert listing.count("runner-up (") == 8
     assert (out / "decisions.md").read_text().count("\n| FF |") == 3
     assert {item["chosen"]["dataflow"] for item in report["decisions"]} == {"output stationary"}
 

@@ -46,7 +46,7 @@ class Choice:
     def __str__(self) -> str:
         return (
             f"{NAMES[self.dataflow]}, tiles of {self.rows} x {self.cols} words over {self.depth}, interleave "
-            f"{self.interleave[0]} x {self.interleave[1]}, {self.order}, {self.buffers}, about {self.cycles:,} cycles"
+            f"{self.interleave[0]} x {self.interleave[1]}, loops {self.order}, {self.buffers}, about {self.cycles:,} cycles"
         )
 
 

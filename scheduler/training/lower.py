@@ -276,7 +276,7 @@ def gradient_choice(step: Step, product: WeightGradient, weights: Weights, plan:
         cols=plan.taps * plan.blocks,
         depth=pixels,
         interleave=(ceil(plan.rows / array.rows), plan.taps * plan.blocks),
-        order="output channels, input channels, kernel positions, images, rows",
+        order="output channels > input channels > kernel positions > images > rows",
         buffers="sums stay in the array",
         load=load,
         tensor=tensor,

@@ -129,13 +129,14 @@ class TrainingProgram:
         return values.reshape(*self.graph.tensors[name].shape[:3], -1)[..., : feature.c]
 
     def listing(self) -> str:
-        """Readable text: memory, then the step's instructions with their numbers."""
+        """Readable text: memory, how each product is cut, then the step's instructions with their numbers."""
         lines = [f"; {len(self.step.commands)} instructions for {self.arch.name}, {self.memory_size:,} bytes of memory"]
         lines += [
             f"; {item.address:#010x} {item.size:>10,} bytes  {item.kind:10s} {item.name}"
             for item in self.places.memory.segments
         ]
         lines += [f"; {name}: {note}" for name, note in self.places.notes.items()]
+        lines += [f"; {item}" for item in self.places.decisions]
         lines += [f"{position:6d}  {listing(item)}" for position, item in enumerate(self.step.commands)]
         return "\n".join(lines) + "\n"
 

@@ -108,15 +108,17 @@ def _orders(arch: Arch, problem: RowProblem, dataflow: Dataflow, tile: tuple[int
         "tensor": _tensor(arch, problem, dataflow, rows, cols),
     }
     if held:
-        yield Choice(**shape, order="rows, columns", buffers="all weights stay", load=acts + wgts)
+        yield Choice(**shape, order="rows > columns", buffers="all weights stay", load=acts + wgts)
         return
     slots = min(2, pads.wgt_depth // (cols * problem.slots))
     buffers = f"{slots} column tile{'s'[: slots > 1]} of weights"
     load = acts + ceil(row_tiles / panel) * wgts
-    yield Choice(**shape, order=f"columns in panels of {panel} row tiles", buffers=buffers, load=load, panel=panel)
+    yield Choice(
+        **shape, order=f"panels of {panel} row tiles > columns > rows", buffers=buffers, load=load, panel=panel
+    )
     if panel < row_tiles:
         load, panel = col_tiles * acts + wgts, row_tiles
-        yield Choice(**shape, order="columns, rows", buffers=buffers, load=load, panel=panel, rows_stay=False)
+        yield Choice(**shape, order="columns > rows", buffers=buffers, load=load, panel=panel, rows_stay=False)
 
 
 def _tensor(arch: Arch, problem: RowProblem, dataflow: Dataflow, rows: int, cols: int) -> int:

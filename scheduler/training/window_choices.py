@@ -59,7 +59,7 @@ def _choices(arch: Arch, problem: WindowProblem, share: int) -> Iterator[Choice]
                 cols=cols,
                 depth=problem.depth,
                 interleave=(pixels, cols),
-                order="images, chunks of image rows, columns, rows, pixels",
+                order="images > chunks of rows > columns > rows > pixels",
                 buffers="all weights stay" if stay else f"{slots} column tile{'s'[: slots > 1]} of weights",
                 load=_load(arch, problem, cols, 1 if stay else problem.image_blocks * problem.chunks),
                 tensor=_tensor(arch, problem, pixels, cols),
