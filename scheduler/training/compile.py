@@ -12,11 +12,12 @@ from hwgen.arch import INSTRUCTION_BYTES, Arch
 from scheduler.training.emitter import Emitter
 from scheduler.training.ir import TrainingGraph
 from scheduler.training.kernels import emit_all
-from scheduler.training.lower import Step, TrainingOptions, begin, generate, load_constants
+from scheduler.training.lower import Step, TrainingOptions, begin, load_constants
+from scheduler.training.masters import generate
 from scheduler.training.order import Durations, ListScheduler, durations
 from scheduler.training.program import Code, TrainingProgram
+from scheduler.training.resident import Rings
 from scheduler.training.rules import LOSS_SCALE, STEP
-from scheduler.training.windows import Rings
 
 Measure = Callable[[Code], tuple[int, Durations]]
 """Runs a program through a cycle model: cycles in all, and the durations of its instructions."""

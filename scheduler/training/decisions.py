@@ -44,9 +44,10 @@ class Choice:
         return max(self.load, self.tensor)
 
     def __str__(self) -> str:
+        blocks, words = self.interleave
         return (
-            f"{NAMES[self.dataflow]}, tiles of {self.rows} x {self.cols} words over {self.depth}, interleave "
-            f"{self.interleave[0]} x {self.interleave[1]}, loops {self.order}, {self.buffers}, about {self.cycles:,} cycles"
+            f"{NAMES[self.dataflow]}, tiles of {self.rows} x {self.cols} words over {self.depth}, interleave {blocks} "
+            f"x {words}, loops {self.order}, {self.buffers}, about {self.cycles:,} cycles"
         )
 
 

@@ -13,7 +13,8 @@ from hwgen.arch import Arch, UserError
 from hwgen.arch.isa import Dataflow, Target, Walk
 from scheduler.hazards import Region
 from scheduler.training.emitter import Block, Emitter, Feature
-from scheduler.training.windows import Pair, Rings
+from scheduler.training.resident import Rings
+from scheduler.training.windows import Pair
 
 DY_SLOTS = 4
 """Chunks of dY (and of X) that are loaded ahead."""

@@ -10,9 +10,9 @@ from hwgen.arch.isa import Dataflow, Target
 from scheduler.hazards import Region
 from scheduler.training.decisions import Choice, choose
 from scheduler.training.emitter import Block, Emitter, Feature
+from scheduler.training.resident import Rings, WeightImage, column_tiles
 from scheduler.training.row_choices import RowProblem, row_choices, stationary_words
 from scheduler.training.rows import RowEpilogue, Rows
-from scheduler.training.windows import Rings, WeightImage, column_tiles
 
 
 class RowProduct:

@@ -19,10 +19,10 @@ from scheduler.training.head_choices import HeadProblem, head_choices
 from scheduler.training.ir import Kind, Tensor
 from scheduler.training.memory import MemoryMap
 from scheduler.training.operators import MatMul
+from scheduler.training.resident import Rings
 from scheduler.training.rows import RowEpilogue, Rows
 from scheduler.training.shapes import Shape
 from scheduler.training.transposes import Matrix, transpose
-from scheduler.training.windows import Rings
 
 RUN_LIMIT = 4095
 """Groups of a run that TENSOR's field holds."""

@@ -9,8 +9,9 @@ from scheduler.hazards import Region
 from scheduler.training.emitter import Feature, constant_words, words_of
 from scheduler.training.gradients import Kernel, gradient_plans
 from scheduler.training.ir import Tensor
+from scheduler.training.resident import BLOCK_SLOTS, WeightImage
 from scheduler.training.weights import Master, Weights
-from scheduler.training.windows import BLOCK_SLOTS, Phase, WeightImage
+from scheduler.training.windows import Phase
 
 
 @dataclass(frozen=True)

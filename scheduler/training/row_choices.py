@@ -9,7 +9,7 @@ from hwgen.arch.isa import Dataflow
 from scheduler.array_cost import output_stationary, parts, row_blocks, weight_stationary
 from scheduler.cost import LOAD_START, TENSOR_START
 from scheduler.training.decisions import Choice
-from scheduler.training.windows import WeightImage
+from scheduler.training.resident import WeightImage
 
 
 @dataclass(frozen=True, kw_only=True)

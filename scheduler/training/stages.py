@@ -9,7 +9,8 @@ from scheduler.training.epilogue import Collect, epilogue
 from scheduler.training.fuse import Group, main_result
 from scheduler.training.ir import stage
 from scheduler.training.linear import RowProduct
-from scheduler.training.lower import Step, clear, generate, weight_gradient
+from scheduler.training.lower import Step, clear
+from scheduler.training.masters import generate, weight_gradient
 from scheduler.training.memory import Row
 from scheduler.training.normalise import (
     affine,
@@ -20,11 +21,12 @@ from scheduler.training.normalise import (
 )
 from scheduler.training.operators import BatchNorm, BatchNormGrad, BiasGrad, Conv, Relu
 from scheduler.training.pointwise import apply_chain
+from scheduler.training.resident import WeightImage
 from scheduler.training.rows import RowEpilogue, row_epilogue
 from scheduler.training.rules import apply_update
 from scheduler.training.sums import RowSums, partial_rows
 from scheduler.training.unroll import selection_bytes
-from scheduler.training.windows import WeightImage, Window, WindowProduct, forward_window
+from scheduler.training.windows import Window, WindowProduct, forward_window
 
 MUL, MAC, ADD = Operation.MUL, Operation.MAC, Operation.ADD
 

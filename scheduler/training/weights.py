@@ -13,7 +13,8 @@ from hwgen.arch.isa import Format
 from scheduler.hazards import Region
 from scheduler.training.emitter import Block, Emitter
 from scheduler.training.gradients import GradientPlan, GradientTile, Kernel
-from scheduler.training.windows import Phase, WeightImage
+from scheduler.training.resident import WeightImage
+from scheduler.training.windows import Phase
 
 
 @dataclass(frozen=True)

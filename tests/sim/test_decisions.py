@@ -12,7 +12,7 @@ from scheduler.training.decisions import choose, table
 from scheduler.training.linear import RowProduct
 from scheduler.training.lower import TrainingOptions
 from scheduler.training.memory import packed_span
-from scheduler.training.windows import Rings
+from scheduler.training.resident import Rings
 from sim.cycles import run_model
 from sim.digits_job import DigitsJob
 from tests.scheduler.training.machine_support import Bench

@@ -15,9 +15,9 @@ from scheduler.hazards import Region
 from scheduler.training.decisions import FLOWS, choose
 from scheduler.training.linear import RowProduct
 from scheduler.training.operators import Bias, Relu
+from scheduler.training.resident import Rings, WeightImage
 from scheduler.training.row_choices import RowProblem, row_choices
 from scheduler.training.rows import Rows, row_epilogue
-from scheduler.training.windows import Rings, WeightImage
 from tests.scheduler.training.machine_support import TINY, Bench, arch8, operands
 
 SMALL = dataclasses.replace(arch8(), scratchpads=dataclasses.replace(arch8().scratchpads, act_depth=16, wgt_depth=64))

@@ -10,8 +10,8 @@ from hwgen.arch.isa import Dataflow, Opcode
 from scheduler.training.decisions import choose
 from scheduler.training.matmul import head_product
 from scheduler.training.operators import Add, MatMul, Scale
+from scheduler.training.resident import Rings
 from scheduler.training.rows import row_epilogue
-from scheduler.training.windows import Rings
 from tests.scheduler.training.machine_support import TINY, Bench, arch8, operands
 
 CASES = {

@@ -13,8 +13,8 @@ from scheduler.training.lower import Step, TrainingOptions
 from scheduler.training.moves import Broadcast, Concat, Pad, Permute, Reshape, Slice
 from scheduler.training.places import place_features
 from scheduler.training.reference import RULES
+from scheduler.training.resident import Rings
 from scheduler.training.token_stages import emit_move
-from scheduler.training.windows import Rings
 from tests.scheduler.training.machine_support import TINY, Bench, arch8, operands
 
 CASES = {

@@ -9,8 +9,9 @@ from models.sparsity import nm_mask
 from scheduler.hazards import Region
 from scheduler.training.gradients import Kernel, WeightGradient
 from scheduler.training.ir import Kind, Tensor
+from scheduler.training.resident import Rings
 from scheduler.training.weights import master_values, master_words, write_copies
-from scheduler.training.windows import Rings, WindowProduct, forward_window, gradient_phases
+from scheduler.training.windows import WindowProduct, forward_window, gradient_phases
 from tests.scheduler.training.machine_support import TINY, Bench, arch8, operands
 
 CASES = {
