@@ -108,7 +108,7 @@ class TrainingProgram:
     def write_scalars(self, memory: NDArray[np.uint8], scalars: Mapping[str, float]) -> None:
         """Write constants, and what follows from the program's scalars; `scalars` override these by name.
 
-        Adam needs `STEP` (`rules.py`) in every step.
+        Adam and SGD with dampening need `STEP` (`rules.py`) in every step.
         """
         known = derived_scalars(self.graph.operators, dict(self.scalars) | dict(scalars))
         words = np.zeros((constant_words(self.arch), self.arch.array.cols), np.uint32)

@@ -23,13 +23,18 @@ def negated(name: str) -> str:
 
 
 def derived_scalars(operators: Iterable[Operator], values: Mapping[str, float]) -> dict[str, float]:
-    """The scalars that updates read, from hyper-parameters by name, `LOSS_SCALE` and `STEP`; includes those."""
+    """The scalars that updates read, from hyper-parameters by name, `LOSS_SCALE` and `STEP`; includes those.
+
+    The first step of SGD is not dampened.
+    """
     found = dict(values) | {UNSCALE: 1.0 / values[LOSS_SCALE]}
     for name, value in values.items():
         found |= {negated(name): -value, f"1-{name}": 1.0 - value}
     for item in operators:
         if isinstance(item, Adam):
             found |= adam.scalars(item, values, round(values[STEP]))
+        elif isinstance(item, Sgd) and item.dampening is not None and round(values[STEP]) == 1:
+            found[f"1-{item.dampening}"] = 1.0
     return found
 
 

@@ -77,8 +77,6 @@ def run(rule, state, gradient, loss_scale, step):
     g = bench.put(gradient)
     apply_update(bench.em, rule, blocks, g, scaled=loss_scale != 1)
     values = VALUES | {LOSS_SCALE: loss_scale, STEP: step}
-    if step == 1:
-        values |= {"dampening": 0.0}  # PyTorch starts with the gradient itself
     machine = bench.run(derived_scalars([rule], values))
     return {name: read(machine, block).copy() for name, block in blocks.items()}, bench.passes(g)
 
