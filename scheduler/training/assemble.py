@@ -108,6 +108,9 @@ class Assembly:
         for name, tensor in tensors.items():
             if tensor.kind not in KEPT:
                 continue
+            if name in self.builder.constants:
+                values[name] = layouts[name].from_torch(self.builder.constants[name])
+                continue
             value = self.states[name] if name in self.states else self.held[name]
             given = np.zeros(layouts[name].torch_shape, np.float32) if value is None else as_float32(value, name)
             values[name] = layouts[name].from_torch(given)

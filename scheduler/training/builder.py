@@ -10,6 +10,9 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hwgen.arch import UserError
 from scheduler.aten import Ref
 from scheduler.convert import free_name
@@ -38,6 +41,8 @@ class Builder:
         """Inputs of integers: class labels or token numbers, which become one-hot rows."""
         self.derived: set[str] = set()
         """Nodes that depend on the gradient of the loss."""
+        self.constants: dict[str, NDArray[np.float32]] = {}
+        """Tensors that the model does not hold, with PyTorch's values; kept as parameters are."""
         self.memory: dict[Any, Any] = {}
         """What forward nodes leave for the backward nodes that belong to them."""
         self._reshaped: dict[tuple[str, Shape], str] = {}
@@ -90,6 +95,16 @@ class Builder:
         name = free_name(".".join(part for part in (node.module, label) if part), self.tensors)
         self.tensors[name] = Tensor(name, shape, kind)
         return name
+
+    def constant(self, label: str, values: NDArray[np.float32]) -> View:
+        """A tensor with these values, which are the same for the same label; it lies as its first use wants."""
+        place = f"constant {label}"
+        if place not in self.values:
+            name = free_name(label, self.tensors)
+            self.tensors[name] = Tensor(name, (1, 1, 1, values.size), Kind.PARAMETER)
+            self.open.add(name)
+            self.constants[name], self.values[place] = values, View(name, row_major(values.shape))
+        return self.values[place]
 
     def like(self, node: JointNode, label: str, view: View, kind: Kind = Kind.ACTIVATION) -> View:
         """A new tensor that lies as a view does."""

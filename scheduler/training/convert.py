@@ -117,6 +117,8 @@ class _Converter:
             raise UserError("every output of the model must be a tensor of real numbers that it computes")
         gradients = {self.same[name]: values[node] for name, node in self.graph.gradients.items()}
         kept = {name: values[node] for name, node in self.nodes_of.items() if node not in self.graph.given}
+        views = [value for value in values.values() if isinstance(value, View)]
+        kept |= {view.tensor: view for view in views if view.tensor in self.builder.constants}
         given = {name: values[node] for name, node in self.nodes_of.items() if node in self.graph.given}
         return Converted(self.builder, outputs, kept, gradients, given)
 

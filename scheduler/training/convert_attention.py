@@ -3,10 +3,16 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from scheduler.training.builder import Builder, Unsupported
+from scheduler.training.convert_products import add_bias
 from scheduler.training.joint import JointNode
 from scheduler.training.operators import MatMul, Scale, Softmax, SoftmaxGrad
 from scheduler.training.views import View, canonical, regroup
+
+MASKED = -30000.0
+"""Added to scores that must not count: finite in every operand format, and its exponential is zero."""
 
 
 @dataclass(frozen=True)
@@ -131,15 +137,27 @@ def _scale_of(node: JointNode, query: View) -> float:
 
 def _attention(b: Builder, node: JointNode) -> list[View | None]:
     """`softmax(scale * query @ key^T) @ value` for each head."""
-    flags = {"attn_mask": None, "is_causal": False, "dropout_p": 0.0}
-    if any(node.args.get(name, none) != none for name, none in flags.items()):
-        raise Unsupported("attention with a mask or with dropout has no lowering")
+    if node.args.get("dropout_p", 0.0) != 0.0:
+        raise Unsupported("attention with dropout has no lowering")
     query, key, value = (_heads(b, node, name) for name in ("query", "key", "value"))
     scores = scale(b, node, product(b, node, query, transposed(key), "scores"), _scale_of(node, query))
-    weights = softmax(b, node, scores)
+    weights = softmax(b, node, _masked(b, node, scores))
     result = product(b, node, weights, value, "attention")
     b.memory["attention", result.tensor] = weights
     return [View(result.tensor, regroup(result.dims, b.view(node, "query").sizes)), None]
+
+
+def _masked(b: Builder, node: JointNode, scores: View) -> View:
+    """The scores `[B * heads, T, S]` with the mask `[T, S]` added."""
+    mask = b.optional(node, "attn_mask")
+    if node.args.get("is_causal"):
+        rows, columns = scores.sizes[1:]
+        mask = b.constant(f"causal mask {rows} x {columns}", np.triu(np.full((rows, columns), MASKED, np.float32), 1))
+    if mask is None:
+        return scores
+    if not b.is_parameter(mask) or any(size != 1 for size in mask.sizes[:-2]):
+        raise Unsupported("its mask is not a constant of the model that is the same for all images and heads")
+    return add_bias(b, node, scores, View(mask.tensor, mask.dims[-2:]))
 
 
 def _attention_backward(b: Builder, node: JointNode) -> list[View]:

@@ -84,5 +84,7 @@ def _compare_kept(graph: TrainingGraph, reference: Reference, twin: nn.Module, h
         if graph.tensors[name].kind == Kind.STATE:
             parameter, field = name.rsplit(".", 1)
             close(values, held.state[state[parameter]][fields[field]], name, 1.0)
+        elif name in graph.values and name not in state:
+            np.testing.assert_array_equal(graph.layouts[name].from_torch(values), graph.values[name], err_msg=name)
         else:
             close(values, state[name], name, 1.0)

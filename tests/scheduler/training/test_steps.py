@@ -112,6 +112,23 @@ class Vit(nn.Module):
         return self.head(self.norm3(x)[:, 0] + x.mean(1))
 
 
+class Masked(nn.Module):
+    """Two layers of attention that see what came before, and one with a mask of the model."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.fc = nn.Linear(4, 12), nn.Linear(12, 10)
+        self.register_buffer("mask", torch.where(torch.rand(1, 1, 6, 6) > 0.3, 0.0, -1e4))
+        self.register_buffer("bias", torch.randn(6, 6))
+
+    def forward(self, x):
+        x = self.embed(x.flatten(2))
+        for options in ({"is_causal": True}, {"is_causal": True}, {"attn_mask": self.mask}, {"attn_mask": self.bias}):
+            q = x.unflatten(-1, (2, 6)).transpose(1, 2)
+            x = x + F.scaled_dot_product_attention(q, q, q, **options).transpose(1, 2).flatten(2)
+        return self.fc(x.mean(1))
+
+
 class Turned(nn.Module):
     """Weights `[in, out]`, of which PyTorch computes the gradient the other way round."""
 
@@ -209,6 +226,7 @@ MODELS = {
     "global pool": (GlobalPool, (4, 3, 7, 6)),
     "pytorch encoder": (PytorchEncoder, (4, 3, 3, 4)),
     "average of tokens": (Average, (4, 3, 2, 2)),
+    "masked attention": (Masked, (4, 6, 2, 2)),
     "turned weights": (Turned, (5, 12)),
     "mixer": (Mixer, (3, 3, 8, 8)),
     "gate": (Gate, (3, 3, 6, 7)),
