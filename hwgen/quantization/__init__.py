@@ -1,0 +1,1 @@
+"""Linear symmetric quantisation of rows into packed planes of bits."""
