@@ -108,12 +108,12 @@ class Accelerator(wiring.Component):
             ]
         for user, port in (
             (tensor.acc_read, acc.read_tensor),
-            (self._vector.x, acc.read_vector_x),
-            (self._vector.y, acc.read_vector_y),
-            (self._vector.z, acc.read_vector_z),
+            *zip(self._vector.x, acc.read_vector_x),
+            *zip(self._vector.y, acc.read_vector_y),
+            *zip(self._vector.z, acc.read_vector_z),
             (self._store.acc, acc.read_store),
             (tensor.acc_write, acc.write_tensor),
-            (self._vector.d, acc.write_vector),
+            *zip(self._vector.d, acc.write_vector),
             (loader.write, acc.write_load),
         ):
             wiring.connect(m, user, port)
@@ -189,9 +189,10 @@ class Accelerator(wiring.Component):
         controller, load, vector = self._controller, self._load, self._vector
         port = _Flat(self, "m_axi_gmem_")
         read_beat, write_beat = port.rvalid & port.rready, port.wvalid & port.wready
+        vector_word = Cat(port.valid & port.ready for port in vector.d).any()
         stalls = {
             Engine.LOAD: ~(load.beats.valid & load.beats.ready),
-            Engine.VECTOR: ~(vector.d.valid & vector.d.ready),
+            Engine.VECTOR: ~vector_word,
             Engine.STORE: ~write_beat,
         }
         states, issues, ends = [], [], []
@@ -210,9 +211,7 @@ class Accelerator(wiring.Component):
             self.activity.eq(Cat(*states, *issues, *ends)),
             controller.read_beat.eq(read_beat),
             controller.write_beat.eq(write_beat),
-            controller.progress.eq(
-                read_beat | write_beat | (self._tensor.state == TensorState.BUSY) | (vector.d.valid & vector.d.ready)
-            ),
+            controller.progress.eq(read_beat | write_beat | (self._tensor.state == TensorState.BUSY) | vector_word),
         ]
 
 

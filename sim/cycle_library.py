@@ -40,9 +40,18 @@ class Sizes(ctypes.Structure):
         for name in (
             *("rows", "lanes", "cols", "act_width", "act_buffer", "interleave_max"),
             *("chain", "read_stage", "write_stage", "head_latency", "south_latency", "tile_queue"),
-            *("acc_depth", "acc_banks", "drain", "beat_bytes", "burst_beats", "page_bytes", "outstanding"),
+            *(
+                "acc_depth",
+                "acc_banks",
+                "acc_halves",
+                "drain",
+                "beat_bytes",
+                "burst_beats",
+                "page_bytes",
+                "outstanding",
+            ),
             *("queue_depth", "in_flight", "fetch_burst", "store_latency", "store_buffer", "packed_latency"),
-            *("packed_slots", "rank_base", "rank_per_slot", "vector_latency"),
+            *("packed_slots", "rank_base", "rank_per_slot", "vector_latency", "vector_words"),
         )
     ]
 
@@ -71,6 +80,7 @@ def sizes(arch: Arch) -> Sizes:
         tile_queue=TILE_QUEUE,
         acc_depth=arch.scratchpads.acc_depth,
         acc_banks=arch.scratchpads.acc_banks,
+        acc_halves=arch.acc_halves,
         drain=array.drain,
         beat_bytes=arch.beat_bytes,
         burst_beats=arch.memory.burst_beats,
@@ -86,6 +96,7 @@ def sizes(arch: Arch) -> Sizes:
         rank_base=rank.latency(0),
         rank_per_slot=rank.latency(1) - rank.latency(0),
         vector_latency=VectorEngine(arch).latency,
+        vector_words=arch.vector.words,
     )
 
 

@@ -288,15 +288,17 @@ class AccMemory:
     """Accumulator words behind `AccRead` and `AccWrite` ports. A word is shown in its one cycle, junk in all others.
 
     `words` maps an address to a word, missing ones are 0. `read_cycles` and `write_cycles` log accepted requests.
+    With `half`, all addresses must be `half` modulo 2.
     """
 
-    def __init__(self, arch) -> None:
-        self.arch, self.words = arch, {}
+    def __init__(self, arch, half: int | None = None) -> None:
+        self.arch, self.half, self.words = arch, half, {}
         self.read_cycles: list[int] = []
         self.write_cycles: list[int] = []
 
     def _check(self, address: int) -> int:
         assert address < self.arch.scratchpads.acc_depth, f"word {address} is outside the scratchpad"
+        assert self.half in (None, address % 2), f"word {address} is in the other half"
         return address
 
     async def serve_read(self, ctx, port, stalls: Stalls = never) -> None:

@@ -48,7 +48,7 @@ class Array:
     add_latency: Annotated[int, Field(ge=1, le=8)] = 4
     drain: Literal[1, 2] = 1
     """Result words that leave the array in one cycle, output stationary. Two need a second link between the rows, and
-    acc banks that are split by the lowest address bit."""
+    acc banks in halves (`Arch.acc_halves`)."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -80,8 +80,8 @@ class Scratchpads:
     acc_depth: Annotated[int, Field(ge=64, le=1 << 20)]
     """Accumulator words over all banks."""
     acc_banks: Literal[2, 4, 8, 16] = 4
-    """Single-read single-write banks of the accumulator scratchpad; the top address bits choose one. If array.drain is
-    2, each is split in two, for even and odd addresses."""
+    """Single-read single-write banks of the accumulator scratchpad; the top address bits choose one. Each may be
+    two memories (`Arch.acc_halves`)."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -93,12 +93,14 @@ class Scratchpads:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Vector:
-    """The vector engine (WUVE): `cols` lanes of FP32 arithmetic."""
+    """The vector engine (WUVE): `words` x `cols` lanes of FP32 arithmetic."""
 
     mul_latency: Annotated[int, Field(ge=1, le=6)] = 3
     add_latency: Annotated[int, Field(ge=1, le=8)] = 4
     curve_entries: Literal[0, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384] = 0
     """Entries, 64 bits each, of every lane's table of piecewise linear functions; 0: there is none."""
+    words: Literal[1, 2] = 1
+    """Words of a row that are worked on in one cycle. Two need acc banks in halves (`Arch.acc_halves`)."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -171,6 +173,11 @@ class Arch:
     def row_bits(self) -> int:
         """Bits that number an array row."""
         return max(1, ceil(log2(self.array.rows)))
+
+    @cached_property
+    def acc_halves(self) -> int:
+        """Memories of an acc bank: 2, for even and odd addresses, if an engine moves two words a cycle."""
+        return max(self.array.drain, self.vector.words)
 
 
 def arch_from_dict(data: Any, *, where: str = "architecture") -> Arch:

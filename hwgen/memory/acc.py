@@ -1,8 +1,9 @@
 """Accumulator scratchpad: banks of FP32 words, who may use them, and the way of LOAD beats into them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -23,6 +24,14 @@ WRITERS = ("write_tensor", "write_tensor_odd", "write_vector", "write_load")
 def writers(arch: Arch) -> tuple[str, ...]:
     """Write ports that the scratchpad of `arch` has: the second one of the tensor engine only for two words a cycle."""
     return tuple(name for name in WRITERS if name != "write_tensor_odd" or arch.array.drain == 2)
+
+
+@dataclass(frozen=True)
+class _Port:
+    """A port of the scratchpad and the half of the banks that it is wired to, None for both."""
+
+    bus: wiring.FlippedInterface
+    half: int | None
 
 
 class AccBank(wiring.Component):
@@ -79,11 +88,11 @@ class AccBank(wiring.Component):
 
 
 class AccScratchpad(wiring.Component):
-    """`acc_banks` banks; the top address bits choose one. If the tensor engine writes two words a cycle, each bank is
-    two, for even and odd addresses.
+    """`acc_banks` banks; the top address bits choose one. If `acc_halves` is 2, each bank is two memories, for even and
+    odd addresses.
 
-    In a bank the most urgent port wins: tensor, then vector (x, y, z), then store or load. Ports that use different
-    banks don't disturb each other. The tensor ports are never refused: of two words that the tensor engine writes in a
+    In a memory the most urgent port wins: tensor, then vector (x, y, z), then store or load. Ports that use different
+    ones don't disturb each other. The tensor ports are never refused: of two words that the tensor engine writes in a
     cycle, one has an even and one an odd address. The engines see to it that addresses lie in the scratchpad.
 
     Timing
@@ -97,25 +106,30 @@ class AccScratchpad(wiring.Component):
 
     Members
     -------
-    read_tensor, read_vector_x, read_vector_y, read_vector_z, read_store : In(AccRead)
-    write_tensor, write_vector, write_load : In(AccWrite)
+    read_tensor, read_store : In(AccRead)
+    read_vector_x, read_vector_y, read_vector_z : In(AccRead), vector.words of each; of two, port h has words whose
+                                                  address modulo 2 is h
+    write_tensor, write_load : In(AccWrite)
     write_tensor_odd : In(AccWrite)   Only if array.drain is 2.
+    write_vector : In(AccWrite), vector.words of them
     """
 
     def __init__(self, arch: Arch) -> None:
         self._arch = arch
         ports = {name: In(AccRead(arch)) for name in READERS} | {name: In(AccWrite(arch)) for name in writers(arch)}
+        for name in ports:
+            if "vector" in name:
+                ports[name] = ports[name].array(arch.vector.words)
         super().__init__(ports)
 
     def elaborate(self, platform: object) -> Module:
         """Grant ports, connect each bank to the most urgent port that wants it, and each reader to its bank."""
         m = Module()
-        pads, parts = self._arch.scratchpads, self._arch.array.drain
-        bank_depth = pads.acc_depth // pads.acc_banks // parts
-        reading = [getattr(self, name) for name in READERS]
-        writing = [getattr(self, name) for name in writers(self._arch)]
+        pads, halves = self._arch.scratchpads, self._arch.acc_halves
+        bank_depth = pads.acc_depth // pads.acc_banks // halves
+        reading, writing = self._ports(READERS), self._ports(writers(self._arch))
         banks = []
-        for number in range(pads.acc_banks * parts):
+        for number in range(pads.acc_banks * halves):
             bank = Shared(AccBank, width=32 * self._arch.array.cols, depth=bank_depth)
             m.submodules[f"bank_{number}"] = bank
             banks.append(bank)
@@ -128,46 +142,63 @@ class AccScratchpad(wiring.Component):
             self._return_words(m, port, banks)
         return m
 
-    def _bank_of(self, address: Value) -> Value:
-        """Bank of a word."""
-        pads = self._arch.scratchpads
+    def _ports(self, names: Sequence[str]) -> list[_Port]:
+        """Ports in the order of `names`; of those of two words a cycle, each has a half of the banks."""
+        ports = []
+        for name in names:
+            item = getattr(self, name)
+            buses = item if "vector" in name else [item]
+            ports += [_Port(bus, half if len(buses) > 1 else None) for half, bus in enumerate(buses)]
+        return ports
+
+    def _bank_of(self, port: _Port) -> Value:
+        """Number of the memory that has the word at a port's address; the half is its lowest bit."""
+        pads, address = self._arch.scratchpads, port.bus.address
         top = address[: pads.acc_depth.bit_length() - 1][-(pads.acc_banks.bit_length() - 1) :]
-        return Cat(address[: self._word_shift], top)
+        return Cat(address[: self._word_shift] if port.half is None else C(port.half, 1), top)
 
     @property
     def _word_shift(self) -> int:
-        """Low address bits that choose a bank."""
-        return self._arch.array.drain - 1
+        """Low address bits that choose a memory."""
+        return self._arch.acc_halves - 1
 
-    def _grant(self, m: Module, ports: Sequence) -> None:
-        """A port is ready unless a more urgent one wants the same bank."""
+    def _grant(self, m: Module, ports: Sequence[_Port]) -> None:
+        """A port is ready unless a more urgent one wants the same memory."""
         for index, port in enumerate(ports):
-            taken = [
-                other.valid & (self._bank_of(other.address) == self._bank_of(port.address)) for other in ports[:index]
-            ]
-            m.d.comb += port.ready.eq(~Cat(taken).any())
+            taken = [other.bus.valid & (self._bank_of(other) == self._bank_of(port)) for other in ports[:index]]
+            m.d.comb += port.bus.ready.eq(~Cat(taken).any())
 
-    def _connect_bank(self, m: Module, bank: AccBank, number: int, readers: Sequence, writers: Sequence) -> None:
-        """Give a bank to the most urgent reader and writer that want it."""
-        reads = [port.valid & (self._bank_of(port.address) == number) for port in readers]
-        writes = [port.valid & (self._bank_of(port.address) == number) for port in writers]
+    def _connect_bank(
+        self, m: Module, bank: AccBank, number: int, readers: Sequence[_Port], writers: Sequence[_Port]
+    ) -> None:
+        """Give a memory to the most urgent reader and writer that want it."""
+        reads, readers = self._wanted(readers, number)
+        writes, writers = self._wanted(writers, number)
         enable = Cat(writes).any()
         m.d.comb += [
             bank.read_enable.eq(Cat(reads).any()),
-            bank.read_address.eq(_most_urgent(reads, [port.address[self._word_shift :] for port in readers])),
-            bank.write_halves.eq(_most_urgent(writes, [port.halves for port in writers]) & enable.replicate(2)),
-            bank.write_address.eq(_most_urgent(writes, [port.address[self._word_shift :] for port in writers])),
-            bank.write_data.eq(_most_urgent(writes, [port.data for port in writers])),
+            bank.read_address.eq(_most_urgent(reads, [bus.address[self._word_shift :] for bus in readers])),
+            bank.write_halves.eq(_most_urgent(writes, [bus.halves for bus in writers]) & enable.replicate(2)),
+            bank.write_address.eq(_most_urgent(writes, [bus.address[self._word_shift :] for bus in writers])),
+            bank.write_data.eq(_most_urgent(writes, [bus.data for bus in writers])),
         ]
 
-    def _return_words(self, m: Module, port: wiring.FlippedInterface, banks: Sequence[AccBank]) -> None:
-        """Show a reader the output register of the bank that it read `LATENCY` cycles ago."""
-        bank = self._bank_of(port.address)
+    def _wanted(self, ports: Sequence[_Port], number: int) -> tuple[list[Value], list[wiring.FlippedInterface]]:
+        """Requests for memory `number`, and the ports that can make them."""
+        able = [port for port in ports if port.half in (None, number & 1)]
+        return [port.bus.valid & (self._bank_of(port) == number) for port in able], [port.bus for port in able]
+
+    def _return_words(self, m: Module, port: _Port, banks: Sequence[AccBank]) -> None:
+        """Show a reader the output register of the memory that it read `LATENCY` cycles ago."""
+        if port.half is None:
+            bank = self._bank_of(port)
+        else:
+            banks, bank = banks[port.half :: 2], self._bank_of(port)[1:]
         for stage in range(AccRead.LATENCY):
             register = Signal.like(bank, name=f"bank_{stage}", reset_less=True)
             m.d.sync += register.eq(bank)
             bank = register
-        m.d.comb += port.data.eq(Array(item.read_data for item in banks)[bank])
+        m.d.comb += port.bus.data.eq(Array(item.read_data for item in banks)[bank])
 
 
 def _most_urgent(wanted: Sequence[Value], values: Sequence[Value]) -> Value:

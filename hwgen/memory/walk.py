@@ -1,6 +1,6 @@
 """Walk over strided blocks of accumulator words side by side, as the vector engine needs it."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -21,17 +21,20 @@ class Walk(data.StructLayout):
 
 
 class Step(data.StructLayout):
-    """One word of each block, a bit wider than an address so that leaving the scratchpad shows.
+    """One word of each block, a bit wider than an address so that leaving the scratchpad shows; the next one too if
+    `pair`, but not of blocks with hold (`holds`, a bit for each block).
 
     `first` and `last` step of the walk, and last step of a row (`row_end`).
     """
 
     def __init__(self, blocks: int) -> None:
-        super().__init__({"words": data.ArrayLayout(WORD_BITS + 1, blocks), "first": 1, "row_end": 1, "last": 1})
+        words = data.ArrayLayout(WORD_BITS + 1, blocks)
+        super().__init__({"words": words, "holds": blocks, "pair": 1, "first": 1, "row_end": 1, "last": 1})
 
 
 class BlockWalker(wiring.Component):
-    """Visits the words of a few blocks of one shape side by side, in ascending (row, word).
+    """Visits the words of a few blocks of one shape side by side, in ascending (row, word), `pace` words of a row in
+    each step; the last step of a row has what is left of it.
 
     Timing
     ------
@@ -40,6 +43,7 @@ class BlockWalker(wiring.Component):
     Parameters
     ----------
     blocks : int     Blocks side by side.
+    pace : int       Words of a row in a step, 1 or 2.
 
     Members
     -------
@@ -50,8 +54,8 @@ class BlockWalker(wiring.Component):
 
     LATENCY = 1
 
-    def __init__(self, *, blocks: int) -> None:
-        self._blocks = blocks
+    def __init__(self, *, blocks: int, pace: int) -> None:
+        self._blocks, self._pace = blocks, pace
         super().__init__(
             {"i": In(stream.Signature(Walk(blocks))), "o": Out(stream.Signature(Step(blocks))), "clear": In(1)}
         )
@@ -70,7 +74,9 @@ class BlockWalker(wiring.Component):
         m.d.comb += [
             self.o.valid.eq(active),
             step.first.eq(first),
-            step.row_end.eq(words_left == 1),
+            step.holds.eq(Cat(corner.hold for corner in held.corners)),
+            step.pair.eq((words_left != 1) if self._pace == 2 else 0),
+            step.row_end.eq((words_left == 1) | (words_left == self._pace)),
             step.last.eq(step.row_end & (rows_left == 1)),
             self.i.ready.eq(~active | (do_step & step.last)),
         ]
@@ -79,7 +85,7 @@ class BlockWalker(wiring.Component):
         with m.If(do_walk):
             m.d.sync += [active.eq(1), held.eq(walk), words_left.eq(walk.words), rows_left.eq(walk.rows)]
         with m.Elif(do_step):
-            m.d.sync += words_left.eq(words_left - 1)
+            m.d.sync += words_left.eq(words_left - self._pace)
             with m.If(step.row_end):
                 m.d.sync += [words_left.eq(held.words), rows_left.eq(rows_left - 1), active.eq(~step.last)]
         with m.If(self.clear):
@@ -95,5 +101,5 @@ class BlockWalker(wiring.Component):
             with m.Elif(do_step & step.row_end):
                 m.d.sync += [word.eq(next_row), row.eq(next_row)]
             with m.Elif(do_step):
-                m.d.sync += word.eq(word + ~held.corners[index].hold)
+                m.d.sync += word.eq(word + Mux(held.corners[index].hold, 0, self._pace))
         return m

@@ -1,7 +1,9 @@
 # amaranth: UnusedElaboratable=no
 """Vector engine: elementwise work on blocks of accumulator words."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+import itertools
+
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -15,9 +17,8 @@ from hwgen.memory.faults import FaultReporter, first_cause, operands_of
 from hwgen.memory.walk import BlockWalker
 from hwgen.vector.curve import CurveWrite
 from hwgen.vector.lane import LaneControl, VectorLane
-
-SOURCES = ("x", "y", "z")
-"""Operands that are read, the most urgent first; also the first blocks of the walk, before d."""
+from hwgen.vector.operands import SOURCES, Arrival, operand_registers
+from hwgen.vector.split import last_word, shares
 
 
 class Setting(data.StructLayout):
@@ -30,20 +31,31 @@ class Setting(data.StructLayout):
 class Job(data.StructLayout):
     """A VECTOR under way.
 
-    reads, once : sources that it reads, those that never change. bad : it is illegal. beyond : its curve lies outside
-    the table.
+    reads, once : sources that it reads, those that never change. origin : for each source the first one that is the
+    same block. bad : it is illegal. beyond : its curve lies outside the table.
     """
 
     def __init__(self) -> None:
         bits = len(SOURCES)
-        super().__init__({"pc": PC_BITS, "setting": Setting(), "reads": bits, "once": bits, "bad": 1, "beyond": 1})
+        origin = data.ArrayLayout(range(bits), bits)
+        sources = {"reads": bits, "once": bits, "origin": origin}
+        super().__init__({"pc": PC_BITS, "setting": Setting(), **sources, "bad": 1, "beyond": 1})
+
+
+class Place(data.StructLayout):
+    """Where the words of a step go: first address, whether there are two words, whether the instruction ends."""
+
+    def __init__(self) -> None:
+        super().__init__({"address": WORD_BITS, "pair": 1, "last": 1})
 
 
 class VectorEngine(wiring.Component):
-    """Executes VECTOR: walks over the blocks of x, y, z and d word by word, works on all columns of a word at once.
+    """Executes VECTOR: walks over the blocks of x, y, z and d in steps of `vector.words` words of a row (the last one
+    may have one word), works on all columns of the words at once.
 
-    A step reads a word of each source that the operation reads, in any order, and d is written in the order of steps.
-    A source with hold and stride 0 is the same word throughout and is read in the first step only.
+    A step reads its words of each source that the operation reads, in any order, and d is written in the order of
+    steps. A source with hold is one word of a step; with stride 0 too it is the same word throughout and is read in the
+    first step only. A source with the address, stride and hold of an earlier one is not read, it takes the same words.
     An instruction takes its first step after the last write of the one before, because it may read what that wrote;
     its command is taken while those writes are under way.
     After an error, and while `stop`, words that have been read are written and `busy` falls.
@@ -54,16 +66,16 @@ class VectorEngine(wiring.Component):
     cycle c, and the one before makes its last write in cycle w, the first reads are offered in cycle max(c, w) + 1.
     `done` pulses in cycle w.
 
-    In a step every source has its request up until it is accepted; the step ends with the last of them, and the next
-    one begins in the following cycle: one step a cycle if the sources lie in different banks that nobody else uses.
-    Its word is written `latency` cycles later. Words that a refused write holds up wait in a queue with room for all
-    that is under way at one a cycle, `latency + 1`; while it is full no step begins.
+    In a step every source has its requests up until they are accepted; the step ends with the last of them, and the
+    next one begins in the following cycle: one step a cycle if the sources lie in different banks that nobody else
+    uses. Its words are written `latency` cycles later. Steps that a refused write holds up wait in a queue with room
+    for all that is under way at one a cycle, `latency + 1`; while it is full no step begins.
 
     n steps that are never refused take n - 1 + `latency` cycles from the first reads to the last write; instructions
     of n steps follow one another in n + `latency` cycles.
 
     An illegal instruction is reported in the cycle after its first step would have begun, a word outside the
-    scratchpad in the cycle after its step would have: the steps before it are written.
+    scratchpad in the cycle after its step would have: the steps before it are written, nothing of the step is.
 
     Parameters
     ----------
@@ -72,19 +84,20 @@ class VectorEngine(wiring.Component):
     Members
     -------
     control : Out(EngineSignature) as seen from the engine
-    x, y, z : Out(AccRead)
-    d : Out(AccWrite)
+    x, y, z : Out(AccRead), `vector.words` of each; of two, port h has words whose address modulo 2 is h
+    d : Out(AccWrite), as many
     curve : In(CurveWrite)   Into the tables of all lanes, a cycle later; only if vector.curve_entries is not 0.
     """
 
     def __init__(self, arch: Arch) -> None:
         self._arch = arch
         sizes = {name: getattr(arch.vector, name) for name in ("mul_latency", "add_latency", "curve_entries")}
-        self._lanes = [Shared(VectorLane, **sizes) for _ in range(arch.array.cols)]
+        self._lanes = [Shared(VectorLane, **sizes) for _ in range(arch.vector.words * arch.array.cols)]
+        self._pace = pace = arch.vector.words
         super().__init__(
             {"control": Out(EngineSignature())}
-            | {name: Out(AccRead(arch)) for name in SOURCES}
-            | {"d": Out(AccWrite(arch))}
+            | {name: Out(AccRead(arch)).array(pace) for name in SOURCES}
+            | {"d": Out(AccWrite(arch)).array(pace)}
             | ({"curve": In(CurveWrite())} if arch.vector.curve_entries else {})
         )
 
@@ -97,9 +110,9 @@ class VectorEngine(wiring.Component):
         """Wire walk, lanes, result queue and error reports together."""
         m = Module()
         control, depth = self.control, self.latency + 1
-        m.submodules.walker = walker = BlockWalker(blocks=len(SOURCES) + 1)
-        m.submodules.places = places = Queue(shape=data.StructLayout({"address": WORD_BITS, "last": 1}), depth=depth)
-        m.submodules.results = results = Queue(shape=32 * self._arch.array.cols, depth=depth)
+        m.submodules.walker = walker = BlockWalker(blocks=len(SOURCES) + 1, pace=self._pace)
+        m.submodules.places = places = Queue(shape=Place(), depth=depth)
+        m.submodules.results = results = Queue(shape=32 * self._pace * self._arch.array.cols, depth=depth)
         m.submodules.faults = faults = FaultReporter()
         drained = places.level == 0
         job = self._take(m, walker, faults.halt)
@@ -108,8 +121,8 @@ class VectorEngine(wiring.Component):
         with m.If(drained):
             m.d.sync += setting.eq(job.setting)
 
-        do_step = self._read(m, walker, places, job, faults)
-        self._compute(m, do_step, setting, results)
+        do_step, arrivals = self._read(m, walker, places, job, faults)
+        self._compute(m, do_step, arrivals, setting, results)
         self._write(m, places, results, faults.halt)
         m.d.comb += [
             control.busy.eq(walker.o.valid | ~drained),
@@ -148,48 +161,67 @@ class VectorEngine(wiring.Component):
         curve, size = operation == Operation.CURVE, vector.y_stride
         shifted = ((vector.shift != 0) & ~curve | vector.right) & ~_is_in(operation, INTEGER)
         uneven = (size < 2) | ((size & (size - 1)) != 0) | ((vector.y_addr & (size - 1)) != 0)
+        used = Cat(1, ~_is_in(operation, READS_X), _is_in(operation, READS_Z))
+        origins = _first_equals([Cat(vector[f"{n}_addr"], vector[f"{n}_stride"], vector[f"{n}_hold"]) for n in SOURCES])
         return [
             *(job.setting.lane[name].eq(vector[name]) for name, _ in LaneControl()),
             job.setting.shuffle.eq(vector.shuffle),
-            job.reads.eq(Cat(1, ~_is_in(operation, READS_X), _is_in(operation, READS_Z))),
+            job.reads.eq(used & Cat(origin == index for index, origin in enumerate(origins))),
+            *(job.origin[index].eq(origin) for index, origin in enumerate(origins)),
             job.once.eq(Cat(vector[f"{name}_hold"] & (vector[f"{name}_stride"] == 0) for name in SOURCES)),
             job.bad.eq(too_far | shifted | (curve & uneven)),
             job.beyond.eq(curve & (vector.y_addr + size > self._arch.vector.curve_entries)),
         ]
 
-    def _read(self, m: Module, walker: BlockWalker, places: Queue, job: data.View, faults: FaultReporter) -> Value:
-        """Request the words of a step; gives whether the last of them has just been accepted."""
-        step, depth = walker.o.payload, self._arch.scratchpads.acc_depth
+    def _read(
+        self, m: Module, walker: BlockWalker, places: Queue, job: data.View, faults: FaultReporter
+    ) -> tuple[Value, list[Arrival]]:
+        """Request the words of a step; gives whether the last of them has just been accepted, and where they arrive."""
+        step, depth, d = walker.o.payload, self._arch.scratchpads.acc_depth, len(SOURCES)
         begins = walker.o.valid & (~step.first | (places.level == 0))
-        outside = job.beyond | Cat(used & (word >= depth) for used, word in zip([*job.reads, 1], step.words)).any()
+        words = [last_word(word, step.pair, hold) for word, hold in zip(step.words, step.holds)]
+        outside = job.beyond | Cat(used & (word >= depth) for used, word in zip([*job.reads, 1], words)).any()
         wanted = begins & places.i.ready & ~job.bad & ~outside & ~faults.halt
-        taken, arrived = Signal(len(SOURCES)), []
-        for index, name in enumerate(SOURCES):
-            port, needed = getattr(self, name), job.reads[index] & (step.first | ~job.once[index])
-            m.d.comb += [port.address.eq(step.words[index]), port.valid.eq(wanted & needed & ~taken[index])]
-            arrived.append(~needed | taken[index] | port.ready)
-        do_step = wanted & Cat(arrived).all()
-        m.d.sync += taken.eq(Mux(do_step, 0, Cat(arrived) & wanted.replicate(len(SOURCES))))
+        arrived, arrivals = self._request(m, step, job, wanted)
+        do_step = wanted & arrived
         m.d.comb += [
             walker.o.ready.eq(do_step),
             places.i.valid.eq(do_step),
-            places.i.payload.address.eq(step.words[len(SOURCES)]),
+            places.i.payload.address.eq(step.words[d]),
+            places.i.payload.pair.eq(step.pair),
             places.i.payload.last.eq(step.last),
             faults.fault.eq(begins & (job.bad | outside)),
             faults.cause.eq(first_cause((Cause.BAD_FIELD, job.bad), (Cause.SCRATCHPAD_RANGE, outside))),
             faults.pc.eq(job.pc),
         ]
-        return do_step
+        return do_step, arrivals
 
-    def _compute(self, m: Module, do_step: Value, setting: data.View, results: Queue) -> None:
+    def _request(self, m: Module, step: data.View, job: data.View, wanted: Value) -> tuple[Value, list[Arrival]]:
+        """Offer what has not been accepted of the step; gives whether the rest is, and where the words arrive."""
+        taken, arrived, arrivals = Signal(len(SOURCES) * self._pace), [], []
+        for index, name in enumerate(SOURCES):
+            needed = job.reads[index] & (step.first | ~job.once[index])
+            parts = shares(step.words[index], step.pair, step.holds[index], self._pace)
+            for port, share in zip(getattr(self, name), parts):
+                asked, before = needed & share.words.any(), taken[len(arrived)]
+                m.d.comb += [port.address.eq(share.address), port.valid.eq(wanted & asked & ~before)]
+                arrived.append(~asked | before | port.ready)
+                arrivals.append(Arrival(m, port, index, share.words, job.origin))
+        everything = Cat(arrived).all()
+        m.d.sync += taken.eq(Mux(everything, 0, Cat(arrived) & wanted.replicate(len(taken))))
+        return everything, arrivals
+
+    def _compute(self, m: Module, do_step: Value, arrivals: list[Arrival], setting: data.View, results: Queue) -> None:
         """Keep each operand when it arrives; one cycle after the last of a step they go into the lanes."""
-        operands = {name: self._operand(m, name, setting.shuffle) for name in SOURCES}
+        operands = [[] for _ in SOURCES]
+        for index, word in itertools.product(range(len(SOURCES)), range(self._pace)):
+            operands[index] += operand_registers(m, index, word, arrivals, setting.shuffle, self._arch.array.cols)
         has_table = self._arch.vector.curve_entries != 0
         write = delay(m, self.curve, 1, "curve", reset=True) if has_table else None
         outputs = []
-        for col, lane in enumerate(self._lanes):
-            m.submodules[f"lane_{col}"] = lane
-            m.d.comb += [getattr(lane, name).eq(operands[name][col]) for name in SOURCES]
+        for number, lane in enumerate(self._lanes):
+            m.submodules[f"lane_{number}"] = lane
+            m.d.comb += [getattr(lane, name).eq(operand[number]) for name, operand in zip(SOURCES, operands)]
             m.d.comb += lane.control.eq(setting.lane)
             if write is not None:
                 m.d.comb += lane.curve.eq(write)
@@ -200,36 +232,38 @@ class VectorEngine(wiring.Component):
             results.i.payload.eq(Cat(outputs)),
         ]
 
-    def _operand(self, m: Module, name: str, shuffle: Value) -> list[Signal]:
-        """Registers of a source, one for each column; they keep what they have until the next word arrives."""
-        port, cols = getattr(self, name), self._arch.array.cols
-        arrives = delay(m, port.valid & port.ready, AccRead.LATENCY, f"{name}_arrives", reset=True)
-        operand = []
-        for col in range(cols):
-            register = Signal(32, name=f"{name}_{col}", reset_less=True)
-            word = Signal(32, name=f"{name}_word_{col}")
-            m.d.comb += word.eq(port.data.word_select(col, 32))
-            if name == "y":
-                with m.Switch(shuffle):
-                    for bit in range(cols.bit_length() - 1):
-                        with m.Case(bit + 1):
-                            m.d.comb += word.eq(port.data.word_select(col ^ 1 << bit, 32))
-            with m.If(arrives):
-                m.d.sync += register.eq(word)
-            operand.append(register)
-        return operand
-
     def _write(self, m: Module, places: Queue, results: Queue, halt: Value) -> None:
-        """Write results in order."""
+        """Write results in order, the words of a step together or, if one is refused, one after the other."""
+        place, bits = places.o.payload, 32 * self._arch.array.cols
+        written, arrived = Signal(self._pace), []
+        for port, share in zip(self.d, shares(place.address, place.pair, C(0, 1), self._pace)):
+            asked, before = share.words.any(), written[len(arrived)]
+            words = [results.o.payload.word_select(word, bits) for word in range(self._pace)]
+            m.d.comb += [
+                port.valid.eq(results.o.valid & asked & ~before),
+                port.address.eq(share.address),
+                port.data.eq(Mux(share.words[0], words[0], words[-1])),
+                port.halves.eq(0b11),
+            ]
+            arrived.append(~asked | before | port.ready)
+        everything = Cat(arrived).all()
+        m.d.sync += written.eq(Mux(everything, 0, Cat(arrived) & results.o.valid.replicate(self._pace)))
         m.d.comb += [
-            self.d.valid.eq(results.o.valid),
-            self.d.address.eq(places.o.payload.address),
-            self.d.data.eq(results.o.payload),
-            self.d.halves.eq(0b11),
-            results.o.ready.eq(self.d.ready),
-            places.o.ready.eq(results.o.valid & self.d.ready),
-            self.control.done.eq(results.o.valid & self.d.ready & places.o.payload.last & ~halt),
+            results.o.ready.eq(everything),
+            places.o.ready.eq(results.o.valid & everything),
+            self.control.done.eq(results.o.valid & everything & place.last & ~halt),
         ]
+
+
+def _first_equals(blocks: list[Value]) -> list[Value]:
+    """For each block the number of the first one that is equal to it."""
+    origins = []
+    for index, block in enumerate(blocks):
+        origin = C(index, range(len(blocks)))
+        for earlier in reversed(range(index)):
+            origin = Mux(block == blocks[earlier], earlier, origin)
+        origins.append(origin)
+    return origins
 
 
 def _is_in(operation: Value, codes: frozenset[Operation]) -> Value:

@@ -16,7 +16,7 @@ LIMIT = 60_000
 
 
 class VectorBench(EngineBench):
-    """Accumulator words around the engine, the golden machine beside it.
+    """Accumulator words around the engine of an architecture with `vector.words` = 1, the golden machine beside it.
 
     `inputs` stalls commands and reads, `outputs` the writes. `writes` has the cycle of every word.
     """
@@ -31,8 +31,8 @@ class VectorBench(EngineBench):
             : len(self.machine.state.curve)
         ]
         self.writes: list[int] = []
-        self.add(*(AccReader(dut, name, self.words, to_design) for name in "xyz"))
-        self.add(*AccWriter(dut, "d", self.words, from_design, self.written).actors)
+        self.add(*(AccReader(dut, f"{name}__0", self.words, to_design) for name in "xyz"))
+        self.add(*AccWriter(dut, "d__0", self.words, from_design, self.written).actors)
 
     def model(self, instruction: bytes) -> None:
         self.machine.run(instruction)

@@ -7,7 +7,7 @@
 class AccPorts {
   public:
     explicit AccPorts(const Sizes& sizes)
-        : mask_(sizes.acc_depth - 1), shift_(log2_of(sizes.acc_depth / sizes.acc_banks)), split_(sizes.drain - 1) {}
+        : mask_(sizes.acc_depth - 1), shift_(log2_of(sizes.acc_depth / sizes.acc_banks)), split_(sizes.acc_halves - 1) {}
 
     /// Banks of the words `low` to `high`, a bit for each.
     uint32_t banks(uint32_t low, uint32_t high) const {
@@ -25,7 +25,7 @@ class AccPorts {
     bool write(uint32_t address) { return ask(writes_, address); }
 
   private:
-    /// The top bits of the address; with two result words a cycle also its lowest bit.
+    /// The top bits of the address; if banks are in halves also its lowest bit.
     uint32_t bank(uint32_t address) const { return (address & mask_) >> shift_ << split_ | (address & split_); }
 
     bool ask(uint32_t& wanted, uint32_t address) const {

@@ -23,7 +23,7 @@ struct Sizes {
     uint32_t read_stage, write_stage;      // of an element, from its control
     uint32_t head_latency, south_latency;  // of a row head, of the way from the last row to a straight word
     uint32_t tile_queue;                   // tiles that wait in front of each sequencer
-    uint32_t acc_depth, acc_banks;
+    uint32_t acc_depth, acc_banks, acc_halves;
     uint32_t drain;  // result words that leave the array in a cycle
     uint32_t beat_bytes, burst_beats, page_bytes, outstanding;
     uint32_t queue_depth, in_flight;  // instructions that wait, that are issued and not done, for each engine
@@ -33,6 +33,7 @@ struct Sizes {
     uint32_t packed_slots;                 // slots that share a beat of indices
     uint32_t rank_base, rank_per_slot;     // steps in which the reducer ranks a group
     uint32_t vector_latency;               // cycles from an accepted read to the write of its result
+    uint32_t vector_words;                 // words of a row in a step of the vector engine
 };
 
 inline uint32_t log2_of(uint32_t power) {

@@ -47,9 +47,10 @@ class Walker {
         word_ += uint32_t(words) * loops_[0].step;
     }
 
-    /// Banks of the words from this one to the last, a bit for each, and perhaps of others of the block.
-    uint32_t banks(const AccPorts& acc) const {
-        uint32_t low = addr_ + uint32_t(rounds_[2]) * loops_[2].step, high = addr_;
+    /// Banks of the words from this one to the last, and of `more` that follow that one, a bit for each, and perhaps of
+    /// others of the block.
+    uint32_t banks(const AccPorts& acc, uint32_t more = 0) const {
+        uint32_t low = addr_ + uint32_t(rounds_[2]) * loops_[2].step, high = addr_ + more;
         if (loops_[2].count == 1) low += uint32_t(rounds_[1]) * loops_[1].step;
         for (const Loop& loop : loops_) high += uint32_t(loop.count - 1) * loop.step;
         return acc.banks(low, high);

@@ -20,15 +20,45 @@ BLOCKS = {"x": (0, 20), "y": (200, 20), "z": (400, 20), "d": (600, 20)}
 @pytest.mark.parametrize("preset", ARCHS)
 @pytest.mark.parametrize("operation", [Operation.COPY, Operation.ADD, Operation.MAC, Operation.ISUB])
 @pytest.mark.parametrize("entries", [0, 64])
-def test_one_word_a_cycle(preset, operation, entries):
+def test_one_step_a_cycle(preset, operation, entries):
     arch = ARCHS[preset]()
     arch = replace(arch, vector=replace(arch.vector, curve_entries=entries))
     result = run(arch, [vector(operation, **BLOCKS, rows=5, words=20)], {})
-    bench = result.bench
+    bench, pace = result.bench, arch.vector.words
     first = bench.taken[0] + 1
-    assert result.reads["x"] == list(range(first, first + 100))
+    assert result.reads["x"] == [first + word // pace for word in range(100)]
     assert result.writes == [cycle + bench.engine.latency for cycle in result.reads["x"]]
     assert bench.done == result.writes[-1:]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("words", [1, 2, 5, 6])
+def test_a_row_of_two_words_a_cycle(words, first):
+    """A row with an odd number of words ends with a step of one; it makes no difference where rows begin."""
+    blocks = {name: (address + first * index, 9) for index, (name, (address, _)) in enumerate(BLOCKS.items())}
+    result = run(load_arch("tiny2"), [vector(Operation.MAC, **blocks, rows=4, words=words)], {})
+    start, steps = result.bench.taken[0] + 1, -(-words // 2)
+    cycles = [start + row * steps + word // 2 for row in range(4) for word in range(words)]
+    assert all(result.reads[name] == cycles for name in "xyz")
+    assert result.writes == [cycle + result.bench.engine.latency for cycle in cycles]
+
+
+def test_a_word_that_is_refused_comes_later_than_the_other_one():
+    """The step waits for both of its words; the one that was accepted is not asked for again."""
+    result = run(load_arch("tiny2"), [vector(**BLOCKS, words=40)], {}, stalls={"x": long(3), "d": long(4)})
+    odd, even = (result.halves["x", half].read_cycles for half in (1, 0))
+    assert len(odd) == len(even) == 20
+    assert odd != even
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny2"])
+@pytest.mark.parametrize("same", ["xy", "xz", "yz", "xyz"])
+def test_words_that_sources_share_are_read_once(preset, same):
+    blocks = dict(BLOCKS) | dict.fromkeys(same, BLOCKS[same[0]])
+    result = run(load_arch(preset), [vector(Operation.MAC, **blocks, rows=3, words=7, hold="")], {})
+    assert {name: len(cycles) for name, cycles in result.reads.items()} == {
+        name: 0 if name in same[1:] else 21 for name in "xyz"
+    }
 
 
 def test_latency_is_read_operand_register_table_lane_and_queue():
@@ -73,33 +103,39 @@ def test_a_queue_full_of_results_holds_up_the_reads():
 
 
 CASES = {
-    # operation, banks of x, y, z and d, held: cycles of 100 steps
-    "different banks": (Operation.ADD, "0123", "", 100),
-    "d in a bank that is read": (Operation.ADD, "0130", "", 100),
-    "x and y in one": (Operation.ADD, "0023", "", 200),
-    "three sources": (Operation.MAC, "0123", "", 100),
-    "two of three": (Operation.MAC, "0103", "", 200),
-    "all in one": (Operation.MAC, "0000", "", 300),
-    "an unread source": (Operation.ADD, "0103", "", 100),
-    "a constant": (Operation.ADD, "0023", "y", 101),
-    "two constants": (Operation.MAC, "0003", "xz", 102),
-    "all constant": (Operation.MAC, "0003", "xyz", 102),
-    "a constant elsewhere": (Operation.MAC, "0103", "z", 101),
+    # operation, banks of x, y, z and d, held: cycles of a step, and those besides
+    "different banks": (Operation.ADD, "0123", "", 1, 0),
+    "d in a bank that is read": (Operation.ADD, "0130", "", 1, 0),
+    "x and y in one": (Operation.ADD, "0023", "", 2, 0),
+    "three sources": (Operation.MAC, "0123", "", 1, 0),
+    "two of three": (Operation.MAC, "0103", "", 2, 0),
+    "all in one": (Operation.MAC, "0000", "", 3, 0),
+    "an unread source": (Operation.ADD, "0103", "", 1, 0),
+    "a constant": (Operation.ADD, "0023", "y", 1, 1),
+    "two constants": (Operation.MAC, "0003", "xz", 1, 2),
+    "all constant": (Operation.MAC, "0003", "xyz", 1, 2),
+    "a constant elsewhere": (Operation.MAC, "0103", "z", 1, 1),
 }
 
 
+@pytest.mark.parametrize("words", [1, 2])
 @pytest.mark.parametrize("case", CASES)
-def test_cycles_in_front_of_the_scratchpad(case):
-    operation, banks, hold, cycles = CASES[case]
+def test_cycles_in_front_of_the_scratchpad(case, words):
+    operation, banks, hold, cycles, besides = CASES[case]
     arch = load_arch("tiny")
+    arch = replace(arch, vector=replace(arch.vector, words=words))
     m = Module()
     m.submodules.engine = engine = VectorEngine(arch)
     m.submodules.acc = acc = AccScratchpad(arch)
     names = {"x": "read_vector_x", "y": "read_vector_y", "z": "read_vector_z", "d": "write_vector"}
     for name, port in names.items():
-        wiring.connect(m, getattr(engine, name), getattr(acc, port))
+        for user, bus in zip(getattr(engine, name), getattr(acc, port)):
+            wiring.connect(m, user, bus)
     bench = EngineBench(engine)
-    blocks = {name: (256 * int(bank), 0 if name in hold else 20) for name, bank in zip("xyzd", banks)}
+    blocks = {
+        name: (256 * int(bank) + 2 * index, 0 if name in hold else 20)
+        for index, (name, bank) in enumerate(zip("xyzd", banks))
+    }
     item = vector(operation, **blocks, rows=5, words=20, hold=hold)
     simulate(m, partial(bench.run, commands=[item]), background=[bench.watch])
-    assert bench.done[0] - bench.taken[0] == 1 + cycles - 1 + engine.latency
+    assert bench.done[0] - bench.taken[0] == 1 + cycles * 100 // words + besides - 1 + engine.latency

@@ -1,5 +1,6 @@
 """VECTOR as ISA.md describes it, on plain numbers, and a bench of the vector engine between accumulator memories."""
 
+import itertools
 import random
 from functools import partial
 
@@ -197,26 +198,41 @@ def _with_table(arch, engine, driver):
 
 
 class Result:
-    """A run of the engine: its bench, what is in memory, cycles of accepted reads (by port) and writes."""
+    """A run of the engine: its bench, what is in memory, cycles of accepted reads (by source) and writes.
 
-    def __init__(self, bench: EngineBench, memories: dict[str, AccMemory]) -> None:
-        self.bench, self.words = bench, memories["d"].words
-        self.reads = {name: memories[name].read_cycles for name in "xyz"}
-        self.writes = memories["d"].write_cycles
+    `halves` has the memories by name and port.
+    """
+
+    def __init__(self, bench: EngineBench, words: dict[int, int], halves: dict[tuple[str, int], AccMemory]) -> None:
+        self.bench, self.words, self.halves = bench, words, halves
+        self.reads = {
+            name: sorted(cycle for key, item in halves.items() if key[0] == name for cycle in item.read_cycles)
+            for name in "xyz"
+        }
+        self.writes = sorted(cycle for key, item in halves.items() if key[0] == "d" for cycle in item.write_cycles)
 
 
 def run(arch, commands, words, *, stalls=None, limit=20_000, drive=None) -> Result:
-    """Run commands on a copy of `words`. `stalls` has patterns by port; `drive` makes another driver than the usual."""
+    """Run commands on a copy of `words`. `stalls` has patterns by name; of two ports, port 1 is ahead by some cycles.
+    `drive` makes another driver than the usual.
+    """
     engine, words = VectorEngine(arch), dict(words)
-    bench, memories = EngineBench(engine), {name: AccMemory(arch) for name in "xyzd"}
+    bench, halves = EngineBench(engine), {}
     patterns = dict.fromkeys("xyzd", never) | (stalls or {})
     processes = []
-    for name, memory in memories.items():
+    for name, half in itertools.product("xyzd", range(arch.vector.words)):
+        memory = halves[name, half] = AccMemory(arch, half=half if arch.vector.words == 2 else None)
         memory.words = words
         serve = memory.serve_write if name == "d" else memory.serve_read
-        processes.append(partial(serve, port=getattr(engine, name), stalls=patterns[name]))
+        stalled = partial(ahead, patterns[name], 5 * half)
+        processes.append(partial(serve, port=getattr(engine, name)[half], stalls=stalled))
     driver = drive(bench) if drive else partial(bench.run, commands=commands)
     if arch.vector.curve_entries and any(item.operation == Operation.CURVE for item in commands):
         driver = _with_table(arch, engine, driver)
     simulate(engine, driver, background=[bench.watch, *processes], limit=limit)
-    return Result(bench, memories)
+    return Result(bench, words, halves)
+
+
+def ahead(stalls, cycles: int):
+    """A pattern that begins `cycles` later in the one of `stalls`."""
+    return itertools.islice(stalls(), cycles, None)
