@@ -13,6 +13,7 @@ MAY_IMPORT = {
     "hwgen.fp": ("hwgen.arch", "hwgen.lib", "hwgen.fp"),
     "hwgen.array": ("hwgen.arch", "hwgen.lib", "hwgen.fp", "hwgen.array"),
     "hwgen.control": ("hwgen.arch", "hwgen.lib", "hwgen.control"),
+    "hwgen.pruning": ("hwgen.arch", "hwgen.lib", "hwgen.pruning"),
     "hwgen.reducer": ("hwgen.arch", "hwgen.lib", "hwgen.reducer"),
     "hwgen.memory": ("hwgen.arch", "hwgen.lib", "hwgen.fp", "hwgen.reducer", "hwgen.memory"),
     "hwgen.vector": ("hwgen.arch", "hwgen.lib", "hwgen.fp", "hwgen.memory", "hwgen.vector"),
