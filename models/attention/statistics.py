@@ -91,6 +91,15 @@ class Dense:
     pairs: int
 
 
+@dataclass(frozen=True)
+class Live:
+    """What is left: rows of `tokens` [B, Q], of `keys` [B, K], and `heads` [B, H]."""
+
+    tokens: Tensor
+    keys: Tensor
+    heads: Tensor
+
+
 def row_bytes(dim: int, *planes: int) -> int:
     """Bytes of a row of a head, `dim` values, in planes of so many bits, each in whole bytes."""
     return sum(-(-dim * bits // 8) for bits in planes)
@@ -99,43 +108,45 @@ def row_bytes(dim: int, *planes: int) -> int:
 def count(
     result: Attention,
     visible: Tensor,
-    tokens: Tensor,
-    keys: Tensor,
-    heads: Tensor,
+    live: Live,
     groups: int,
     quantization: Quantization | None,
     dense: Dense,
 ) -> LayerStatistics:
-    """Count one pass of a layer.
-
-    Masks: `visible` [B, H, Q, K], live `tokens` [B, Q], `keys` [B, K] and `heads` [B, H]; `groups`: query heads for
-    each KV head.
-    """
+    """Count one pass of a layer. `visible` [B, H, Q, K]; `groups`: query heads for each KV head."""
     batch, every, _, dim = result.output.shape
-    planes = (FLOAT_BITS,) if quantization is None else (quantization.msb, quantization.lsb)
-    msb, lsb = row_bytes(dim, planes[0]), row_bytes(dim, *planes[1:])
-    rows, rows_lsb = int(visible.any(-1).sum()), int(result.lsb_keys.any(-1).sum())
     pairs, pairs_lsb, pairs_value = (int(mask.sum()) for mask in (visible, result.lsb_keys, result.values_kept))
+    again = 0 if quantization is None or quantization.one_pass else pairs_lsb
     return LayerStatistics(
         sequences=batch,
         passes=1,
-        tokens=int(tokens.sum()),
-        heads=int(heads.sum()),
-        keys=int(keys.sum()),
-        rows=rows,
-        rows_lsb=rows_lsb,
+        tokens=int(live.tokens.sum()),
+        heads=int(live.heads.sum()),
+        keys=int(live.keys.sum()),
+        rows=int(visible.any(-1).sum()),
+        rows_lsb=int(result.lsb_keys.any(-1).sum()),
         pairs=pairs,
         pairs_lsb=pairs_lsb,
         pairs_value=pairs_value,
-        macs=(pairs + pairs_lsb + pairs_value) * dim,
+        macs=(pairs + again + pairs_value) * dim,
         macs_dense=2 * dense.pairs * every * dim,
-        query_bytes=rows * (msb + lsb),
-        key_msb_bytes=fetched_rows(visible, groups) * msb,
-        key_lsb_bytes=fetched_rows(result.lsb_keys, groups) * lsb,
-        value_msb_bytes=fetched_rows(result.values_kept, groups) * msb,
-        value_lsb_bytes=fetched_rows(result.values_lsb, groups) * lsb,
         bytes_dense=(dense.queries * groups + 2 * dense.keys) * every // groups * row_bytes(dim, FLOAT_BITS),
+        **fetched_bytes(result, visible, groups, quantization),
     )
+
+
+def fetched_bytes(result: Attention, visible: Tensor, groups: int, quantization: Quantization | None) -> dict[str, int]:
+    """Bytes of queries (all planes), and of each plane of keys and values."""
+    dim = result.output.shape[3]
+    planes = (FLOAT_BITS,) if quantization is None else (quantization.msb, quantization.lsb)
+    msb, lsb = row_bytes(dim, planes[0]), row_bytes(dim, *planes[1:])
+    return {
+        "query_bytes": int(visible.any(-1).sum()) * (msb + lsb),
+        "key_msb_bytes": fetched_rows(visible, groups) * msb,
+        "key_lsb_bytes": fetched_rows(result.lsb_keys, groups) * lsb,
+        "value_msb_bytes": fetched_rows(result.values_kept, groups) * msb,
+        "value_lsb_bytes": fetched_rows(result.values_lsb, groups) * lsb,
+    }
 
 
 def fetched_rows(needed: Tensor, groups: int) -> int:

@@ -21,7 +21,7 @@ from models.attention.attention import Attention, Magnitudes, attend
 from models.attention.cache import PrunedLayer, adopt
 from models.attention.cascade import Cascade, Places, put_rows, take_rows
 from models.attention.policy import PruningPolicy
-from models.attention.statistics import Dense, Statistics, count
+from models.attention.statistics import Dense, Live, Statistics, count
 from models.attention.structure import structure
 
 NAME = "sparseloom_pruned"
@@ -181,9 +181,7 @@ class PrunedModel:
             key, value = take_rows(key, index, 2), take_rows(value, index, 2)
             if self.cache is not None:
                 self.cache.layers[layer].keys, self.cache.layers[layer].values = key, value
-        visible = take_rows(take_rows(self.mask, cascade.rows.positions - cascade.start, 1), places.positions, 2)
-        visible = (visible & places.live[:, None] & cascade.rows.live[..., None]).unsqueeze(1)
-        visible = visible & cascade.live_heads[..., None, None]
+        visible = self._visible(places)
         result = attend(
             query,
             key,
@@ -229,12 +227,16 @@ class PrunedModel:
             held = self.cascade.magnitudes[self.layer] = measure(query, key, value, self.cascade.rows.live, live)
         return held
 
+    def _visible(self, places: Places) -> Tensor:
+        """Keys that each row sees [B, H, Q, K]: by the model's mask, among what is left."""
+        rows = self.cascade.rows
+        mask = take_rows(take_rows(self.mask, rows.positions - self.cascade.start, 1), places.positions, 2)
+        mask = mask & places.live[:, None] & rows.live[..., None]
+        return mask.unsqueeze(1) & self.cascade.live_heads[..., None, None]
+
     def _count(self, result: Attention, visible: Tensor, keys: Tensor, groups: int) -> None:
-        cascade = self.cascade
-        counted = count(
-            result, visible, cascade.rows.live, keys, cascade.live_heads, groups, self.policy.quantization, self.dense
-        )
-        self.statistics.layers[self.layer] += counted
+        live = Live(self.cascade.rows.live, keys, self.cascade.live_heads)
+        self.statistics.layers[self.layer] += count(result, visible, live, groups, self.policy.quantization, self.dense)
 
 
 def measure(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, keys: Tensor) -> Magnitudes:

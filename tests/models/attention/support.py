@@ -125,7 +125,8 @@ def reference_bert(model, ids, reference):
             kept = reference.survivors(number, rows, [])
             x, rows = x[[rows.index(row) for row in kept]], kept
         own = layer.attention.self
-        q, k, v = (linear(x, part).reshape(len(rows), HEADS, -1) for part in (own.query, own.key, own.value))
+        heads = model.config.num_attention_heads
+        q, k, v = (linear(x, part).reshape(len(rows), heads, -1) for part in (own.query, own.key, own.value))
         mixed = reference.attention(rows, q, list(zip(rows, k, v)), q.shape[-1], causal=False)
         x = norm(x + linear(mixed, layer.attention.output.dense), layer.attention.output.LayerNorm)
         inner = linear(x, layer.intermediate.dense)
