@@ -50,9 +50,9 @@ def load_model(spec: str, *, weights: str | Path | None = None, seed: int = 0) -
         shapes = {name: graph.tensors[name].shape for name in graph.inputs}
         inputs = {name: random.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
         return LoadedModel(Path(spec).stem, graph, inputs, None)
-    function, entry = _FUNCTION.fullmatch(spec), _ZOO.fullmatch(spec)
-    if function:
-        module, examples = _run_file(Path(function["file"]), function["name"])
+    made, entry = load_function(spec), _ZOO.fullmatch(spec)
+    if made:
+        module, examples = made
     elif entry:
         settings = dict(pair.split("=") for pair in (entry["settings"] or "").split(",") if pair)
         module, examples = zoo.build(entry["name"], seed=seed, **{key: int(value) for key, value in settings.items()})
@@ -64,7 +64,13 @@ def load_model(spec: str, *, weights: str | Path | None = None, seed: int = 0) -
     inputs = {
         name: value.detach().to(torch.float32).numpy() for name, value in zip(graph.inputs, examples, strict=True)
     }
-    return LoadedModel(function["name"] if function else entry["name"], graph, inputs, module)
+    return LoadedModel(entry["name"] if entry else spec.rpartition(":")[2], graph, inputs, module)
+
+
+def load_function(spec: str) -> zoo.Model | None:
+    """Module and example inputs of `path/to/file.py:function`, which is executed; None for another kind of name."""
+    function = _FUNCTION.fullmatch(spec)
+    return _run_file(Path(function["file"]), function["name"]) if function else None
 
 
 def _run_file(path: Path, name: str) -> zoo.Model:

@@ -141,7 +141,7 @@ def simulate(
 
 @app.command()
 def train(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="digits_cnn or digits_mlp.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="digits_cnn, digits_mlp, or file.py:function.")],
     arch: ArchOption = "sat8",
     sparsity: Annotated[str, typer.Option(metavar="N:M|dense", help="Weights kept of each group.")] = "2:8",
     method: Annotated[str, typer.Option(metavar="bdwp|srste", help="Which products are N:M.")] = "bdwp",

@@ -1,5 +1,6 @@
 """The job `train`: a network learns handwritten digits on the accelerator, the same one in PyTorch beside it."""
 
+import copy
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from models.recipes.policy import SparsityPolicy
 from models.recipes.recipe import Operand, recipe
 from models.recipes.training import SparseTraining, sparsify
 from models.zoo import Mlp
+from scheduler.load import load_function
 from scheduler.training.capture import capture_training
 from scheduler.training.compile import compile_step
 from scheduler.training.lower import Method, TrainingOptions
@@ -34,6 +36,8 @@ class DigitsJob:
     """What to train, and how. Equal settings give equal batches, on the accelerator and in PyTorch."""
 
     model: str
+    """A name of `MODELS`, or path/to/file.py:function that returns a module and examples as `simulate` takes them,
+    images [batch, 1, 8, 8] or rows of pixels [batch, 64]."""
     arch: Arch
     pattern: Pattern | None = None
     method: Method = "bdwp"
@@ -44,8 +48,11 @@ class DigitsJob:
     """Further choices of the lowering; pattern and method come from above."""
 
     def __post_init__(self) -> None:
-        if self.model not in MODELS:
-            raise UserError(f"unknown model {self.model!r}: models that learn digits are {', '.join(MODELS)}")
+        if self.model not in MODELS and ".py:" not in self.model:
+            raise UserError(
+                f"unknown model {self.model!r}: models that learn digits are {', '.join(MODELS)}, or give "
+                f"path/to/file.py:function"
+            )
         if self.batch < 1 or self.epochs < 1:
             raise UserError(f"batch and epochs must be at least 1, not {self.batch} and {self.epochs}")
         if self.batch > len(self.data.train_images):
@@ -62,11 +69,22 @@ class DigitsJob:
         """Steps of all epochs; what is left of an epoch after whole batches is dropped."""
         return len(self.data.train_images) // self.batch * self.epochs
 
-    def module(self) -> nn.Module:
-        """The network with the weights of the seed."""
+    @cached_property
+    def _made(self) -> tuple[nn.Module, bool]:
+        """The network, and whether it takes rows of pixels instead of images."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return MODELS[self.model]()
+            if self.model in MODELS:
+                return MODELS[self.model](), self.model == "digits_mlp"
+            module, examples = load_function(self.model)
+        shapes = [tuple(item.shape[1:]) for item in examples]
+        if shapes not in ([(64,)], [(1, 8, 8)]):
+            raise UserError(f"{self.model} must take digits, [batch, 1, 8, 8] or [batch, 64], not {shapes}")
+        return module, shapes == [(64,)]
+
+    def module(self) -> nn.Module:
+        """The network with the weights of the seed."""
+        return copy.deepcopy(self._made[0])
 
     def optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
         """Momentum SGD."""
@@ -93,7 +111,7 @@ class DigitsJob:
         return self._shaped(images), torch.from_numpy(labels)
 
     def _shaped(self, images: NDArray[np.float32]) -> torch.Tensor:
-        if self.model == "digits_mlp":
+        if self._made[1]:
             return torch.from_numpy(images)
         return tensors(images, np.zeros(len(images), np.int64))[0]
 

@@ -291,6 +291,55 @@ def test_a_python_model_that_cannot_run(assert_refused, tmp_path, body, error):
     assert_refused("simulate", model_file(tmp_path, body), "--arch", "tiny", text=error)
 
 
+BROKEN = """\
+    first = nn.Linear(64, 64)
+    nn.init.constant_(first.weight, 1e30)
+    return nn.Sequential(first, nn.Linear(64, 10)), (torch.zeros(2, 64),)
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (
+            "    return nn.Sequential(nn.Linear(64, 10), nn.Tanh()), (torch.zeros(2, 64),)\n",
+            "the training step needs 2 operators that cannot be lowered: aten.tanh.default in 1",
+        ),
+        (
+            "    return nn.Linear(4, 10), (torch.zeros(2, 4),)\n",
+            "must take digits, [batch, 1, 8, 8] or [batch, 64], not",
+        ),
+        (BROKEN, "step 0: the loss is nan; the first tensor with a value that is not finite is 0."),
+    ],
+)
+@pytest.mark.usefixtures("no_bytecode")
+def test_a_python_model_that_cannot_be_trained(assert_refused, tmp_path, body, error):
+    arguments = ("--arch", "tiny", "--rtl-steps", 0, "--steps", 1, "--epochs", 1, "--sparsity", "dense")
+    assert_refused("train", model_file(tmp_path, body), *arguments, text=error)
+
+
+@pytest.mark.usefixtures("no_bytecode")
+def test_layers_that_stay_dense_are_named(sparseloom, tmp_path):
+    model = model_file(
+        tmp_path,
+        "    layers = nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 10)\n"
+        "    return nn.Sequential(*layers), (torch.zeros(2, 64),)\n",
+    )
+    arguments = ("--arch", "tiny", "--rtl-steps", 0, "--steps", 1, "--epochs", 1, "--sparsity", "2:16")
+    result = sparseloom("train", model, *arguments)
+    assert result.code == 0, result.err
+    assert "2.weight: dense: its 24 input channels are not a multiple of 32" in result.out
+
+
+@pytest.mark.usefixtures("no_bytecode")
+def test_a_step_that_does_not_fit_the_memory(assert_refused, tmp_path):
+    arch = arch_file(tmp_path, settings(memory={"data_bits": 64, "address_bits": 24}))
+    layers = "nn.Linear(64, 2048), nn.Linear(2048, 2048), nn.Linear(2048, 10)"
+    model = model_file(tmp_path, f"    return nn.Sequential({layers}), (torch.zeros(2, 64),)\n")
+    text = "external memory of 16,777,216 bytes is too small: 1.weight needs 16,777,216 bytes from"
+    assert_refused("train", model, "--arch", arch, "--rtl-steps", 0, "--sparsity", "dense", text=text)
+
+
 @pytest.fixture
 def no_bytecode(monkeypatch):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
