@@ -12,7 +12,7 @@ from hwgen.arch.arrays import engines
 from hwgen.arch.isa import Command, Engine
 from scheduler.tokens import Needs, place_tokens
 
-SPACES = ("act", "wgt", "idx", "acc", "dram")
+SPACES = ("act", "wgt", "idx", "acc", "curve", "dram")
 """Memories in which accesses are compared; scratchpads count words, external memory counts bytes."""
 
 NOBODY = -1

@@ -1,5 +1,10 @@
-"""Activation functions and their slopes (derivatives) on accumulator blocks, as in `functions.py`."""
+"""Activation functions and their slopes (derivatives) on accumulator blocks, as in `functions.py`.
 
+Where the step has a curve of the function (`curves.py`), it is one pass, with the error of the curve. Passes and errors
+below are those without one.
+"""
+
+from scheduler.training.curves import CUBE, TANH_RATE
 from scheduler.training.emitter import Block, Emitter
 from scheduler.training.functions import MAC, MAX, MIN, MUL, polynomial, scratch, sigmoid
 
@@ -17,8 +22,6 @@ SLOPE = (
     *(-1.3219843e-09, 6.8001660e-11, -1.4964416e-12, 1.4018416e-13, -1.7493652e-14, 5.7729372e-16),
 )
 """(slope(x) - 1/2) / x as a polynomial in x**2 - SLOPE_END**2 / 2."""
-TANH_RATE, CUBE = 1.5957691216057308, 0.044715
-"""PyTorch's tanh form of the GELU is x sigmoid(TANH_RATE (x + CUBE x**3))."""
 
 
 def gelu(em: Emitter, x: Block, d: Block) -> Block:
@@ -27,6 +30,8 @@ def gelu(em: Emitter, x: Block, d: Block) -> Block:
     The polynomial's argument is limited rather than x, so that beyond the ends a line takes over that leaves 0 .. 1 and
     is cut there. Absolute error 2.2e-6; exactly x above 5.1, exactly 0 below -5.1.
     """
+    if "gelu" in em.curves.places:
+        return em.curve("gelu", d, x)
     s, p = scratch(em, d, 2)
     end = CDF_END**2 / 2
     em.vector(MAC, s, x, x, -end)
@@ -39,6 +44,8 @@ def gelu(em: Emitter, x: Block, d: Block) -> Block:
 
 def gelu_slope(em: Emitter, x: Block, d: Block) -> Block:
     """Compute the derivative of `gelu` at `x` in 16 passes; `d` must not be `x`. Absolute error 8.5e-6."""
+    if "gelu_slope" in em.curves.places:
+        return em.curve("gelu_slope", d, x)
     p, s = scratch(em, d, 2)
     end = SLOPE_END**2 / 2
     em.vector(MAX, d, x, -SLOPE_END)
@@ -53,6 +60,8 @@ def gelu_tanh(em: Emitter, x: Block, d: Block) -> Block:
 
     The argument of the sigmoid is u = TANH_RATE (x + CUBE x**3).
     """
+    if "gelu_tanh" in em.curves.places:
+        return em.curve("gelu_tanh", d, x)
     u, *spare = scratch(em, d, 4)
     _tanh_argument(em, x, u)
     sigmoid(em, u, u, spare=spare)
@@ -64,6 +73,8 @@ def gelu_tanh_slope(em: Emitter, x: Block, d: Block) -> Block:
 
     With y = sigmoid(u) and exp(-u) y = 1 - y: y (1 + (1 - y) x du/dx).
     """
+    if "gelu_tanh_slope" in em.curves.places:
+        return em.curve("gelu_tanh_slope", d, x)
     t, e, f = scratch(em, d, 3)
     _tanh_argument(em, x, d)
     sigmoid(em, d, d, spare=(t, e, f))
@@ -82,6 +93,8 @@ def _tanh_argument(em: Emitter, x: Block, u: Block) -> None:
 
 def silu(em: Emitter, x: Block, d: Block) -> Block:
     """Compute `d = x * sigmoid(x)` in 17 passes; `d` may be `x`. Relative error 5e-6 + 1e-7 |x|."""
+    if "silu" in em.curves.places:
+        return em.curve("silu", d, x)
     y, *spare = scratch(em, d, 4)
     sigmoid(em, x, y, spare=spare)
     return em.vector(MUL, d, x, y)
@@ -92,6 +105,8 @@ def silu_slope(em: Emitter, x: Block, d: Block) -> Block:
 
     With y = sigmoid(x) and exp(-x) y = 1 - y: y (1 + x (1 - y)).
     """
+    if "silu_slope" in em.curves.places:
+        return em.curve("silu_slope", d, x)
     t, e, f = scratch(em, d, 3)
     sigmoid(em, x, d, spare=(t, e, f))
     return _slope(em, e, x, d)

@@ -13,7 +13,7 @@ from scheduler.training.joint import JointNode
 from scheduler.training.layout import Layout
 from scheduler.training.moves import Reshape
 from scheduler.training.optimizers import Rules
-from scheduler.training.tidy import concatenations, live, name_gradients, pooling_gradients
+from scheduler.training.tidy import concatenations, live, name_gradients, pooling_gradients, scaled_softmaxes
 from scheduler.training.updates import Update
 from scheduler.training.views import View, standard
 from scheduler.weights import as_float32
@@ -37,6 +37,7 @@ class Assembly:
         outputs, gradients = self._outputs(), self._gradients()
         tensors = self.builder.tensors
         operators = concatenations(pooling_gradients(self.builder.operators, tensors), tensors)
+        operators = scaled_softmaxes(operators, {*outputs.values(), *gradients.values()})
         operators, gradients = name_gradients(operators, tensors, gradients)
         operators += [self._update(name, gradient) for name, gradient in gradients.items()]
         operators, tensors = live(operators, tensors, {*outputs.values(), *self.converted.given})

@@ -6,8 +6,8 @@ from hwgen.arch.isa import Operation
 from scheduler.training.emitter import Block, Emitter, constant_bits
 
 COPY, MUL, MAC, ADD, AND = Operation.COPY, Operation.MUL, Operation.MAC, Operation.ADD, Operation.AND
-LOWEST = -3.0e38
-"""Below everything that matters, and finite."""
+LOWEST = -1.0e30
+"""Below everything that matters, and finite, also times a number."""
 PARTS = 8
 """Words of a row are first added up in steps of at least this many."""
 

@@ -3,6 +3,7 @@
 from math import ceil, prod
 
 from scheduler.training.base import Operator
+from scheduler.training.curves import curve_of
 from scheduler.training.emitter import words_of
 from scheduler.training.fuse import Group, main_result
 from scheduler.training.lower import Step
@@ -51,7 +52,8 @@ PASSES = {
     CrossEntropy: 30,
     Mse: 4,
 }
-"""Cycles of the vector engine for each word of an operator's result, or of a loss's input."""
+"""Cycles of the vector engine for each word of an operator's result, or of a loss's input, without curves."""
+WITH_CURVE = {**dict.fromkeys((Gelu, Silu), 1), **dict.fromkeys((GeluGrad, SiluGrad), 2), Softmax: 12}
 UPDATE, ADAM = 4, 24
 """The same for each word of a weight."""
 
@@ -74,12 +76,18 @@ def array_cycles(step: Step, group: Group) -> int:
 
 def vector_cycles(step: Step, group: Group) -> int:
     """Cycles of the vector engine, with the updates of parameters and sums for other kernels."""
-    cycles = sum(PASSES.get(type(item), 0) * _words(step, _subject(item)) for item in (group.main, *group.chain))
+    cycles = sum(_passes(step, item) * _words(step, _subject(item)) for item in (group.main, *group.chain))
     cycles += sum((1 if isinstance(item, BiasGrad) else 2) * _words(step, group.result) for item in group.sums)
     if isinstance(group.main, ConvWeightGrad):
         rule = step.updates[group.main.output]
         cycles += (ADAM if isinstance(rule, Adam) else UPDATE) * _words(step, rule.parameter)
     return cycles
+
+
+def _passes(step: Step, item: Operator) -> int:
+    """Cycles for each word."""
+    curved = curve_of(item) in step.em.curves.places
+    return WITH_CURVE[type(item)] if curved else PASSES.get(type(item), 0)
 
 
 def memory_cycles(step: Step, group: Group) -> int:

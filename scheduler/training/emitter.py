@@ -11,9 +11,10 @@ from math import ceil
 import numpy as np
 
 from hwgen.arch import Arch, UserError
-from hwgen.arch.isa import READS_Z, Format, Opcode, Operation, Target, command
+from hwgen.arch.isa import READS_X, READS_Z, Format, Opcode, Operation, Target, command
 from scheduler.hazards import Recorder, Region
 from scheduler.training.blocks import Block, Chunk, Feature
+from scheduler.training.curves import Curves
 
 STATIC_BANKS = 2
 """Accumulator banks, the last ones, that hold what outlives a chunk: constants, parameters of channels, sums."""
@@ -79,6 +80,7 @@ class Emitter:
         self._turn, self._static_turn = 0, 0
         self.constants: list[int | str | tuple[int, ...]] = []
         """FP32 pattern of each constant (or one for each column), or the name of a scalar that the host sets."""
+        self.curves = Curves()
 
     # ---- accumulator blocks
 
@@ -154,7 +156,7 @@ class Emitter:
         Sources of one row, or of one word in a row, are repeated as the shape of `d` asks; numbers are constants.
         """
         used = {"x": x}
-        if operation != Operation.COPY:
+        if operation not in READS_X:
             used["y"] = y
         if operation in READS_Z:
             used["z"] = z
@@ -168,6 +170,22 @@ class Emitter:
             operands |= {f"{name}_addr": block.addr, f"{name}_stride": block.stride, f"{name}_hold": block.hold}
         item = command(Opcode.VECTOR, operation=operation, rows=d.rows, words=d.words, **operands, **fields)
         self.recorder.add(item, reads=[block.region for block in used.values()], writes=[d.region])
+        return d
+
+    def curve(self, name: str, d: Block, x: Block) -> Block:
+        """Record a curve that has a place, `d` of `x`, in one pass; the first time with the LOAD of its lines."""
+        place = self.curves.places[name]
+        size = place.curve.size
+        if name not in self.curves.loaded:
+            self.curves.loaded.add(name)
+            lines = Region("dram", place.unit, place.unit + 1)
+            fields = {"rows": 1, "beats": size, "dram_addr": place.address}
+            self.load(Target.CURVE, place.first, lines, place.entries, **fields)
+        x = x.like(d)
+        operands = {"x_addr": x.addr, "x_stride": x.stride, "x_hold": x.hold, "d_addr": d.addr, "d_stride": d.stride}
+        operands |= {"y_addr": place.first, "y_stride": size, "shift": place.curve.shift}
+        item = command(Opcode.VECTOR, operation=Operation.CURVE, rows=d.rows, words=d.words, **operands)
+        self.recorder.add(item, reads=[x.region, place.entries], writes=[d.region])
         return d
 
     def load_block(self, block: Block, address: int, row_stride: int, reads: Region, *, wide: bool = False) -> Block:

@@ -5,10 +5,12 @@ to external memory.
 """
 
 from collections import defaultdict
+from collections.abc import Container
 from dataclasses import dataclass
 from itertools import takewhile
 
 from scheduler.training.base import Operator
+from scheduler.training.curves import curve_of
 from scheduler.training.ir import TrainingGraph
 from scheduler.training.operators import (
     BatchNorm,
@@ -32,7 +34,7 @@ MAINS = (Conv, ConvInputGrad, MatMul, BatchNorm, BatchNormGrad, *POINTWISE)
 PRODUCTS = (Conv, ConvInputGrad, ConvWeightGrad, MatMul, Unroll)
 """Operators that keep the array busy."""
 SLOW = (Gelu, GeluGrad, Silu, SiluGrad)
-"""Pointwise operators of many passes."""
+"""Pointwise operators of many passes, without curves."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,11 @@ def main_result(item: Operator) -> str:
     return item.names("result")[0]
 
 
-def groups(graph: TrainingGraph, *, apart: bool = False) -> list[Group]:
+def groups(graph: TrainingGraph, *, apart: bool = False, curves: Container[str] = ()) -> list[Group]:
     """All operators but the updates, which run with their gradients, in an order in which groups can run.
 
-    If products and other kernels run `apart`, side by side, no product waits for slow operators on its results.
+    If products and other kernels run `apart`, side by side, no product waits for slow operators on its results: those
+    of many passes because there is none of the `curves`.
     """
     items = [item for item in graph.operators if not isinstance(item, Sgd | Adam)]
     users: dict[str, list[Operator]] = defaultdict(list)
@@ -75,7 +78,7 @@ def groups(graph: TrainingGraph, *, apart: bool = False) -> list[Group]:
             continue
         chain = _chain(item, users, taken, kept) if isinstance(item, MAINS) else []
         if apart and isinstance(item, PRODUCTS):
-            chain = list(takewhile(lambda link: not isinstance(link, SLOW), chain))
+            chain = list(takewhile(lambda link: not isinstance(link, SLOW) or curve_of(link) in curves, chain))
         taken |= {id(link) for link in (item, *chain)}
         last = (chain or [item])[-1]
         found.append((place[id(last)], Group(item, tuple(chain), _sums(last, users))))

@@ -49,7 +49,7 @@ from scheduler.training.unroll import Unroll
 
 def emit_all(step: Step) -> None:
     """Record the kernels of all operators."""
-    for task in kernel_order(step, groups(step.graph, apart=step.em.apart)):
+    for task in kernel_order(step, groups(step.graph, apart=step.em.apart, curves=step.em.curves.places)):
         emit(step if task.images is None else narrowed(step, *task.images), task.group)
 
 
@@ -77,9 +77,9 @@ def emit_features(step: Step, group: Group) -> None:
         case AvgPoolGrad():
             avg_pool_grad(em, places[item.gradient], places[item.output], item)
         case Softmax():
-            softmax(em, places[item.input], places[item.output])
+            softmax(em, places[item.input], places[item.output], item.scale)
         case SoftmaxGrad():
-            softmax_grad(em, places[item.gradient], places[item.y], places[item.output])
+            softmax_grad(em, places[item.gradient], places[item.y], places[item.output], item.scale)
 
 
 def emit_loss(step: Step, group: Group) -> None:

@@ -1,6 +1,6 @@
 """Training graph -> instructions of one step, kernel by kernel."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Literal, get_args
@@ -11,6 +11,7 @@ from hwgen.arch import Arch, UserError
 from hwgen.arch.isa import Target
 from models.pattern import Pattern
 from scheduler.hazards import Region
+from scheduler.training.curves import place_curves, table, wanted
 from scheduler.training.decisions import Choice, Decision, choose
 from scheduler.training.emitter import Block, Emitter, Feature, constant_words
 from scheduler.training.fuse import groups, main_result
@@ -132,12 +133,14 @@ def begin(graph: TrainingGraph, arch: Arch, options: TrainingOptions) -> Step:
     _check_arch(arch)
     memory = MemoryMap(arch, options.memory_bytes)
     step = Step(graph, arch, options, memory, Emitter(arch), Rings(arch))
+    step.em.curves = place_curves(wanted(graph), arch)
+    step.data += _stored_curves(step)
     step.updates = {item.gradient: item for item in graph.operators if isinstance(item, Sgd | Adam)}
     _check_gradients(graph, step.updates)
     products = {item.weight: item for item in graph.operators if isinstance(item, Conv)}
     inside = {
         main_result(item)
-        for group in groups(graph, apart=step.em.apart)
+        for group in groups(graph, apart=step.em.apart, curves=step.em.curves.places)
         for item in (group.main, *group.chain)[: len(group.chain)]
     }
     features = []
@@ -153,6 +156,17 @@ def begin(graph: TrainingGraph, arch: Arch, options: TrainingOptions) -> Step:
         step.weights[name] = _weights(step, product)
     step.rows["loss"] = memory.row("loss", 1, "loss")
     return step
+
+
+def _stored_curves(step: Step) -> Iterator[tuple[int, bytes]]:
+    """Give curves their places in external memory; their contents there, a line in the lowest bytes of each beat."""
+    places = step.em.curves.places
+    for name, place in places.items():
+        address, unit = step.memory.curve(name, place.curve.size)
+        places[name] = replace(place, address=address, unit=unit)
+        beats = np.zeros((place.curve.size, step.arch.beat_bytes // 4), np.float32)
+        beats[:, :2] = table(name)
+        yield address, beats.tobytes()
 
 
 def _check_arch(arch: Arch) -> None:

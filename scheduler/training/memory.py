@@ -134,6 +134,10 @@ class MemoryMap:
         address = self._take(name, "copy", image.beats * blocks * self.arch.beat_bytes)
         return WeightImage(name, address, depth, blocks, pattern, image.unit)
 
+    def curve(self, name: str, entries: int) -> tuple[int, int]:
+        """Room for the lines of a curve, a beat each: address and hazard number."""
+        return self._take(name, "curve", entries * self.arch.beat_bytes), self._units(1)
+
     def _take(self, name: str, kind: str, size: int) -> int:
         address = self.end
         if address + size > self.limit:

@@ -251,19 +251,23 @@ class AvgPoolGrad(Window, Operator):
 
 @dataclass(frozen=True)
 class Softmax(Operator):
-    """`exp(x) / sum(exp(x))` over the channels of each pixel."""
+    """`exp(scale * x) / sum(exp(scale * x))` over the channels of each pixel; `scale` is positive."""
 
     output: Result
     input: Source
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
 class SoftmaxGrad(Operator):
-    """`y * (gradient - sum(gradient * y))` over the channels of each pixel; `y` is the result of the forward pass."""
+    """`scale * y * (gradient - sum(gradient * y))` over the channels of each pixel; `y` is the result of the forward
+    pass.
+    """
 
     output: Result
     gradient: Source
     y: Source
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,7 @@ class TrainingProgram:
         ]
         lines += [f"; {name}: {note}" for name, note in self.places.notes.items()]
         lines += [f"; {item}" for item in self.places.decisions]
+        lines += [f"; curves: {self.places.em.curves}"] if str(self.places.em.curves) else []
         lines += [f"{position:6d}  {listing(item)}" for position, item in enumerate(self.step.commands)]
         return "\n".join(lines) + "\n"
 

@@ -108,7 +108,7 @@ def _softmax(x: NDArray) -> NDArray:
 
 def _softmax_grad(item: SoftmaxGrad, run: Any) -> Arrays:
     dy, y = run[item.gradient], run[item.y]
-    return {item.output: y * (dy - _sum(dy * y, CHANNELS))}
+    return {item.output: item.scale * y * (dy - _sum(dy * y, CHANNELS))}
 
 
 def _cross_entropy(item: CrossEntropy, run: Any) -> Arrays:
@@ -141,7 +141,7 @@ LAYERS: Mapping[type, Any] = {
     Add: lambda i, run: {i.output: run[i.left] + run[i.right]},
     Mul: lambda i, run: {i.output: run[i.left] * run[i.right]},
     Scale: lambda i, run: {i.output: run[i.input] * i.factor},
-    Softmax: lambda i, run: {i.output: _softmax(run[i.input])},
+    Softmax: lambda i, run: {i.output: _softmax(i.scale * run[i.input])},
     SoftmaxGrad: _softmax_grad,
     CrossEntropy: _cross_entropy,
     Mse: _mse,

@@ -1,12 +1,13 @@
 """Last steps of the capture: what nobody reads goes, and gradients get their names."""
 
+from collections import Counter
 from dataclasses import replace
 
 from scheduler.convert import free_name
 from scheduler.training.base import Operator
 from scheduler.training.ir import Kind, Tensor
 from scheduler.training.moves import Broadcast, Concat, Pad, Permute, Reshape
-from scheduler.training.operators import Add, AvgPoolGrad, BatchNorm, ConvWeightGrad, Scale
+from scheduler.training.operators import Add, AvgPoolGrad, BatchNorm, ConvWeightGrad, Scale, Softmax, SoftmaxGrad
 from scheduler.training.updates import Update
 
 Tensors = dict[str, Tensor]
@@ -51,6 +52,22 @@ def _parts(name: str, makers: dict[str, Operator]) -> list[Pad]:
         return [item] if isinstance(item, Pad) else []
     left, right = _parts(item.left, makers), _parts(item.right, makers)
     return left + right if left and right else []
+
+
+def scaled_softmaxes(operators: list[Operator], kept: set[str]) -> list[Operator]:
+    """Softmaxes take along the scale of what only they read, and their gradients the scale of their results."""
+    makers = {name: item for item in operators for name in item.names("result")}
+    users = Counter(name for item in operators for name in item.names("source"))
+    result: list[Operator] = []
+    for item in operators:
+        source = makers.get(item.input) if isinstance(item, Softmax | Scale) else None
+        alone = source is not None and users[item.input] == 1 and item.input not in kept
+        if alone and isinstance(item, Softmax) and isinstance(source, Scale) and source.factor > 0:
+            item = replace(item, input=source.input, scale=item.scale * source.factor)
+        elif alone and isinstance(item, Scale) and isinstance(source, SoftmaxGrad):
+            item = replace(source, output=item.output, scale=source.scale * item.factor)
+        result.append(item)
+    return result
 
 
 def name_gradients(

@@ -1,5 +1,7 @@
 """Training steps of a transformer on RTL: all of memory equal to the golden machine's."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,13 +19,15 @@ from sim.runner import build
 from sim.train import GoldenTrainer, RtlTrainer, train
 
 TINY = load("tiny")
+CURVES = replace(TINY, name="tiny_curves", vector=replace(TINY.vector, curve_entries=4096))
 
 
 class Transformer(nn.Module):
     """One layer of two heads over six tokens: a class token, fused projections, a perceptron."""
 
-    def __init__(self):
+    def __init__(self, activation):
         super().__init__()
+        self.activation = activation
         self.token, self.position = nn.Parameter(torch.zeros(1, 1, 8)), nn.Parameter(0.1 * torch.randn(1, 6, 8))
         self.norm, self.qkv, self.output = nn.LayerNorm(8), nn.Linear(8, 24), nn.Linear(8, 8)
         self.up, self.down, self.head = nn.Linear(8, 16), nn.Linear(16, 8), nn.Linear(8, 10)
@@ -32,25 +36,25 @@ class Transformer(nn.Module):
         x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.position
         parts = (part.unflatten(-1, (2, 4)).transpose(1, 2) for part in self.qkv(self.norm(x)).chunk(3, -1))
         x = x + self.output(F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2))
-        return self.head((x + self.down(torch.relu(self.up(x))))[:, 0])
+        return self.head((x + self.down(self.activation(self.up(x))))[:, 0])
 
 
 @pytest.mark.verilator
-@pytest.mark.parametrize("pattern", ["dense", "2:4"])
-def test_steps_on_rtl_equal_golden(pattern, seed):
+@pytest.mark.parametrize(("arch", "pattern"), [(TINY, "dense"), (TINY, "2:4"), (CURVES, "dense")])
+def test_steps_on_rtl_equal_golden(arch, pattern, seed):
     """6 images, which is no multiple of the array's 4 rows."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = Transformer()
+        module = Transformer(F.gelu if arch is CURVES else torch.relu)
     x, y = torch.randn(6, 5, 8, generator=generator), torch.randint(10, (6,), generator=generator)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9)
     graph = capture_training(module, "cross_entropy", (x,), y, optimizer)
-    program = compile_step(graph, TINY, TrainingOptions(loss_scale=128.0, pattern=Pattern.parse(pattern)))
+    program = compile_step(graph, arch, TrainingOptions(loss_scale=128.0, pattern=Pattern.parse(pattern)))
     names = graph.of_kind(Kind.INPUT, Kind.LABEL)
     given = zip(names, (x.numpy(), y.numpy()), strict=True)
     batch = {name: graph.layouts[name].from_torch(value).astype(np.float32) for name, value in given}
-    golden, rtl = GoldenTrainer(program), RtlTrainer(program, build(TINY), MemoryModel(stalls=0.1, seed=seed))
+    golden, rtl = GoldenTrainer(program), RtlTrainer(program, build(arch), MemoryModel(stalls=0.1, seed=seed))
     results = list(train(program, [(batch, {})] * 2, golden=golden, rtl=rtl))
     rtl.close()
     assert [result.words for result in results] == [program.memory_size] * 2

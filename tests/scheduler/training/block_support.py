@@ -1,25 +1,35 @@
 """Microcode on accumulator blocks: put values in, run what was recorded on the golden machine, take values out."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from hwgen.arch import Arch, load
 from hwgen.arch.isa import Opcode, encode
 from models.machine import Machine
+from scheduler.training.curves import CURVES, Place, table
 from scheduler.training.emitter import Block, Emitter
 
 ROOMY = dataclasses.replace(
-    load("tiny"), name="roomy", scratchpads=dataclasses.replace(load("tiny").scratchpads, acc_depth=1 << 16)
+    load("tiny"),
+    name="roomy",
+    scratchpads=dataclasses.replace(load("tiny").scratchpads, acc_depth=1 << 16),
+    vector=dataclasses.replace(load("tiny").vector, curve_entries=4096),
 )
-"""`tiny` with banks of 16384 words, so that a function is tried on many values in one run."""
+"""`tiny` with banks of 16384 words, so that a function is tried on many values in one run, and room for curves."""
 
 
 class Blocks:
-    """An emitter, and what lies in the accumulators before the run."""
+    """An emitter, and what lies in the accumulators before the run; the named curves lie in memory."""
 
-    def __init__(self, arch: Arch = ROOMY) -> None:
+    def __init__(self, arch: Arch = ROOMY, *, curves: Sequence[str] = ()) -> None:
         self.arch, self.em = arch, Emitter(arch)
+        self.memory = bytearray(64)
+        for name in curves:
+            first = sum(place.curve.size for place in self.em.curves.places.values())
+            self.em.curves.places[name] = Place(CURVES[name], first, len(self.memory))
+            self.memory += table(name).tobytes()
         self.contents: list[tuple[Block, np.ndarray]] = []
 
     def put(self, values: np.ndarray) -> Block:
@@ -30,7 +40,7 @@ class Blocks:
 
     def run(self, scalars: dict[str, float] | None = None) -> Machine:
         """Execute everything recorded so far."""
-        machine = Machine(self.arch, 64)
+        machine = Machine(self.arch, {0: bytes(self.memory)})
         acc, cols = machine.state.acc, self.arch.array.cols
         for block, words in self.contents:
             acc[_words(block)] = words

@@ -8,6 +8,7 @@ from hwgen.arch.isa import encode
 from models.formats import decode
 from models.formats import encode as encode_operands
 from models.machine import Machine
+from scheduler.training.curves import CURVES, Place, table
 from scheduler.training.emitter import Block, Emitter, Feature
 from scheduler.training.ir import Kind, Tensor
 from scheduler.training.memory import MemoryMap, Row
@@ -52,6 +53,15 @@ class Bench:
         filled[: len(values)] = values
         self.contents.append((row.address, filled.tobytes()))
         return self.em.load_block(self.em.keep(1, row.words), row.address, 0, row.region, wide=True)
+
+    def place_curve(self, name: str) -> None:
+        """Make a curve the only one that kernels may use."""
+        curve = CURVES[name]
+        address, unit = self.memory.curve(name, curve.size)
+        self.em.curves.places[name] = Place(curve, 0, address, unit)
+        beats = np.zeros((curve.size, self.arch.beat_bytes // 4), np.float32)
+        beats[:, :2] = table(name)
+        self.contents.append((address, beats.tobytes()))
 
     def run(self, *, scheduled: bool = False, scalars: dict[str, float] | None = None) -> Machine:
         """Execute everything recorded so far from a fresh memory, constants and scalars in their places."""

@@ -1,5 +1,7 @@
 """Softmax, its gradient and the losses on the golden machine against PyTorch in float64."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,7 @@ CASES = {
     "far apart": (TINY, (4, 1, 1, 10), 3000, 0),
     "far below the zeros that fill the word": (TINY, (5, 1, 1, 10), 2, -60),
 }
+SCALES = (1.0, 0.125)
 
 
 @pytest.fixture(params=CASES, scope="module")
@@ -34,23 +37,31 @@ def fresh(case):
     return Bench(bench.arch), x, g
 
 
-def test_softmax(case):
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("curve", [False, True])
+def test_softmax(case, curve, scale):
     bench, x, _ = fresh(case)
+    if curve:
+        bench = Bench(
+            dataclasses.replace(bench.arch, vector=dataclasses.replace(bench.arch.vector, curve_entries=1024))
+        )
+        bench.place_curve("exp2")
     fx, fy = bench.feature("x", x), bench.feature("y", shape=x.shape)
-    softmax(bench.em, fx, fy)
+    softmax(bench.em, fx, fy, scale)
     found = bench.read(bench.run(scheduled=True), fy)
-    wanted = torch.softmax(torch.tensor(x, dtype=torch.float64), -1).numpy()
+    wanted = torch.softmax(scale * torch.tensor(x, dtype=torch.float64), -1).numpy()
     np.testing.assert_allclose(found, wanted, rtol=6e-4, atol=1e-7)
 
 
-def test_softmax_gradient(case):
+@pytest.mark.parametrize("scale", SCALES)
+def test_softmax_gradient(case, scale):
     bench, x, g = fresh(case)
     y = torch.softmax(torch.tensor(x), -1).half().float()
     fg, fy, fdx = bench.feature("g", g), bench.feature("y", y), bench.feature("dx", shape=x.shape)
-    softmax_grad(bench.em, fg, fy, fdx)
+    softmax_grad(bench.em, fg, fy, fdx, scale)
     found = bench.read(bench.run(scheduled=True), fdx)
     y, g = y.double().numpy(), g.astype(np.float64)
-    np.testing.assert_allclose(found, y * (g - (g * y).sum(-1, keepdims=True)), rtol=6e-4, atol=1e-6)
+    np.testing.assert_allclose(found, scale * y * (g - (g * y).sum(-1, keepdims=True)), rtol=6e-4, atol=1e-6)
 
 
 def loss_case(case, rng):
