@@ -156,7 +156,7 @@ JOB: Final = (
         "value_keep", 25, "share of the seen keys whose values are fetched, in 2^-24, rounded up", low=1, high=1 << 24
     ),
     Field("importance", 1, "1: probabilities are added to the importance of keys"),
-    Field("forget", 9, "factor in 1/256 on importance in the first row of the job", low=1, high=256),
+    Field("forget", 9, "factor in 1/256 on the importance of all keys before the first row; 0 clears it", high=256),
     Field("q_addr", 48, f"queries [head][query]: {_PLACE}"),
     Field("k_addr", 48, f"keys [head][key], MSB plane: {_PLACE}"),
     Field("k_low_addr", 48, f"LSB plane: {_PLACE}"),

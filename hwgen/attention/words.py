@@ -75,6 +75,16 @@ class ElementWord(data.StructLayout):
         )
 
 
+class ProductCommand(data.StructLayout):
+    """One pass of a row over keys. half : the MSB plane has a partner, so operands end in a 1. low : an LSB pass, added
+    to the scores of `buffer`. keys : in the range of the row.
+    """
+
+    def __init__(self, sizes: AttentionSizes) -> None:
+        buffer = (sizes.rows_in_flight - 1).bit_length()
+        super().__init__({"head_size": 8, "keys": INDEX_BITS, "half": 1, "low": 1, "buffer": buffer})
+
+
 class ScoreWord(data.StructLayout):
     """Scores of the rows of a word, from key `index` on, and which of them are written and seen."""
 
@@ -91,8 +101,17 @@ class ScoreWord(data.StructLayout):
         )
 
 
+class WeightedCommand(data.StructLayout):
+    """One pass of a row over values. half, low : as for `ProductCommand`. first, last : pass of the row; in between the
+    sums are kept. factor : they are multiplied first, as a larger maximum asks for.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"head_size": 8, "half": 1, "low": 1, "first": 1, "last": 1, "rescale": 1, "factor": EXP_BITS})
+
+
 class SoftmaxCommand(data.StructLayout):
-    """One row or tile.. before : sum of earlier tiles, already rescaled."""
+    """One row or tile. limit : largest sum of a confident row. before : sum of earlier tiles, already rescaled."""
 
     def __init__(self) -> None:
         super().__init__(

@@ -5,7 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch.attention import QUERY_BITS
-from hwgen.quantization.integer import BITS_WIDTH, INTEGER_BITS
+from hwgen.fp.integer import BITS_WIDTH, INTEGER_BITS
 
 
 class PackerWord(data.StructLayout):

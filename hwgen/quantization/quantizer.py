@@ -6,11 +6,11 @@ from amaranth.lib.wiring import In, Out
 
 from hwgen.arch.attention import LOW_BITS
 from hwgen.fp.formats import FP32
+from hwgen.fp.integer import BITS_WIDTH, INTEGER_BITS, FpToInteger
 from hwgen.fp.multiply import FpMultiply
 from hwgen.lib.pipeline import delay
 from hwgen.lib.shared import Shared
 from hwgen.lib.streams import Queue
-from hwgen.quantization.integer import BITS_WIDTH, INTEGER_BITS, FpToInteger
 from hwgen.quantization.packer import PlaneBeat, PlanePacker
 
 

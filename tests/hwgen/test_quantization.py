@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hwgen.arch.attention import LOW_BITS, PLANE_BITS, QUERY_BITS
-from hwgen.quantization.integer import FpToInteger
+from hwgen.fp.integer import FpToInteger
 from hwgen.quantization.packer import PackerWord, PlaneBeat, PlanePacker
 from hwgen.quantization.quantizer import FloatWord, Quantizer, QuantizerSettings
 from models.attention_engine.planes import quantize, split

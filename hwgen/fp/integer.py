@@ -1,12 +1,13 @@
-"""FP32 to integers of a few bits."""
+"""Conversions between FP32 and integers."""
 
-from amaranth.hdl import C, Cat, Module, Mux, Signal, signed
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.fp.convert import is_nan
 from hwgen.fp.formats import FP32, FloatLayout
-from hwgen.fp.pipeline import shift_right
+from hwgen.fp.pipeline import leading_zeros, shift_right
+from hwgen.lib.pipeline import delay
 
 INTEGER_BITS = 16
 """Most bits of an integer."""
@@ -64,4 +65,51 @@ class FpToInteger(wiring.Component):
         ]
         m.d.sync += result.eq(Mux(sign, -magnitude, magnitude))
         m.d.comb += self.o.eq(result)
+        return m
+
+
+class FpFromInteger(wiring.Component):
+    """A signed integer as FP32, to nearest even.
+
+    Timing
+    ------
+    `LATENCY` cycles, one value a cycle. No stall, no valid.
+
+    Parameters
+    ----------
+    width : int   Bits of the integer, 26 to 64.
+
+    Members
+    -------
+    i : In(signed(width))
+    o : Out(32)
+    """
+
+    LATENCY = 3
+
+    def __init__(self, *, width: int) -> None:
+        if not FP32.fraction + 3 <= width <= 64:
+            raise ValueError(f"width must be between {FP32.fraction + 3} and 64, not {width!r}")
+        self._width = width
+        super().__init__({"i": In(signed(width)), "o": Out(32)})
+
+    def elaborate(self, platform: object) -> Module:
+        """Magnitude | leading one to the top | round and pack."""
+        m = Module()
+
+        def register(name: str, value: Value) -> Signal:
+            result = Signal(len(value), name=name, reset_less=True)
+            m.d.sync += result.eq(value)
+            return result
+
+        magnitude = register("magnitude", Mux(self.i < 0, -self.i, self.i)[: self._width])
+        zeros = leading_zeros(m, magnitude, "zeros")
+        normal = register("normal", (magnitude << zeros)[: self._width])
+        exponent = register("exponent", (FP32.bias + self._width - 1 - zeros)[: FP32.exponent])
+        top, rest = normal[-FP32.fraction - 1 :], normal[: -FP32.fraction - 1]
+        up = Signal()
+        m.d.comb += up.eq(rest[-1] & (rest[:-1].any() | top[0]))
+        packed = (Cat(top[:-1], exponent) + up)[: FP32.fraction + FP32.exponent]
+        sign = delay(m, self.i < 0, self.LATENCY - 1, "sign")
+        m.d.comb += self.o.eq(register("packed", Cat(Mux(top[-1], packed, 0), sign & top[-1])))
         return m
