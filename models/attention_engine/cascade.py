@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from hwgen.arch.attention import SCORE_MAX
 from hwgen.arch.errors import UserError
+from models.topk import top_k
 
 PROTECTED = SCORE_MAX + 1
 
@@ -17,7 +18,7 @@ def survivors(scores: NDArray[np.int64], keep: int, protected: NDArray[np.bool_]
     if not 1 <= keep <= len(scores):
         raise UserError(f"at least 1 and at most {len(scores)} of {len(scores)} can be kept, not {keep}")
     ranked = scores if protected is None else np.where(protected, PROTECTED, scores)
-    return np.sort(np.argsort(-ranked, kind="stable")[:keep])
+    return top_k(ranked.astype(np.uint32), keep)
 
 
 def compact(scores: NDArray[np.int64], kept: NDArray[np.int64]) -> NDArray[np.int64]:

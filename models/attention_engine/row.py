@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from hwgen.arch.attention import KEEP_FRACTION, RECIPROCAL_BITS, KeyMode, ValueMode
 from models.attention_engine.planes import join, middle
 from models.attention_engine.softmax import exponential, power, probability, reciprocal, row_exponentials, shrink
+from models.topk import top_k
 
 _NOTHING = np.zeros(0, dtype=np.int64)
 
@@ -65,7 +66,8 @@ def kept_values(e: NDArray[np.int64], seen: NDArray[np.bool_], share: int) -> ND
     candidates = np.flatnonzero(seen)
     count = -(-len(candidates) * share >> KEEP_FRACTION)
     kept = np.zeros(len(e), dtype=np.bool_)
-    kept[candidates[np.argsort(-e[candidates], kind="stable")[:count]]] = True
+    if count:
+        kept[candidates[top_k(e[candidates].astype(np.uint32), count)]] = True
     return kept
 
 
