@@ -54,11 +54,12 @@ def estimate(arch: Arch, problem: Problem, plan: Plan) -> Estimate:
     tiles, output = plan.row_tiles * plan.col_tiles, problem.rows * problem.words
     act, wgt, load = _load(arch, problem, plan)
     tensor = 0 if plan.dataflow is None else _tensor_cycles(arch, problem, plan)
-    vector = (output + VECTOR_START * tiles) * problem.steps
+    pace = arch.vector.words
+    vector = (ceil(output / pace) + VECTOR_START * tiles) * problem.steps
     beats, joined = plan.tile_cols * problem.store_beats, plan.col_tiles == 1
     last = STORE_START + _block(arch, min(plan.row_tile, problem.rows), beats, joined, WRITE_LATENCY)
     store = STORE_START * tiles + _block(arch, problem.rows * plan.col_tiles, beats, joined, WRITE_LATENCY)
-    tail = (min(plan.out_words, output) + VECTOR_START) * problem.steps + last
+    tail = (ceil(min(plan.out_words, output) / pace) + VECTOR_START) * problem.steps + last
     if plan.dataflow is not None:
         tail += plan.out_words
     first = act + wgt

@@ -13,6 +13,7 @@ from scheduler.passes.tile import INDEX_WORDS, act_row_words
 from scheduler.program import Heading, Program, Segment
 from scheduler.scratchpad import Accumulators, Pool, Ring
 from scheduler.state import Layer, Lowering, Plan, Step, Weights
+from scheduler.vectors import as_one_row
 
 
 def run(state: Lowering) -> Lowering:
@@ -234,33 +235,25 @@ class _Emitter:
 
     def _step(self, step: Step, tile: _Tile) -> None:
         """One VECTOR instruction in place, with the load of what it adds before it."""
-        fields, reads = {}, [tile.region]
+        fields = {"operation": Operation.COPY, "rows": tile.rows, "words": tile.words}
+        fields |= {"x_addr": tile.acc, "x_stride": tile.words, "d_addr": tile.acc, "d_stride": tile.words}
+        reads = [tile.region]
         if step.kind == "bias":
             addend, held = self.accumulators.biases[tile.half].get((step.operand, tile.col))
             region = Region("acc", addend, addend + tile.words)
             if not held:
                 start = self.state.memory.biases[step.operand] + 2 * tile.start_word * self.arch.beat_bytes
                 self._load(Target.ACC32, addend, 1, 2 * tile.words, start, 0, writes=[region])
-            fields = {"operation": Operation.ADD, "y_addr": addend, "y_stride": 0}
+            fields |= {"operation": Operation.ADD, "y_addr": addend, "y_stride": 0}
             reads.append(region)
         elif step.kind == "add":
             addend, held = self.accumulators.addends[tile.half].get((step.operand, tile.row, tile.col))
             region = Region("acc", addend, addend + tile.rows * tile.words)
             if not held:
                 self._load_operands(step.operand, tile, addend)
-            fields = {"operation": Operation.ADD, "y_addr": addend, "y_stride": tile.words}
+            fields |= {"operation": Operation.ADD, "y_addr": addend, "y_stride": tile.words}
             reads.append(region)
-        item = command(
-            Opcode.VECTOR,
-            relu=step.relu,
-            rows=tile.rows,
-            words=tile.words,
-            x_addr=tile.acc,
-            x_stride=tile.words,
-            d_addr=tile.acc,
-            d_stride=tile.words,
-            **fields,
-        )
+        item = command(Opcode.VECTOR, relu=step.relu, **as_one_row(fields))
         self.recorder.add(item, reads=reads, writes=[tile.region])
 
     def _store(self, layer: Layer, tile: _Tile) -> None:

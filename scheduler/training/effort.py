@@ -81,7 +81,7 @@ def vector_cycles(step: Step, group: Group) -> int:
     if isinstance(group.main, ConvWeightGrad):
         rule = step.updates[group.main.output]
         cycles += (ADAM if isinstance(rule, Adam) else UPDATE) * _words(step, rule.parameter)
-    return cycles
+    return cycles // step.arch.vector.words
 
 
 def _passes(step: Step, item: Operator) -> int:

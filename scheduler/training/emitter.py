@@ -15,6 +15,7 @@ from hwgen.arch.isa import READS_X, READS_Z, Format, Opcode, Operation, Target, 
 from scheduler.hazards import Recorder, Region
 from scheduler.training.blocks import Block, Chunk, Feature
 from scheduler.training.curves import Curves
+from scheduler.vectors import as_one_row
 
 STATIC_BANKS = 2
 """Accumulator banks, the last ones, that hold what outlives a chunk: constants, parameters of channels, sums."""
@@ -160,7 +161,7 @@ class Emitter:
             used["y"] = y
         if operation in READS_Z:
             used["z"] = z
-        operands = {"d_addr": d.addr, "d_stride": d.stride}
+        operands = {"operation": operation, "rows": d.rows, "words": d.words, "d_addr": d.addr, "d_stride": d.stride}
         for name, value in used.items():
             if value is None:
                 raise ValueError(f"{operation.name} needs {name}")
@@ -168,7 +169,7 @@ class Emitter:
             if (block.rows, block.words) != (d.rows, d.words):
                 raise ValueError(f"{operation.name}: {name} is {block}, but d is {d}")
             operands |= {f"{name}_addr": block.addr, f"{name}_stride": block.stride, f"{name}_hold": block.hold}
-        item = command(Opcode.VECTOR, operation=operation, rows=d.rows, words=d.words, **operands, **fields)
+        item = command(Opcode.VECTOR, **as_one_row(operands), **fields)
         self.recorder.add(item, reads=[block.region for block in used.values()], writes=[d.region])
         return d
 
@@ -182,9 +183,10 @@ class Emitter:
             fields = {"rows": 1, "beats": size, "dram_addr": place.address}
             self.load(Target.CURVE, place.first, lines, place.entries, **fields)
         x = x.like(d)
-        operands = {"x_addr": x.addr, "x_stride": x.stride, "x_hold": x.hold, "d_addr": d.addr, "d_stride": d.stride}
+        operands = {"operation": Operation.CURVE, "rows": d.rows, "words": d.words}
+        operands |= {"x_addr": x.addr, "x_stride": x.stride, "x_hold": x.hold, "d_addr": d.addr, "d_stride": d.stride}
         operands |= {"y_addr": place.first, "y_stride": size, "shift": place.curve.shift}
-        item = command(Opcode.VECTOR, operation=Operation.CURVE, rows=d.rows, words=d.words, **operands)
+        item = command(Opcode.VECTOR, **as_one_row(operands))
         self.recorder.add(item, reads=[x.region, place.entries], writes=[d.region])
         return d
 

@@ -76,7 +76,7 @@ def beats(item: Columns, arch: Arch) -> NDArray[np.int64]:
 
 
 def _vector(item: Columns, arch: Arch) -> Pair:
-    busy = item.rows * item.words + START
+    busy = item.rows * -(-item.words // arch.vector.words) + START
     return busy, busy
 
 

@@ -54,7 +54,7 @@ def test_single_words_are_held_so_that_they_are_read_once():
     block, words = em.take(5, 1), em.take(5, 1)
     em.vector(Operation.MAC, block, words, 2.0, 3.0)
     item = em.recorder.commands[0]
-    assert (item.x_stride, item.x_hold) == (1, 0)
+    assert (item.rows, item.words, item.x_hold) == (1, 5, 0)
     assert (item.y_stride, item.y_hold, item.z_stride, item.z_hold) == (0, 1, 0, 1)
 
 
