@@ -69,6 +69,8 @@ class AttentionSizes:
     beat_bytes: int = 64
     softmax_lanes: int = 16
     """Scores a cycle through exponential, importance and the value selection."""
+    selectors: int = 1
+    """Top-k engines for values; rows take turns."""
     output_lanes: int = 4
     """Outputs a cycle that are scaled and rounded."""
     max_length: int = 1024
@@ -86,6 +88,7 @@ class AttentionSizes:
             "multipliers": (16, 512),
             "beat_bytes": (16, 512),
             "softmax_lanes": (4, 64),
+            "selectors": (1, 4),
             "output_lanes": (1, 16),
             "max_length": (16, 16384),
             "buffer_words": (16, 65536),

@@ -15,7 +15,13 @@ from hwgen.arch.attention import LOW_BITS, AttentionSizes
 MEMORY_LATENCY = 40
 CHANNEL_BYTES = 64
 FULL_SIZE = AttentionSizes(
-    multipliers=512, beat_bytes=512, softmax_lanes=32, output_lanes=8, rows_in_flight=16, reads_in_flight=64
+    multipliers=512,
+    beat_bytes=512,
+    softmax_lanes=32,
+    selectors=2,
+    output_lanes=8,
+    rows_in_flight=16,
+    reads_in_flight=64,
 )
 
 
@@ -29,8 +35,10 @@ class Latency:
     """Word of keys to score; word of values to sum."""
     softmax: int = 14
     """Word of scores to word of e."""
-    select: int = 20
-    """Last pass of the selection to the first row that is fetched."""
+    select: int = 12
+    """Of the selection, beside its passes, which come to about three times the words of a row."""
+    marks: int = 6
+    """Decision of the selection to the first row that is fetched."""
     output: int = 24
     """Sum to the last beat of outputs."""
     switch: int = 2
@@ -109,7 +117,8 @@ def budget(rows: Sequence[Row], sizes: AttentionSizes, latency: Latency = Latenc
         words, share = -(-row.keys // sizes.softmax_lanes), row.values / row.keys
         ready = line.work("softmax", scored, words) + latency.softmax
         if share < 1:
-            ready = line.work("select", ready + words, words) + words + latency.select
+            search = 3 * words + latency.select
+            ready = line.work("select", ready, -(-search // sizes.selectors)) + search + latency.marks
         asked = ready - (sizes.reads_in_flight if share == 1 else 0)
         first, last = line.read(asked, _beats(row.values, row.head_size * row.value_bits // 8, sizes, share))
         values = sizes.words(row.head_size, row.values)
