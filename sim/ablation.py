@@ -23,13 +23,16 @@ from sim.speedup import measure
 from sim.train import GoldenTrainer, RtlTrainer, train
 from sim.verilate import Progress
 
-OFF = TrainingOptions(interleave=False, pregenerate=False, overlap=False, loss_scale=256.0)
-CHOICES = ("interleave", "pregenerate", "overlap")
-NAMES = ("interleaving", "pre-generation", "offline scheduling")
+OFF = TrainingOptions(interleave=False, pregenerate=False, loss_scale=256.0).naive()
+CHOICES = {
+    "interleaving": {"interleave": True},
+    "pre-generation": {"pregenerate": True},
+    "offline scheduling": {"dataflow": "auto", "overlap": True},
+}
 CASES = {
     "none": OFF,
-    **{name: replace(OFF, **{choice: True}) for name, choice in zip(NAMES, CHOICES)},
-    "all": replace(OFF, **dict.fromkeys(CHOICES, True)),
+    **{name: replace(OFF, **choice) for name, choice in CHOICES.items()},
+    "all": replace(OFF, **{key: value for choice in CHOICES.values() for key, value in choice.items()}),
 }
 FOLDER = Path("build/ablation")
 

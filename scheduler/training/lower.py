@@ -15,7 +15,7 @@ from scheduler.training.curves import place_curves, table, wanted
 from scheduler.training.decisions import Choice, Decision, choose
 from scheduler.training.emitter import Block, Emitter, Feature, constant_words
 from scheduler.training.fuse import groups, main_result
-from scheduler.training.gradients import Kernel
+from scheduler.training.gradient_plans import Kernel
 from scheduler.training.ir import Kind, TrainingGraph, verify
 from scheduler.training.memory import MemoryMap, Row, packed_span
 from scheduler.training.operators import (

@@ -8,7 +8,8 @@ from hwgen.arch.isa import Dataflow, Operation
 from scheduler.hazards import Region
 from scheduler.training.decisions import Choice
 from scheduler.training.emitter import Block
-from scheduler.training.gradients import GradientPlan, GradientTile, WeightGradient, engine_cycles
+from scheduler.training.gradient_plans import GradientPlan, GradientTile, engine_cycles
+from scheduler.training.gradients import WeightGradient
 from scheduler.training.lower import Step
 from scheduler.training.operators import ConvWeightGrad
 from scheduler.training.weights import Master, Weights, write_copies

@@ -7,7 +7,7 @@ from hwgen.arch import Arch, UserError
 from models.pattern import Pattern
 from scheduler.hazards import Region
 from scheduler.training.emitter import Feature, constant_words, words_of
-from scheduler.training.gradients import Kernel, gradient_plans
+from scheduler.training.gradient_plans import Kernel, gradient_plans
 from scheduler.training.ir import Tensor
 from scheduler.training.resident import BLOCK_SLOTS, WeightImage
 from scheduler.training.weights import Master, Weights

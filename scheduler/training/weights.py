@@ -12,7 +12,7 @@ from hwgen.arch import Arch
 from hwgen.arch.isa import Format
 from scheduler.hazards import Region
 from scheduler.training.emitter import Block, Emitter
-from scheduler.training.gradients import GradientPlan, GradientTile, Kernel
+from scheduler.training.gradient_plans import GradientPlan, GradientTile, Kernel
 from scheduler.training.resident import WeightImage
 from scheduler.training.windows import Phase
 

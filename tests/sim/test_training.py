@@ -34,6 +34,7 @@ def job(model: str, pattern: str, **options) -> DigitsJob:
     [
         ("digits_mlp", "2:4", 3, {}),
         ("digits_mlp", "2:4", 1, {"pregenerate": False, "overlap": False}),
+        ("digits_mlp", "2:4", 1, {"dataflow": "ws"}),
         ("digits_cnn", "2:8", 1, {}),
     ],
 )
@@ -56,8 +57,9 @@ def test_losses_are_those_of_pytorch(pattern):
     assert report.to_json()["losses"] == list(report.losses)
 
 
-def test_program_keeps_tokens_and_shared_words_in_order():
-    program = job("digits_mlp", "2:4").program()
+@pytest.mark.parametrize("dataflow", ["auto", "ws"])
+def test_program_keeps_tokens_and_shared_words_in_order(dataflow):
+    program = job("digits_mlp", "2:4", dataflow=dataflow).program()
     for code in (program.start, program.step):
         assert check_tokens(code.encode(), TINY) is None
         assert check_races(code.encode(), TINY) is None

@@ -7,7 +7,8 @@ import torch
 from models.pattern import Pattern
 from models.sparsity import nm_mask
 from scheduler.hazards import Region
-from scheduler.training.gradients import Kernel, WeightGradient
+from scheduler.training.gradient_plans import Kernel
+from scheduler.training.gradients import WeightGradient
 from scheduler.training.ir import Kind, Tensor
 from scheduler.training.resident import Rings
 from scheduler.training.weights import master_values, master_words, write_copies
