@@ -12,6 +12,7 @@ from transformers.cache_utils import DynamicCache, StaticCache
 from hwgen.arch import UserError
 from models.attention import PruningPolicy, Quantization, Schedule, prune
 from models.attention.calibrate import calibrate
+from models.attention.cascade import Cascade
 from tests.models.attention import support
 from tests.models.attention.support import BUILDERS, DECODERS, ENCODERS, HEADS, LAYERS, Reference, build, inputs
 
@@ -143,6 +144,17 @@ def test_pruned_keys_never_return_while_decoding(name):
                 assert layer == 0 or now <= held[layer - 1]
                 held[layer] = now
     assert out.past_key_values.get_seq_length() == 28
+
+
+def test_heads_are_chosen_once():
+    cascade = Cascade(PruningPolicy(heads=Schedule(caps=(3, 1))), layers=2, heads=3, causal=True)
+    for new, scores in ((2, [1, 3, 2]), (1, [9, 3, 2])):
+        cascade.begin_pass(1, new, torch.device("cpu"))
+        cascade.enter(0)
+        assert cascade.live_heads.tolist() == [[True, True, True]]
+        cascade.head_scores = torch.tensor([scores])
+        cascade.enter(1)
+        assert cascade.live_heads.tolist() == [[False, True, False]]
 
 
 def test_ties_keep_earlier_tokens():
