@@ -70,8 +70,8 @@ class TrainingOptions:
                 raise UserError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
 
     def naive(self) -> "TrainingOptions":
-        """The same without offline scheduling: one dataflow for all, no overlap, kernels in the graph's order."""
-        return replace(self, dataflow="os", overlap=False)
+        """The same without offline scheduling: one dataflow (os, if not given), no overlap, kernels in the graph's order."""
+        return replace(self, dataflow="os" if self.dataflow == "auto" else self.dataflow, overlap=False)
 
 
 @dataclass
