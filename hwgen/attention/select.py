@@ -5,6 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch.attention import EXP_BITS, KEEP_FRACTION, AttentionSizes
+from hwgen.attention.serial import OneByOne
 from hwgen.attention.words import INDEX_BITS, LaneExponentials
 from hwgen.lib.streams import Queue
 from hwgen.pruning.eliminate import ZeroEliminator
@@ -92,7 +93,16 @@ class ValueSelection(wiring.Component):
             m.d.comb += packed.mask[lane].eq(beat.mask[lane] & (item.score != 0))
             with m.If(beat.mask[lane]):
                 m.d.comb += self.words.payload.e[lane].eq(item.score)
-        self._one_by_one(m, eliminator.o)
+        m.submodules.serial = serial = OneByOne(shape=Element(self._topk), width=self._lanes)
+        wiring.connect(m, eliminator.o, serial.i)
+        single = serial.o.payload
+        m.d.comb += [
+            self.kept.valid.eq(serial.o.valid),
+            self.kept.payload.index.eq(single.item.index),
+            self.kept.payload.e.eq(single.item.score),
+            self.kept.payload.last.eq(single.last),
+            serial.o.ready.eq(self.kept.ready),
+        ]
         m.d.comb += self.busy.eq(counting | mask.busy | kinds.o.valid | eliminator.busy | self.kept.valid)
         return m
 
@@ -126,22 +136,3 @@ class ValueSelection(wiring.Component):
                 as_words.eq(row.words),
             ]
         return full | command.valid
-
-    def _one_by_one(self, m: Module, source: stream.Interface) -> None:
-        """The items of a dense beat, one a cycle."""
-        beat, place = source.payload, Signal(range(self._lanes))
-        end = place + 1 == beat.count
-        m.d.comb += [
-            self.kept.valid.eq(source.valid & (beat.count != 0)),
-            self.kept.payload.last.eq(beat.last & end),
-            source.ready.eq((beat.count == 0) | (end & self.kept.ready)),
-        ]
-        with m.Switch(place):
-            for lane in range(self._lanes):
-                with m.Case(lane):
-                    item = beat.items[lane]
-                    m.d.comb += [self.kept.payload.index.eq(item.index), self.kept.payload.e.eq(item.score)]
-        with m.If(self.kept.valid & self.kept.ready):
-            m.d.sync += place.eq(0)
-            with m.If(~end):
-                m.d.sync += place.eq(place + 1)
