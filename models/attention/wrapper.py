@@ -25,6 +25,8 @@ from models.attention.statistics import Dense, Live, Statistics, count
 from models.attention.structure import structure
 
 NAME = "sparseloom_pruned"
+UNSUPPORTED = ("softcap", "s_aux", "position_bias")
+"""Arguments of attention functions that change scores or the softmax."""
 _PRUNED: WeakKeyDictionary[nn.Module, "PrunedModel"] = WeakKeyDictionary()
 
 
@@ -176,6 +178,8 @@ class PrunedModel:
         cascade, layer = self.cascade, self.layer
         if layer == 0:
             self._see(mask, module)
+        elif mask is not self.given_mask:
+            raise UserError("layers with masks of their own, as for sliding windows, are not supported")
         places, index = cascade.drop_keys(layer, self.cache is not None)
         if index is not None:
             key, value = take_rows(key, index, 2), take_rows(value, index, 2)
@@ -198,7 +202,7 @@ class PrunedModel:
 
     def _see(self, mask: Tensor | None, module: nn.Module) -> None:
         """Take the whole mask [B, new, N] of the pass: true where a query sees a key."""
-        cascade = self.cascade
+        cascade, self.given_mask = self.cascade, mask
         if mask is None:
             places = torch.arange(cascade.length, device=cascade.valid.device)
             mask = torch.ones(cascade.length - cascade.start, cascade.length, dtype=torch.bool, device=places.device)
@@ -268,12 +272,15 @@ def pruned_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **_: object,
+    **others: object,
 ) -> tuple[Tensor, None]:
     """The attention function that `transformers` calls; gives [batch, queries, heads, features] and no weights."""
     pruned = _PRUNED.get(module)
     if pruned is None:
         raise UserError(f"{NAME} is set by prune(), not by a model's configuration")
+    for name in UNSUPPORTED:
+        if others.get(name) is not None:
+            raise UserError(f"pruned attention does not support {name}, which {type(module).__name__} uses")
     if dropout:
         raise UserError("pruned attention has no dropout: call model.eval()")
     output = pruned.attention(module, query, key, value, attention_mask, scaling or query.shape[-1] ** -0.5)

@@ -6,16 +6,35 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertModel, T5Config, T5Model
+from transformers import (
+    BertConfig,
+    BertModel,
+    ModernBertConfig,
+    ModernBertModel,
+    OPTConfig,
+    OPTModel,
+    Qwen2Config,
+    Qwen2Model,
+    RobertaConfig,
+    RobertaModel,
+    T5Config,
+    T5Model,
+)
 from transformers.cache_utils import DynamicCache, StaticCache
 
 from hwgen.arch import UserError
 from models.attention import PruningPolicy, Quantization, Schedule, prune
 from models.attention.calibrate import calibrate
 from models.attention.cascade import Cascade
+from models.attention.wrapper import pruned_attention
 from tests.models.attention import support
 from tests.models.attention.support import BUILDERS, DECODERS, ENCODERS, HEADS, LAYERS, Reference, build, inputs
 
+FURTHER = {
+    "roberta": lambda: RobertaModel(RobertaConfig(vocab_size=64, **support.SIZES)),
+    "qwen2": lambda: Qwen2Model(Qwen2Config(vocab_size=64, num_key_value_heads=2, **support.SIZES)),
+    "opt": lambda: OPTModel(OPTConfig(vocab_size=64, ffn_dim=48, word_embed_proj_dim=32, **support.SIZES)),
+}
 TOKENS = Schedule(shares=(1.0, 0.8, 0.6, 0.4))
 FULL = PruningPolicy(
     tokens=TOKENS,
@@ -274,6 +293,42 @@ def test_pruning_twice_training_and_biases_are_refused():
         refused(model, text, lambda m: m(arguments["input_ids"], attention_mask=torch.zeros(2, 1, 12, 12)))
         model.train()
         refused(model, "pruned attention has no dropout: call model.eval()", lambda m: m(**arguments))
+
+
+def test_masks_of_single_layers_are_refused():
+    sizes = support.SIZES | {
+        "pad_token_id": 0,
+        "cls_token_id": 1,
+        "sep_token_id": 2,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    model = ModernBertModel(ModernBertConfig(vocab_size=64, local_attention=4, **sizes)).eval()
+    with prune(model, PruningPolicy()):
+        text = "layers with masks of their own, as for sliding windows, are not supported"
+        refused(model, text, lambda m: m(torch.ones(1, 12, dtype=torch.long)))
+
+
+def test_softcaps_are_refused():
+    model = build("bert")
+    with prune(model, PruningPolicy()):
+        q = torch.zeros(1, 4, 2, 8)
+        text = "pruned attention does not support softcap, which BertSelfAttention uses"
+        refused(model, text, lambda m: pruned_attention(m.encoder.layer[0].attention.self, q, q, q, None, softcap=3.0))
+
+
+@pytest.mark.parametrize("name", ["roberta", "qwen2", "opt"])
+def test_further_families_are_the_plain_model(name):
+    torch.manual_seed(0)
+    model = FURTHER[name]().eval()
+    arguments = inputs(name)
+    with torch.no_grad():
+        plain = model(**arguments)[0]
+    _, found = run(model, arguments, PruningPolicy())
+    assert (found - plain).abs().max() < 1e-5
+    pruned, found = run(model, arguments, FULL)
+    assert torch.isfinite(found).all()
+    assert pruned.live.sum(1).tolist() == [5, 5]
 
 
 def test_caches_that_cannot_be_pruned():
