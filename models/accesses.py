@@ -69,7 +69,8 @@ def scratchpad_accesses(item: Command, arch: Arch) -> list[Access]:
             found = [Access("acc", operand_words(item, name).ravel(), name == "d") for name in names]
             return [*found, Access("curve", curve_entries(item), False)] if item.operation == Operation.CURVE else found
         case Opcode.STORE:
-            return [Access("acc", block_words(item.addr, item.stride, item.rows, item.words).ravel(), False)]
+            words = block_words(item.addr, item.stride, item.rows, item.planes * item.words)
+            return [Access("acc", words.ravel(), False)]
 
 
 def memory_rows(item: Command, arch: Arch) -> Rows | None:
@@ -79,7 +80,8 @@ def memory_rows(item: Command, arch: Arch) -> Rows | None:
         return Rows(item.dram_addr, item.rows, size, item.row_stride, False, item.planes, item.plane_stride)
     if item.opcode is Opcode.STORE:
         rows, beats = stored_shape(item, arch.array)
-        return Rows(item.dram_addr, rows, beats * arch.beat_bytes, item.row_stride, True)
+        size = beats * arch.beat_bytes
+        return Rows(item.dram_addr, rows, size, item.row_stride, True, item.planes, item.plane_stride)
     return None
 
 

@@ -17,21 +17,30 @@ def execute_store(state: State, item: Command) -> None:
     """Execute one STORE. Raises `Fault` with the cause that ISA.md gives; rows before a bus error stay written."""
     arch = state.arch
     _check_fields(item, arch.array)
-    require_words("acc", arch.scratchpads.acc_depth, item.addr + (item.rows - 1) * item.stride + item.words - 1)
+    last = item.addr + (item.rows - 1) * item.stride + item.planes * item.words - 1
+    require_words("acc", arch.scratchpads.acc_depth, last)
     rows, beats = stored_shape(item, arch.array)
-    require_aligned(item, arch, (rows - 1) * item.row_stride + beats * arch.beat_bytes)
-    block = state.acc[block_words(item.addr, item.stride, item.rows, item.words)]
-    block[:, -1, item.lanes :] = 0
-    image = _image(item, arch.array, block).reshape(rows, beats * arch.beat_bytes)
-    for y in range(rows):
+    step = (item.planes - 1) * item.plane_stride
+    plane_extent = (rows - 1) * item.row_stride + beats * arch.beat_bytes
+    require_aligned(item, arch, max(step, 0) + plane_extent, below=max(-step, 0))
+    for plane in range(item.planes):
+        block = state.acc[block_words(item.addr + plane * item.words, item.stride, item.rows, item.words)]
+        block[:, -1, item.lanes :] = 0
+        image = _image(item, arch.array, block).reshape(rows, beats * arch.beat_bytes)
+        _write_rows(state, item.dram_addr + plane * item.plane_stride, item.row_stride, image)
+
+
+def _write_rows(state: State, address: int, stride: int, image: NDArray[np.uint8]) -> None:
+    """Write bytes `[rows, bytes]` to rows `stride` bytes apart."""
+    for y, row in enumerate(image):
         try:
-            state.memory.write(item.dram_addr + y * item.row_stride, image[y])
+            state.memory.write(address + y * stride, row)
         except BusError as error:
             raise Fault(Cause.WRITE_RESPONSE, str(error)) from None
 
 
 def stored_shape(item: Command, array: Array) -> tuple[int, int]:
-    """Rows of external memory that a STORE writes, and beats in each."""
+    """Rows of external memory that a plane of a STORE writes, and beats in each."""
     match Format(item.format):
         case Format.FP32:
             return item.rows, 2 * item.words

@@ -76,12 +76,16 @@ def require_words(memory: str, depth: int, last: int) -> None:
         raise Fault(Cause.SCRATCHPAD_RANGE, f"word {last} of {memory}, which has {depth}")
 
 
-def require_aligned(item: Command, arch: Arch, extent: int) -> None:
-    """MEMORY_ALIGNMENT unless address and strides are whole beats and `extent` bytes from the address are in reach."""
+def require_aligned(item: Command, arch: Arch, extent: int, *, below: int = 0) -> None:
+    """MEMORY_ALIGNMENT unless address and strides are whole beats and `extent` bytes from the address on and `below`
+    bytes before it are in reach.
+    """
     for name in ("dram_addr", "row_stride", "plane_stride"):
         value = item.operands.get(name, 0)
         if value % arch.beat_bytes:
             raise Fault(Cause.MEMORY_ALIGNMENT, f"{name} {value:#x} is not a multiple of {arch.beat_bytes} bytes")
+    if item.dram_addr < below:
+        raise Fault(Cause.MEMORY_ALIGNMENT, f"address {item.dram_addr - below} is below 0")
     end = item.dram_addr + extent
     if extent and end > 1 << arch.memory.address_bits:
         raise Fault(Cause.MEMORY_ALIGNMENT, f"address {end - 1:#x} is beyond {arch.memory.address_bits} address bits")

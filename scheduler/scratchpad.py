@@ -1,9 +1,10 @@
 """Who owns which scratchpad words while a program is emitted."""
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 from hwgen.arch import Arch
+from scheduler.hazards import Region
 from scheduler.state import Layer, Plan
 
 
@@ -25,6 +26,26 @@ class Ring:
             start = 0
         self.next = start + words
         return start
+
+
+class Held:
+    """What a ring still holds of what one kernel loads: what was taken last, up to half of its depth.
+
+    The other half is for what is loaded ahead, by this kernel or the next one.
+    """
+
+    def __init__(self, ring: Ring) -> None:
+        self._limit, self._taken = ring.depth // 2, 0
+        self._found: dict[Hashable, tuple[Region, int]] = {}
+
+    def get(self, content: Hashable, load: Callable[[], Region]) -> Region:
+        """Where `content` is; `load` takes a stretch of the ring for it and fills it, if it is not there."""
+        region, end = self._found.get(content, (None, 0))
+        if region is None or self._taken - end + region.stop - region.start > self._limit:
+            region = load()
+            self._taken += region.stop - region.start
+            self._found[content] = region, self._taken
+        return region
 
 
 class Pool:

@@ -19,8 +19,10 @@ from hwgen.array.words import ElementShape
 from hwgen.control.fetch import Fetch
 from hwgen.control.queue import EngineQueue
 from hwgen.memory.bursts import PAGE_BYTES
-from hwgen.memory.narrow import BUFFER_BEATS, StoreReader
+from hwgen.memory.path import OUTPUT_BEATS
+from hwgen.memory.reader import StoreReader
 from hwgen.memory.store_setup import StoreSetup
+from hwgen.memory.words import BUFFER_BEATS
 from hwgen.reducer.column import STYLES
 from hwgen.reducer.packer import SLOTS
 from hwgen.vector.engine import VectorEngine
@@ -50,8 +52,8 @@ class Sizes(ctypes.Structure):
                 "page_bytes",
                 "outstanding",
             ),
-            *("queue_depth", "in_flight", "fetch_burst", "store_latency", "store_buffer", "packed_latency"),
-            *("packed_slots", "rank_base", "rank_per_slot", "vector_latency", "vector_words"),
+            *("queue_depth", "in_flight", "fetch_burst", "store_latency", "store_buffer", "store_output"),
+            *("packed_latency", "packed_slots", "rank_base", "rank_per_slot", "vector_latency", "vector_words"),
         )
     ]
 
@@ -91,6 +93,7 @@ def sizes(arch: Arch) -> Sizes:
         fetch_burst=Fetch(arch=arch).burst,
         store_latency=StoreReader.LATENCY,
         store_buffer=BUFFER_BEATS,
+        store_output=OUTPUT_BEATS,
         packed_latency=StoreSetup(arch).packed_latency,
         packed_slots=SLOTS,
         rank_base=rank.latency(0),

@@ -108,7 +108,7 @@ def check_counts(program: bytes) -> None:
     for opcode, row in TABLE.items():
         indices = np.flatnonzero(opcodes == opcode)
         for item in row.operands:
-            if item.low == 0:
+            if item.low <= 0:
                 continue
             low = indices[_field(words[indices], row.offsets[item.name], item.width) < item.low]
             if low.size:

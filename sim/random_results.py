@@ -72,25 +72,47 @@ def _source(draft: Draft, block: Block) -> Block:
 
 def store(draft: Draft, block: Block) -> None:
     """Append a store of the block, or of its first rows if the format wants a certain number of them."""
-    array, beat = draft.arch.array, draft.arch.beat_bytes
+    array = draft.arch.array
     form, transpose = FORMS[draft.draw(0, len(FORMS) - 1)]
     if transpose and block.rows < array.cols:
         form, transpose = Format.FP32, 0
-    fields = {"format": form, "transpose": transpose, "rows": block.rows, "words": block.words}
+    fields = {"format": form, "transpose": transpose, "rows": block.rows, **_planes(draft, block)}
     if transpose:
         blocks = 1 if form is Format.OPERAND else draft.draw(1, block.rows // array.cols)
         fields["rows"] = blocks * array.cols
     fields |= _packing(draft, fields) if form is Format.PACKED else draft.noise(n=16, m=16)
     fields |= {"lanes": draft.draw(1, array.cols), "addr": block.addr, "stride": block.stride}
     rows, beats = stored_shape(command(Opcode.STORE, **fields), array)
-    row_stride = (beats + draft.draw(0, 2)) * beat
-    size = (rows - 1) * row_stride + beats * beat
+    place, written = _target(draft, rows, fields["planes"], beats)
+    if form is Format.PACKED:
+        steps = [
+            y * place["row_stride"] + p * place["plane_stride"] for p in range(fields["planes"]) for y in range(rows)
+        ]
+        draft.packed += [(place["dram_addr"] + step, beats, fields["m"]) for step in steps]
+    draft.add(Opcode.STORE, [block.access], [written], **fields, **place)
+
+
+def _planes(draft: Draft, block: Block) -> dict[str, int]:
+    """Planes that the words of a row are cut into."""
+    sizes = [size for size in range(1, block.words + 1) if block.words % size == 0]
+    words = block.words if draft.chance(0.5) else sizes[draft.draw(0, len(sizes) - 1)]
+    return {"words": words, "planes": block.words // words}
+
+
+def _target(draft: Draft, rows: int, planes: int, beats: int) -> tuple[dict[str, int], Access]:
+    """Address and strides of rows in planes, or planes in rows, upwards or downwards; and all that they lie in."""
+    inner = beats + draft.draw(0, 2)
+    outer = (rows if draft.chance(0.5) else planes) * inner + draft.draw(0, 2)
+    row_stride, plane_stride = (inner, outer) if outer >= rows * inner else (outer, inner)
+    beat = draft.arch.beat_bytes
+    size = ((rows - 1) * row_stride + (planes - 1) * plane_stride + beats) * beat
     address = draft.allocate(size)
     draft.stored.append((address, size))
-    if form is Format.PACKED:
-        draft.packed += [(address + y * row_stride, beats, fields["m"]) for y in range(rows)]
-    written = [Access("dram", address, address + size)]
-    draft.add(Opcode.STORE, [block.access], written, **fields, dram_addr=address, row_stride=row_stride)
+    first, step = address, plane_stride * beat
+    if draft.chance(0.5):
+        first, step = address + (planes - 1) * step, -step
+    place = {"dram_addr": first, "row_stride": row_stride * beat, "plane_stride": step}
+    return place, Access("dram", address, address + size)
 
 
 def _packing(draft: Draft, fields: dict[str, int]) -> dict[str, int]:

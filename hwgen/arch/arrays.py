@@ -72,7 +72,7 @@ def encode_program(commands: Sequence[Command]) -> bytes:
             wrong = np.flatnonzero((values < spec.low) | (values > spec.limit))
             if wrong.size:
                 encode(mine[wrong[0]])
-            bits = values.astype(np.uint64)
+            bits = spec.bits(values).astype(np.uint64)
             words[places, word] |= bits << np.uint64(shift)
             if shift + spec.width > _WORD:
                 words[places, word + 1] |= bits >> np.uint64(_WORD - shift)

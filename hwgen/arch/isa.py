@@ -111,7 +111,7 @@ class Cause(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Field:
-    """One operand of an instruction: `width` bits holding `low`..`high`."""
+    """One operand of an instruction: `width` bits holding `low`..`high`, in two's complement if `low` is negative."""
 
     name: str
     width: int
@@ -126,6 +126,19 @@ class Field:
         if self.choices is not None:
             return max(self.choices)
         return (1 << self.width) - 1 if self.high is None else self.high
+
+    @property
+    def signed(self) -> bool:
+        """Whether values may be negative."""
+        return self.low < 0
+
+    def bits(self, value: int) -> int:
+        """How a value is encoded."""
+        return value & ((1 << self.width) - 1)
+
+    def value(self, bits: int) -> int:
+        """The inverse of `bits`."""
+        return bits - (1 << self.width) if self.signed and bits >> self.width - 1 else bits
 
 
 _HEADER = (
@@ -293,6 +306,14 @@ TABLE: dict[Opcode, Instruction] = {
                 Field("transpose", 1, "1: the transposed block is stored; not with FP32"),
                 Field("n", 5, "PACKED: weights kept of each group", high=16),
                 Field("m", 5, "PACKED: values of a group", high=16),
+                Field("planes", 16, "planes of the block, `words` words of each row apart", low=1),
+                Field(
+                    "plane_stride",
+                    32,
+                    "bytes between planes, a multiple of the beat size, negative if they go down",
+                    low=-(1 << 31),
+                    high=(1 << 31) - 1,
+                ),
             ),
         ),
     )
@@ -321,9 +342,9 @@ class Command:
 
 
 def command(opcode: Opcode, *, wait: int = 0, signal: int = 0, **operands: int) -> Command:
-    """Build a command; operands not given are 0 (or the least value allowed). Raises `ProgramError` on a bad value."""
+    """Build a command; operands not given are 0 (1 if that is the least value). Raises `ProgramError` on a bad one."""
     row = TABLE[opcode]
-    values = {item.name: int(operands.pop(item.name, item.low)) for item in row.operands}
+    values = {item.name: int(operands.pop(item.name, max(item.low, 0))) for item in row.operands}
     if operands:
         raise ProgramError(f"{opcode.name} has no field {', '.join(sorted(operands))}")
     made = Command(opcode, values, wait, signal)
@@ -336,7 +357,7 @@ def encode(item: Command) -> bytes:
     row = TABLE[item.opcode]
     word = item.opcode | item.wait << row.offsets["wait"] | item.signal << row.offsets["signal"]
     for spec in row.operands:
-        word |= item.operands[spec.name] << row.offsets[spec.name]
+        word |= spec.bits(item.operands[spec.name]) << row.offsets[spec.name]
     _check(item, row)
     return word.to_bytes(INSTRUCTION_BYTES, "little")
 
@@ -347,7 +368,7 @@ def decode(data: bytes) -> Command:
     if len(data) != INSTRUCTION_BYTES or (word & 0xFF) not in TABLE:
         raise ProgramError(f"no instruction has opcode {word & 0xFF} in {len(data)} bytes")
     row = TABLE[Opcode(word & 0xFF)]
-    values = {f.name: (word >> row.offsets[f.name]) & ((1 << f.width) - 1) for f in row.fields}
+    values = {f.name: f.value(f.bits(word >> row.offsets[f.name])) for f in row.fields}
     if values["reserved"]:
         raise ProgramError(f"{row.opcode.name}.reserved must be in 0..0, not {values['reserved']}")
     top = row.offsets[row.operands[-1].name] + row.operands[-1].width

@@ -120,6 +120,8 @@ def _value_range(item: Field, row: Instruction) -> str:
         return f"bits of engines other than {row.engine.value}"
     if item.choices is not None:
         return _codes(item.choices)
+    if item.signed:
+        return f"{item.low} to {item.limit}"
     return str(item.low) if item.low == item.limit else f"{item.low}-{item.limit}"
 
 

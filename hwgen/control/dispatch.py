@@ -120,7 +120,7 @@ class _Verdict:
         for item in row.fields:
             if item.low > 0:
                 rules.append(fields[item.name] < item.low)
-            if item.limit < (1 << item.width) - 1:
+            if not item.signed and item.limit < (1 << item.width) - 1:
                 rules.append(fields[item.name] > item.limit)
         rules.append(self._word[instruction_layout(row).size :].any())
         return Cat(rules).any()

@@ -1,6 +1,6 @@
 """Words and interfaces that engines exchange, all derived from `Arch` and the instruction table."""
 
-from amaranth.hdl import unsigned
+from amaranth.hdl import Shape, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -34,7 +34,7 @@ class CommandLayout(data.StructLayout):
 
 def operand_layout(opcode: Opcode) -> data.StructLayout:
     """Operands of one instruction, for viewing `CommandLayout.operands` (pass the low bits it needs)."""
-    return data.StructLayout({item.name: item.width for item in TABLE[opcode].operands})
+    return data.StructLayout({item.name: Shape(item.width, item.signed) for item in TABLE[opcode].operands})
 
 
 class ErrorLayout(data.StructLayout):

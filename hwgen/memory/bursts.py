@@ -1,6 +1,6 @@
 """Bursts of a strided block of external memory: the address side of the load and store engines."""
 
-from amaranth.hdl import Module, Mux, Signal, Value, ValueLike
+from amaranth.hdl import Module, Mux, Signal, Value, ValueLike, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -11,9 +11,9 @@ PAGE_BYTES = 4096
 """No AXI burst crosses a multiple of this."""
 BYTE_ADDRESS_BITS = 48
 STRIDE_BITS = 32
-PLANE_BITS = 16
-ROW_BITS = 22
-"""Rows of a block: STORE writes each of up to 2**16 words of 64 columns as a row of its own."""
+ROW_BITS = 16
+PLANE_BITS = 22
+"""Planes of a row: STORE writes each of up to 2**16 words of 64 columns as a plane of its own."""
 BEAT_BITS = 33
 """Beats of a whole block: 2**16 rows of 2**16 words of two beats."""
 
@@ -24,17 +24,20 @@ def beat_log2(arch: Arch) -> int:
 
 
 class Block(data.StructLayout):
-    """`rows` rows, `stride` bytes apart, of `planes` runs, `plane_stride` bytes apart, of `beats` beats.
+    """`rows` rows, `stride` bytes apart (negative: downwards), of `planes` runs, `plane_stride` bytes apart, of `beats`
+    beats.
 
-    The first is at byte address `address`; all counts are at least 1. `pc` is the instruction that asked for it.
+    The first is at byte address `address`; all counts are at least 1. `pc` is the instruction that asked for it, `tag`
+    whatever its bursts are to say.
     """
 
     def __init__(self) -> None:
         super().__init__(
             {
                 "pc": PC_BITS,
+                "tag": 1,
                 "address": BYTE_ADDRESS_BITS,
-                "stride": STRIDE_BITS,
+                "stride": signed(STRIDE_BITS + 1),
                 "rows": ROW_BITS,
                 "plane_stride": STRIDE_BITS,
                 "planes": PLANE_BITS,
@@ -44,10 +47,10 @@ class Block(data.StructLayout):
 
 
 class Burst(data.StructLayout):
-    """One burst: byte address, beats - 1 (`len`, as in AXI), whether it is the `last` of its block, and whose."""
+    """One burst: byte address, beats - 1 (`len`, as in AXI), whether it is the `last` of its block; its `pc`, `tag`."""
 
     def __init__(self, arch: Arch) -> None:
-        super().__init__({"pc": PC_BITS, "address": arch.memory.address_bits, "len": 8, "last": 1})
+        super().__init__({"pc": PC_BITS, "tag": 1, "address": arch.memory.address_bits, "len": 8, "last": 1})
 
 
 def merge_runs(
@@ -92,7 +95,8 @@ class BurstGenerator(wiring.Component):
     i : In(stream of Block)
     o : Out(stream of Burst)
     busy : Out(1)      A block is under way.
-    outside : Out(1)   The next burst would start at or above 2**address_bits; nothing more is offered until `clear`.
+    outside : Out(1)   The next burst would start below 0 or at or above 2**address_bits; nothing more is offered until
+                       `clear`.
     clear : In(1)      Forget the block under way; nothing may be taken from `o` in this cycle.
     """
 
@@ -130,6 +134,7 @@ class BurstGenerator(wiring.Component):
             self.outside.eq(active & (address[arch.memory.address_bits - shift :] != 0)),
             self.o.valid.eq(active & ~self.outside),
             self.o.payload.pc.eq(held.pc),
+            self.o.payload.tag.eq(held.tag),
             self.o.payload.address.eq(address << shift),
             self.o.payload.len.eq(count - 1),
             self.o.payload.last.eq(run_end & last),

@@ -1,4 +1,4 @@
-"""Walk over the words of a STORE in any of its orders: three loops around an address."""
+"""Walk over the words of a STORE in any of its orders: four loops around an address."""
 
 from amaranth.hdl import Module, Signal
 from amaranth.lib import data, stream, wiring
@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from hwgen.lib.shapes import WORD_BITS
 from hwgen.memory.walk import COUNT_BITS
 
-LOOPS = 3
+LOOPS = 4
 
 
 class Nest(data.StructLayout):

@@ -1,27 +1,40 @@
-"""The way of rounded words to external memory: straight, transposed, reduced to N:M, or both."""
+"""The way of rounded words that do not go to external memory as they are: transposed, reduced to N:M, or both."""
 
 from amaranth.hdl import Module, Mux
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch import Arch
+from hwgen.lib.streams import Queue
 from hwgen.memory.transpose import Transposer
 from hwgen.reducer.reducer import Beat, Reducer
 
+OUTPUT_BEATS = 128
+"""Beats that wait for those before them in program order: the packed copy, 2:8, of a tile of 16 x 32 words of a weight
+gradient, less than the FP32 words of another take to leave."""
 
-class Path(data.StructLayout):
-    """Whether beats go through the transposer, whether they are reduced (`packed`), and to what."""
+
+class Reduction(data.StructLayout):
+    """Whether beats are reduced (`packed`), and to what."""
 
     def __init__(self) -> None:
-        super().__init__({"transpose": 1, "packed": 1, "n": 5, "m": 5})
+        super().__init__({"packed": 1, "n": 5, "m": 5})
+
+
+class PathBeat(data.StructLayout):
+    """A `Beat`, and whether its word is to be transposed."""
+
+    def __init__(self, arch: Arch) -> None:
+        super().__init__({"beat": Beat(arch), "transpose": 1})
 
 
 class BeatPath(wiring.Component):
-    """Transposer and reducer one behind the other, each of which beats may pass by.
+    """Transposer and reducer one behind the other, each of which beats may pass by, and a queue.
 
     Timing
     ------
-    One beat a cycle in. Combinational when beats pass by both, else the latency of `Transposer` and of `Reducer`.
+    One beat a cycle in. Latency `Queue.LATENCY`, and that of `Transposer` and of `Reducer` for beats that go through
+    them. A beat that is not transposed waits until the transposer is empty.
 
     Parameters
     ----------
@@ -29,19 +42,19 @@ class BeatPath(wiring.Component):
 
     Members
     -------
-    i : In(stream of Beat)
-    path : In(Path)     May change while not `busy`.
+    i : In(stream of PathBeat)
+    reduction : In(Reduction)   May change while not `busy`.
     o : Out(stream of beat)
-    busy : Out(1)       Something is inside.
-    clear : In(1)       Forget it.
+    busy : Out(1)       Something is on its way to the queue.
+    clear : In(1)       Forget everything.
     """
 
     def __init__(self, arch: Arch) -> None:
         self._arch = arch
         super().__init__(
             {
-                "i": In(stream.Signature(Beat(arch))),
-                "path": In(Path()),
+                "i": In(stream.Signature(PathBeat(arch))),
+                "reduction": In(Reduction()),
                 "o": Out(stream.Signature(arch.memory.data_bits)),
                 "busy": Out(1),
                 "clear": In(1),
@@ -53,24 +66,26 @@ class BeatPath(wiring.Component):
         m = Module()
         m.submodules.transposer = transposer = Transposer(shape=Beat(self._arch), cols=self._arch.array.cols)
         m.submodules.reducer = reducer = Reducer(self._arch)
-        turn, packed, middle = self.path.transpose, self.path.packed, stream.Signature(Beat(self._arch)).create()
+        m.submodules.output = output = Queue(shape=self._arch.memory.data_bits, depth=OUTPUT_BEATS)
+        wiring.connect(m, output.o, wiring.flipped(self.o))
+        turn, packed = self.i.payload.transpose, self.reduction.packed
+        middle = stream.Signature(Beat(self._arch)).create()
         m.d.comb += [
-            transposer.i.payload.eq(self.i.payload),
+            transposer.i.payload.eq(self.i.payload.beat),
             transposer.i.valid.eq(self.i.valid & turn),
-            self.i.ready.eq(Mux(turn, transposer.i.ready, middle.ready)),
-            transposer.o.ready.eq(middle.ready & turn),
-            middle.payload.eq(Mux(turn, transposer.o.payload, self.i.payload)),
-            middle.valid.eq(Mux(turn, transposer.o.valid, self.i.valid)),
+            self.i.ready.eq(Mux(turn, transposer.i.ready, middle.ready & ~transposer.busy)),
+            transposer.o.ready.eq(middle.ready),
+            middle.payload.eq(Mux(transposer.o.valid, transposer.o.payload, self.i.payload.beat)),
+            middle.valid.eq(transposer.o.valid | (self.i.valid & ~turn & ~transposer.busy)),
+            middle.ready.eq(Mux(packed, reducer.i.ready, output.i.ready)),
             reducer.i.payload.eq(middle.payload),
             reducer.i.valid.eq(middle.valid & packed),
-            reducer.n.eq(self.path.n),
-            reducer.m.eq(self.path.m),
-            middle.ready.eq(Mux(packed, reducer.i.ready, self.o.ready)),
-            reducer.o.ready.eq(self.o.ready & packed),
-            self.o.payload.eq(Mux(packed, reducer.o.payload, middle.payload.data)),
-            self.o.valid.eq(Mux(packed, reducer.o.valid, middle.valid)),
+            reducer.n.eq(self.reduction.n),
+            reducer.m.eq(self.reduction.m),
+            reducer.o.ready.eq(output.i.ready & packed),
+            output.i.payload.eq(Mux(packed, reducer.o.payload, middle.payload.data)),
+            output.i.valid.eq(Mux(packed, reducer.o.valid, middle.valid)),
             self.busy.eq(transposer.busy | reducer.busy),
-            transposer.clear.eq(self.clear),
-            reducer.clear.eq(self.clear),
         ]
+        m.d.comb += [part.clear.eq(self.clear) for part in (transposer, reducer, output)]
         return m

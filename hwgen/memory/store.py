@@ -11,7 +11,7 @@ from hwgen.lib.shapes import PC_BITS, AccRead, EngineSignature
 from hwgen.lib.streams import Queue
 from hwgen.memory.bursts import BurstGenerator
 from hwgen.memory.faults import FaultReporter
-from hwgen.memory.narrow import StoreReader, WordJob
+from hwgen.memory.reader import StoreReader
 from hwgen.memory.store_setup import StoreSetup
 
 WRITE_ID = 0
@@ -21,14 +21,15 @@ WRITE_ID = 0
 class StoreEngine(wiring.Component):
     """Executes STORE: accumulator words, narrowed, transposed, reduced or as FP32, in bursts on the AXI write channels.
 
-    Words are read ahead of the bursts that they are written with. Bursts of the next instruction may be announced while
-    responses of this one are still to come; up to `outstanding` bursts are. Errors are reported in program order.
-    After an error, and while `stop`, the bursts that were announced are completed; `busy` falls with the last response.
+    Words are read ahead of the bursts that they are written with; those of the next instruction while this one's still
+    leave, if they take the other way of `StoreReader`. Bursts of the next instruction may be announced while responses
+    of this one are still to come; up to `outstanding` bursts are. Errors are reported in program order. After an error,
+    and while `stop`, the bursts that were announced are completed; `busy` falls with the last response.
 
     Timing
     ------
     First `write.aw` 3 cycles after the command (PACKED: `StoreSetup.packed_latency` - 1 more), first `write.w`
-    `StoreReader.LATENCY` cycles after it, later by what transposer and reducer take; one beat a cycle. `done` pulses
+    `StoreReader.LATENCY` cycles after it, later by what `BeatPath` takes; one beat a cycle. `done` pulses
     with the last response of an instruction.
 
     Parameters
@@ -55,12 +56,10 @@ class StoreEngine(wiring.Component):
         depth = max(2, arch.memory.outstanding)
         m.submodules.setup = setup = StoreSetup(arch)
         m.submodules.bursts = bursts = BurstGenerator(arch)
-        m.submodules.jobs = jobs = Queue(shape=WordJob(arch), depth=max(2, arch.control.queue_depth))
         m.submodules.reader = reader = StoreReader(arch)
-        m.submodules.lengths = lengths = Queue(shape=8, depth=depth)
+        m.submodules.lengths = lengths = Queue(shape=data.StructLayout({"len": 8, "shaped": 1}), depth=depth)
         m.submodules.owners = owners = Queue(shape=data.StructLayout({"pc": PC_BITS, "last": 1}), depth=depth)
         m.submodules.faults = faults = FaultReporter()
-        wiring.connect(m, jobs.o, reader.i)
         wiring.connect(m, wiring.flipped(self.acc), reader.acc)
         drained = owners.level == 0
 
@@ -72,15 +71,15 @@ class StoreEngine(wiring.Component):
             setup.i.valid.eq(control.command.valid & ~faults.halt),
             control.command.ready.eq(setup.i.ready & ~faults.halt),
             bursts.i.payload.eq(job.block),
-            bursts.i.valid.eq(good & jobs.i.ready),
-            jobs.i.payload.eq(job.words),
-            jobs.i.valid.eq(good & bursts.i.ready),
-            setup.o.ready.eq(good & jobs.i.ready & bursts.i.ready),
+            bursts.i.valid.eq(good & reader.i.ready),
+            reader.i.payload.eq(job.words),
+            reader.i.valid.eq(good & bursts.i.ready),
+            setup.o.ready.eq(good & reader.i.ready & bursts.i.ready),
             setup.clear.eq(faults.halt),
             bursts.clear.eq(faults.halt),
+            # What has been announced is completed, the rest is forgotten.
+            reader.clear.eq(faults.halt & drained),
         ]
-        # What has been announced is completed, the rest is forgotten.
-        m.d.comb += [part.clear.eq(faults.halt & drained) for part in (jobs, reader)]
         self._announce(m, bursts, lengths, owners, faults.halt)
         self._write(m, lengths, reader)
         self._respond(m, owners, faults)
@@ -90,7 +89,7 @@ class StoreEngine(wiring.Component):
     def _announce(self, m: Module, bursts: BurstGenerator, lengths: Queue, owners: Queue, halt: Value) -> None:
         """Address register; who waits for the response is noted on the way in, the length on the way out."""
         aw, burst = self.write.aw, bursts.o.payload
-        room = owners.level < self._arch.memory.outstanding
+        room, shaped = owners.level < self._arch.memory.outstanding, Signal()
         do_burst = bursts.o.valid & bursts.o.ready
         do_address = aw.valid & aw.ready
         m.d.comb += [
@@ -99,23 +98,26 @@ class StoreEngine(wiring.Component):
             owners.i.payload.pc.eq(burst.pc),
             owners.i.payload.last.eq(burst.last),
             lengths.i.valid.eq(do_address),
-            lengths.i.payload.eq(aw.payload.len),
+            lengths.i.payload.len.eq(aw.payload.len),
+            lengths.i.payload.shaped.eq(shaped),
             aw.payload.id.eq(WRITE_ID),
         ]
         with m.If(aw.ready):
             m.d.sync += aw.valid.eq(0)
         with m.If(do_burst):
             m.d.sync += [aw.valid.eq(1), aw.payload.addr.eq(burst.address), aw.payload.len.eq(burst.len)]
+            m.d.sync += shaped.eq(burst.tag)
 
     def _write(self, m: Module, lengths: Queue, reader: StoreReader) -> None:
-        """Cut beats into bursts."""
-        w = self.write.w
+        """Cut beats into bursts; each burst says which way its beats come."""
+        w, shaped = self.write.w, lengths.o.payload.shaped
         sent = Signal(8)
         m.d.comb += [
-            w.valid.eq(reader.o.valid & lengths.o.valid),
-            w.payload.data.eq(reader.o.payload),
-            w.payload.last.eq(sent == lengths.o.payload),
-            reader.o.ready.eq(w.ready & lengths.o.valid),
+            w.valid.eq(Mux(shaped, reader.shaped.valid, reader.straight.valid) & lengths.o.valid),
+            w.payload.data.eq(Mux(shaped, reader.shaped.payload, reader.straight.payload)),
+            w.payload.last.eq(sent == lengths.o.payload.len),
+            reader.straight.ready.eq(w.ready & lengths.o.valid & ~shaped),
+            reader.shaped.ready.eq(w.ready & lengths.o.valid & shaped),
             lengths.o.ready.eq(w.valid & w.ready & w.payload.last),
         ]
         with m.If(w.valid & w.ready):

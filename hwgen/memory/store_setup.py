@@ -10,8 +10,8 @@ from hwgen.lib.shapes import CommandLayout
 from hwgen.memory.bursts import Block, beat_log2, merge_runs
 from hwgen.memory.faults import first_cause, operands_of
 from hwgen.memory.length import PackedLength
-from hwgen.memory.narrow import WordJob
 from hwgen.memory.walk import COUNT_BITS
+from hwgen.memory.words import WordJob
 
 
 class StoreJob(data.StructLayout):
@@ -70,7 +70,7 @@ class StoreSetup(wiring.Component):
         store = operands_of(Opcode.STORE, self.i.payload.operands)
         job = Signal(StoreJob(self._arch), reset_less=True)
         packed, dividing, take = store.format == Format.PACKED, Signal(), Signal()
-        rows, beats = self._runs(m, store)
+        runs, beats = self._runs(m, store)
         m.d.comb += [
             self.i.ready.eq(~dividing & (~self.o.valid | self.o.ready)),
             self.o.payload.eq(job),
@@ -85,7 +85,7 @@ class StoreSetup(wiring.Component):
             m.d.sync += [self.o.valid.eq(self.i.valid & ~packed), dividing.eq(self.i.valid & packed)]
         with m.If(take):
             m.d.sync += job.cause.eq(self._cause(store))
-            self._derive(m, store, job, rows, beats)
+            self._derive(m, store, job, runs, beats)
         with m.If(dividing & length.done):
             m.d.sync += [dividing.eq(0), self.o.valid.eq(1), job.block.beats.eq(length.beats)]
             with m.If(~length.exact):
@@ -95,39 +95,41 @@ class StoreSetup(wiring.Component):
         return m
 
     def _runs(self, m: Module, store: data.View) -> tuple[Value, Value]:
-        """How many runs of beats are written and how long they are; of PACKED, before it is reduced."""
-        cols_log2, rows, beats = self._cols_log2, Signal(self._length_bits), Signal(self._length_bits)
+        """How many runs of beats a plane is and how long they are; of PACKED, before it is reduced."""
+        cols_log2, runs, beats = self._cols_log2, Signal(self._length_bits), Signal(self._length_bits)
         with m.Switch(store.format):
             with m.Case(Format.FP32):
-                m.d.comb += [rows.eq(store.rows), beats.eq(store.words << 1)]
+                m.d.comb += [runs.eq(store.rows), beats.eq(store.words << 1)]
             with m.Case(Format.OPERAND):
-                m.d.comb += rows.eq(Mux(store.transpose, store.words << cols_log2, store.rows))
+                m.d.comb += runs.eq(Mux(store.transpose, store.words << cols_log2, store.rows))
                 m.d.comb += beats.eq(Mux(store.transpose, 1, store.words))
             with m.Default():
-                m.d.comb += rows.eq(Mux(store.transpose, store.rows >> cols_log2, store.words))
+                m.d.comb += runs.eq(Mux(store.transpose, store.rows >> cols_log2, store.words))
                 m.d.comb += beats.eq(Mux(store.transpose, store.words << cols_log2, store.rows))
-        return rows, beats
+        return runs, beats
 
-    def _derive(self, m: Module, store: data.View, job: data.View, rows: Value, beats: Value) -> None:
-        """Fill the job; sequences of PACKED are not merged, as their length is not known yet."""
+    def _derive(self, m: Module, store: data.View, job: data.View, runs: Value, beats: Value) -> None:
+        """Fill the job; sequences of PACKED are not merged, as their length is not known yet, nor are planes."""
         packed, wide = store.format == Format.PACKED, store.format == Format.FP32
         counts = merge_runs(
             self._arch,
             stride=store.row_stride,
-            rows=rows,
+            rows=runs,
             plane_stride=0,
             planes=Const(1),
             beats=beats,
             row_beats=beats,
             block_beats=(store.rows * store.words) << wide,
         )
-        m.d.sync += [job.block[name].eq(value) for name, value in counts.items()]
-        with m.If(packed):
-            m.d.sync += job.block.rows.eq(rows)
         m.d.sync += [
             job.block.pc.eq(self.i.payload.pc),
+            job.block.tag.eq(packed | store.transpose),
             job.block.address.eq(store.dram_addr),
-            job.block.stride.eq(store.row_stride),
+            job.block.stride.eq(store.plane_stride),
+            job.block.rows.eq(store.planes),
+            job.block.plane_stride.eq(store.row_stride),
+            job.block.planes.eq(Mux(packed, runs, counts["rows"])),
+            job.block.beats.eq(counts["beats"]),
         ]
         self._derive_words(m, store, job.words)
 
@@ -137,19 +139,19 @@ class StoreSetup(wiring.Component):
         m.d.sync += [
             words.wide.eq(wide),
             words.by_rows.eq(wide | ((store.format == Format.OPERAND) & ~store.transpose)),
-            words.path.transpose.eq(store.transpose),
-            words.path.packed.eq(packed),
-            words.path.n.eq(Mux(packed, store.n, 0)),
-            words.path.m.eq(Mux(packed, store.m, 0)),
+            words.transpose.eq(store.transpose),
+            words.reduction.packed.eq(packed),
+            words.reduction.n.eq(Mux(packed, store.n, 0)),
+            words.reduction.m.eq(Mux(packed, store.m, 0)),
         ]
-        m.d.sync += [words[name].eq(store[name]) for name in ("addr", "stride", "rows", "words")]
+        m.d.sync += [words[name].eq(store[name]) for name in ("addr", "stride", "rows", "words", "planes")]
         m.d.sync += [words.mask[col].eq(store.lanes > col) for col in range(self._arch.array.cols)]
 
     def _cause(self, store: data.View) -> Value:
         """The rule that a STORE breaks, but for the length of packed sequences."""
         array = self._arch.array
         low = (1 << beat_log2(self._arch)) - 1
-        end = store.addr + (store.rows - 1)[:16] * store.stride + store.words
+        end = store.addr + (store.rows - 1)[:16] * store.stride + store.planes * store.words
         cols = store.rows == array.cols
         whole = (store.rows & (array.cols - 1)) == 0
         odd = Mux(store.format == Format.OPERAND, ~cols, ~whole) | (store.format == Format.FP32)
@@ -158,5 +160,5 @@ class StoreSetup(wiring.Component):
             (Cause.BAD_FIELD, (store.lanes > array.cols) | (store.transpose & odd)),
             (Cause.BAD_FIELD, (store.format == Format.PACKED) & pattern),
             (Cause.SCRATCHPAD_RANGE, end > self._arch.scratchpads.acc_depth),
-            (Cause.MEMORY_ALIGNMENT, ((store.dram_addr | store.row_stride) & low) != 0),
+            (Cause.MEMORY_ALIGNMENT, ((store.dram_addr | store.row_stride | store.plane_stride) & low) != 0),
         )

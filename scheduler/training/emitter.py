@@ -212,10 +212,19 @@ class Emitter:
         self.recorder.add(item, reads=[] if reads is None else [reads], writes=spaces)
 
     def store(
-        self, block: Block, address: int, row_stride: int, writes: Region, form: Format, **fields: int | None
+        self,
+        block: Block,
+        address: int,
+        row_stride: int,
+        writes: Region,
+        form: Format,
+        *,
+        planes: int = 1,
+        **fields: int | None,
     ) -> None:
-        """Any STORE of a block; all lanes unless `lanes` is given."""
-        place = {"addr": block.addr, "stride": block.stride, "rows": block.rows, "words": block.words}
+        """Any STORE of a block, which is cut into `planes`; all lanes unless `lanes` is given."""
+        place = {"addr": block.addr, "stride": block.stride, "rows": block.rows, "words": block.words // planes}
+        place["planes"] = planes
         fields["lanes"] = fields.get("lanes") or self.arch.array.cols
         item = command(Opcode.STORE, format=form, dram_addr=address, row_stride=row_stride, **place, **fields)
         self.recorder.add(item, reads=[block.region], writes=[writes])

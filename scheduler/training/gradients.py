@@ -12,6 +12,7 @@ from math import ceil
 from hwgen.arch import UserError
 from hwgen.arch.isa import Dataflow, Target, Walk
 from scheduler.hazards import Region
+from scheduler.scratchpad import Held
 from scheduler.training.emitter import Block, Emitter, Feature
 from scheduler.training.gradient_plans import GradientPlan, GradientTile, Kernel
 from scheduler.training.resident import Rings
@@ -45,6 +46,7 @@ class WeightGradient:
     def emit(self, plan: GradientPlan, update: Update) -> None:
         """Record all tiles; `update` gets each gradient as an accumulator block [channels, words]."""
         self._layout(plan)
+        self.held_x, self.held_dy = Held(self.rings.wgt), Held(self.rings.act)
         taps = self.kernel.size[0] * self.kernel.size[1]
         for tile in plan.tiles(self.dy.words * self.array.cols, taps, self.x.words):
             self.em.begin_chunk()
@@ -87,7 +89,8 @@ class WeightGradient:
         """Load X and dY of some pixels and add their products to the sums of the tile."""
         _, _, rows, _, columns = piece
         kernel, pitch, blocks = self.kernel, self.pitch * tile.blocks, tile.blocks
-        xs, dys = self._load_x(tile, piece), self._load_dy(tile, piece)
+        xs = self.held_x.get((piece, tile.block), lambda: self._load_x(tile, piece))
+        dys = self.held_dy.get((piece, tile.channel), lambda: self._load_dy(tile, piece))
         row_blocks = ceil(tile.rows / self.array.rows)
         ky, kx = divmod(tile.first_tap, kernel.size[1])
         start = xs.start + self.zeros * blocks + ky * pitch + (kx - kernel.padding[1]) * blocks

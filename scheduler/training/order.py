@@ -81,7 +81,7 @@ def _vector(item: Columns, arch: Arch) -> Pair:
 
 
 def _store(item: Columns, arch: Arch) -> Pair:
-    words = item.rows * item.words
+    words = item.rows * item.planes * item.words
     packed = np.maximum(words, words * item.n * 5 // np.maximum(4 * item.m, 1))
     busy = np.where(item.format == Format.PACKED, packed, words)
     busy = np.where(item.format == Format.FP32, 2 * words, busy) + 2

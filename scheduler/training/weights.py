@@ -83,44 +83,66 @@ class Weights:
 
 def write_copies(em: Emitter, weights: Weights, block: Block, tile: GradientTile, *, forward: bool = True) -> None:
     """STORE the operand copies of a tile of weights [channels, (kernel position, input channel block)]."""
-    for number in range(tile.taps):
-        part = block.columns(number * tile.blocks, tile.blocks)
-        if forward:
-            _write_forward(em, weights, part, tile, tile.first_tap + number)
-        if weights.phases:
-            _write_backward(em, weights, part, tile, tile.first_tap + number)
+    taps = range(tile.first_tap, tile.first_tap + tile.taps)
+    if forward:
+        _write_forward(em, weights, block, tile, taps)
+    for phase in range(len(weights.phases)):
+        _write_backward(em, weights, block, tile, taps, phase)
 
 
-def _write_forward(em: Emitter, weights: Weights, part: Block, tile: GradientTile, tap: int) -> None:
+def _write_forward(em: Emitter, weights: Weights, block: Block, tile: GradientTile, taps: range) -> None:
     """Columns are output channels: the block is transposed, so that input channels follow one another."""
     image, cols = weights.forward, em.arch.array.cols
-    first = tile.channel // cols
-    position = tap * weights.inputs + tile.block * cols
-    region = Region("dram", image.unit + first, image.unit + first + tile.rows // cols)
-    _write(em, image, part, first, position, region, transpose=1)
+    first, count = tile.channel // cols, tile.rows // cols
+    places = {tap - taps.start: tap * weights.inputs + tile.block * cols for tap in taps}
+    _write(em, image, block, tile, places, range(first, first + count), transpose=1)
 
 
-def _write_backward(em: Emitter, weights: Weights, part: Block, tile: GradientTile, tap: int) -> None:
+def _write_backward(em: Emitter, weights: Weights, block: Block, tile: GradientTile, taps: range, phase: int) -> None:
     """Columns are input channels, and output channels follow one another, as they lie in the accumulators."""
-    if tap not in weights.positions:
-        return
-    phase, place = weights.positions[tap]
-    image = weights.backward[phase]
-    position = place * weights.channels + tile.channel
-    region = Region("dram", image.unit + tile.block, image.unit + tile.block + tile.blocks)
-    _write(em, image, part, tile.block, position, region, transpose=0)
+    found = {tap - taps.start: weights.positions[tap] for tap in taps if tap in weights.positions}
+    places = {
+        number: place * weights.channels + tile.channel for number, (where, place) in found.items() if where == phase
+    }
+    blocks = range(tile.block, tile.block + tile.blocks)
+    _write(em, weights.backward[phase], block, tile, places, blocks, transpose=0)
 
 
 def _write(
-    em: Emitter, image: WeightImage, part: Block, first: int, position: int, region: Region, *, transpose: int
+    em: Emitter,
+    image: WeightImage,
+    block: Block,
+    tile: GradientTile,
+    places: dict[int, int],
+    rows: range,
+    *,
+    transpose: int,
 ) -> None:
-    row = image.beats * em.arch.beat_bytes
-    address = image.address + first * row + image.offset(position) * em.arch.beat_bytes
-    if image.pattern is None:
-        em.store(part, address, row, region, Format.DENSE, transpose=transpose)
-    else:
-        n, m = image.pattern.n, image.pattern.m
-        em.store(part, address, row, region, Format.PACKED, transpose=transpose, n=n, m=m)
+    """STORE kernel positions of a tile, given by number, to places along the reduction in some rows of a copy."""
+    beat, pattern = em.arch.beat_bytes, image.pattern
+    row = image.beats * beat
+    region = Region("dram", image.unit + rows.start, image.unit + rows.stop)
+    addresses = {number: image.address + rows.start * row + image.offset(at) * beat for number, at in places.items()}
+    kind = {"form": Format.DENSE} if pattern is None else {"form": Format.PACKED, "n": pattern.n, "m": pattern.m}
+    for numbers in _planes(addresses):
+        part = block.columns(numbers.start * tile.blocks, len(numbers) * tile.blocks)
+        step = addresses[numbers[-1]] - addresses[numbers[-2]] if len(numbers) > 1 else 0
+        place = {"planes": len(numbers), "plane_stride": step, "transpose": transpose}
+        em.store(part, addresses[numbers.start], row, region, **kind, **place)
+
+
+def _planes(addresses: dict[int, int]) -> list[range]:
+    """Stretches of consecutive numbers whose addresses are the same step apart."""
+    found: list[range] = []
+    step = 0
+    for number, address in addresses.items():
+        follows = number - 1 in addresses
+        gap = address - addresses[number - 1] if follows else 0
+        if follows and (len(found[-1]) == 1 or gap == step):
+            found[-1], step = range(found[-1].start, number + 1), gap
+        else:
+            found.append(range(number, number + 1))
+    return found
 
 
 def master_words(weights: Weights, arch: Arch, values: NDArray[np.float32]) -> NDArray[np.float32]:

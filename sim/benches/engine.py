@@ -117,7 +117,10 @@ def stored_beats(machine: Machine, item: Command) -> list[tuple[int, int]]:
     """Address and content of the beats of a STORE that the golden machine has just executed, in order."""
     arch = machine.arch
     rows, beats = stored_shape(item, arch.array)
-    places = [item.dram_addr + y * item.row_stride + x * arch.beat_bytes for y in range(rows) for x in range(beats)]
+    starts = [item.dram_addr + p * item.plane_stride for p in range(item.planes)]
+    places = [
+        start + y * item.row_stride + x * arch.beat_bytes for start in starts for y in range(rows) for x in range(beats)
+    ]
     return [(place, int.from_bytes(machine.memory.read(place, arch.beat_bytes), "little")) for place in places]
 
 

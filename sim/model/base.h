@@ -29,6 +29,7 @@ struct Sizes {
     uint32_t queue_depth, in_flight;  // instructions that wait, that are issued and not done, for each engine
     uint32_t fetch_burst;             // beats of a full burst of program
     uint32_t store_latency, store_buffer;  // cycles from an accepted read to its beat, beats that fit between
+    uint32_t store_output;                 // beats that fit at the end of the path
     uint32_t packed_latency;               // cycles after which the length of a PACKED sequence is known
     uint32_t packed_slots;                 // slots that share a beat of indices
     uint32_t rank_base, rank_per_slot;     // steps in which the reducer ranks a group
@@ -51,6 +52,10 @@ struct Instruction {
         uint64_t value = words[word] >> shift;
         if (shift + field.width > 64) value |= words[word + 1] << (64 - shift);
         return value & ((uint64_t(1) << field.width) - 1);
+    }
+    int64_t get_signed(isa::Field field) const {
+        const unsigned spare = 64 - field.width;
+        return int64_t(get(field) << spare) >> spare;
     }
     unsigned opcode() const { return words[0] & 0xFF; }
     unsigned wait() const { return words[0] >> 8 & 0xF; }

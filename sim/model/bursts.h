@@ -8,14 +8,20 @@
 struct Block {
     uint64_t address, stride, plane_stride;
     Cycle rows, planes, beats;
+    bool tag;  // whatever its bursts are to say
+
+    /// Makes runs of a row that follow one another one long run; true if there is one run.
+    bool join_planes() {
+        if (planes != 1 && plane_stride != uint64_t(beats)) return false;
+        beats *= planes;
+        planes = 1;
+        return true;
+    }
 
     /// The same with runs, and then rows, that follow one another as one long run.
     Block merged() const {
         Block block = *this;
-        if (planes != 1 && plane_stride != uint64_t(beats)) return block;
-        block.beats *= planes;
-        block.planes = 1;
-        if (stride != uint64_t(block.beats)) return block;
+        if (!block.join_planes() || stride != uint64_t(block.beats)) return block;
         block.beats *= rows;
         block.rows = 1;
         return block;
@@ -28,8 +34,9 @@ class Bursts {
         : page_(sizes.page_bytes / sizes.beat_bytes), longest_(std::min(sizes.burst_beats, page_)) {}
 
     bool active() const { return active_; }
-    /// Beats of the burst that is offered, and whether it is the last one of its block.
+    /// Of the burst that is offered: beats, tag, whether it is the last one of its block.
     uint32_t beats() const { return uint32_t(std::min<Cycle>(beats_left_, room())); }
+    bool tag() const { return block_.tag; }
     bool last() const { return beats_left_ <= room() && planes_left_ == 1 && rows_left_ == 1; }
 
     void start(const Block& block) {

@@ -1,135 +1,91 @@
-// hwgen/memory/narrow.py and path.py: accumulator words become beats, straight, transposed or reduced.
+// hwgen/memory/reader.py: accumulator words become beats, on one of two ways.
 #pragma once
 
-#include "reduce.h"
-#include "transpose.h"
-#include "walk.h"
+#include "words.h"
 
 class StoreReader {
   public:
     StoreReader(const Sizes& sizes, AccPorts& acc)
-        : sizes_(sizes), latency_(sizes.store_latency), room_(sizes.store_buffer), acc_(acc), transposer_(sizes),
-          reducer_(sizes) {}
+        : sizes_(sizes), acc_(acc), straight_(sizes, acc), shaped_(sizes, acc), path_(sizes) {}
 
-    /// Whether nothing is inside.
-    bool idle() const { return used_ == 0 && !walker_.active() && !path_busy(); }
-    /// Whether a job begins: at the end of a cycle in whose beginning the reader was `idle` or not.
-    bool accepts(const Instruction& item, bool idle) const {
-        return !walker_.active() && (idle || path_ == Path(item));
+    /// Whether the way through the path is empty but for beats at its end.
+    bool idle() const { return !shaped_.busy() && !path_.busy(); }
+    /// Whether there is room for the job.
+    bool accepts(const Instruction& item) const {
+        return (Shape(item).shaped() ? shaped_jobs_ : straight_jobs_).size() < std::max(2u, sizes_.queue_depth);
+    }
+    void push(const Instruction& item) { (Shape(item).shaped() ? shaped_jobs_ : straight_jobs_).push(item); }
+
+    /// Jobs that begin at the end of a cycle in whose beginning the path was `idle` or not.
+    bool starts_straight() const { return !straight_jobs_.empty() && straight_.at_end(); }
+    bool starts_shaped(bool idle) const {
+        return !shaped_jobs_.empty() && shaped_.at_end() && (idle || shape_.reduced_alike(Shape(shaped_jobs_.front())));
     }
 
-    void start(const Instruction& item) {
-        using namespace isa;
-        const Cycle rows = item.get(Store::rows), words = item.get(Store::words), cols = sizes_.cols;
-        const uint32_t addr = uint32_t(item.get(Store::addr)), stride = uint32_t(item.get(Store::stride));
-        const unsigned format = unsigned(item.get(Store::format));
-        path_ = Path(item);
-        wide_ = format == Format::FP32;
-        if (wide_ || (format == Format::OPERAND && !path_.transpose))
-            walker_.start(addr, {words, 1}, {rows, stride});
-        else if (path_.transpose)
-            walker_.start(addr, {cols, stride}, {words, 1}, {rows / cols, uint32_t(cols) * stride});
-        else
-            walker_.start(addr, {rows, stride}, {words, 1});
-        if (path_.packed) reducer_.start(path_.n, path_.m);
-        banks_ = walker_.banks(acc_);
-    }
+    /// Whether a beat is offered to memory, at the end of the path (`shaped`) or of the straight way.
+    bool offers(Cycle now, bool shaped) const { return shaped ? path_.offers() : straight_.offers(now); }
 
-    /// Whether a beat is offered to memory.
-    bool offers(Cycle now) const {
-        if (path_.packed) return reducer_.offers();
-        return path_.transpose ? transposer_.offers() : beats_.at(now);
-    }
-
-    /// `taken`: the beat that is offered goes.
-    void step(Cycle now, bool taken) {
-        const bool leaves = move(now, taken), read = wants() && acc_.read(walker_.word());
-        const Cycle beats = read ? (wide_ ? 2 : 1) : 0;
-        splitting_ = read && wide_;
-        used_ += beats - Cycle(leaves);
-        if (leaves) beats_.take();
-        if (!read) return;
-        beats_.add(now + latency_, beats);
-        if (path_.packed) ends_.push(walker_.ends(path_.transpose ? 1 : 0));
-        walker_.next();
+    /// `taken`: a beat of the way that memory waits for goes.
+    void step(Cycle now, bool taken, bool shaped) {
+        const bool was_idle = idle();
+        read(now, taken, shaped);
+        if (starts_straight()) {
+            straight_.start(straight_jobs_.front(), Shape());
+            straight_jobs_.pop();
+        }
+        if (starts_shaped(was_idle)) {
+            shape_ = Shape(shaped_jobs_.front());
+            shaped_.start(shaped_jobs_.front(), shape_);
+            path_.start(shape_);
+            shaped_jobs_.pop();
+        }
     }
 
     /// Cycles from `now` on in each of which the same happens, if a beat goes in each of them or in none (`writing`).
-    Cycle quiet(Cycle now, bool writing) const {
-        if (path_.packed) return idle() ? NEVER : 0;
-        if (path_.transpose) {
-            if (writing && steady(now)) return std::min(transposer_.quiet(), walker_.left() - 1);
-            return idle() ? NEVER : 0;
-        }
-        if (!writing) return wants() || splitting_ ? 0 : offers(now) ? NEVER : beats_.next() - now;
-        if (!steady(now)) return 0;
-        return (walker_.left() - 1) * (wide_ ? 2 : 1);
+    Cycle quiet(Cycle now, bool writing, bool shaped) const {
+        if (!idle() || starts_straight() || starts_shaped(true)) return 0;
+        const Cycle cycles = straight_.quiet(now, writing && !shaped);
+        return writing && shaped ? std::min(cycles, path_.queued()) : cycles;
     }
 
-    void skip(Cycle cycles, bool writing) {
+    void skip(Cycle cycles, bool writing, bool shaped) {
         if (!writing) return;
-        const Cycle reads = wide_ ? (cycles + !splitting_) / 2 : cycles, beats = wide_ ? 2 * reads : reads;
-        beats_.shift(cycles, beats - cycles);
-        used_ += beats - cycles;
-        splitting_ ^= wide_ && cycles % 2;
-        walker_.skip(reads);
-        if (path_.transpose) transposer_.skip(cycles);
+        if (shaped)
+            path_.skip(cycles);
+        else
+            straight_.skip(cycles);
     }
 
     /// Banks that it may read.
-    uint32_t reads_banks() const { return walker_.active() ? banks_ : 0; }
+    uint32_t reads_banks() const { return straight_.banks() | shaped_.banks(); }
 
   private:
-    /// The way of beats to memory.
-    struct Path {
-        bool transpose = false, packed = false;
-        uint32_t n = 0, m = 0;
-
-        Path() = default;
-        explicit Path(const Instruction& item) {
-            transpose = item.get(isa::Store::transpose);
-            packed = item.get(isa::Store::format) == isa::Format::PACKED;
-            n = packed ? uint32_t(item.get(isa::Store::n)) : 0;
-            m = packed ? uint32_t(item.get(isa::Store::m)) : 0;
-        }
-        bool operator==(const Path& other) const {
-            return transpose == other.transpose && packed == other.packed && n == other.n && m == other.m;
-        }
+    /// Of a word on its way to the path.
+    struct Flags {
+        bool transpose = false, end = false;
     };
 
-    /// Whether the beats that are on their way came one after the other until the last cycle, and more are to come.
-    bool steady(Cycle now) const {
-        return walker_.active() && beats_.length() == used_ && used_ - splitting_ + 2 <= room_ &&
-               beats_.next() + used_ == now + latency_ + splitting_;
-    }
-    bool wants() const { return walker_.active() && used_ + 2 <= room_ && !splitting_; }
-    bool path_busy() const { return transposer_.busy() || reducer_.busy(); }
-
-    /// Moves beats along the path; true if one leaves the buffer. `taken`: one goes to memory.
-    bool move(Cycle now, bool taken) {
-        const bool offered = beats_.at(now), middle = path_.transpose ? transposer_.offers() : offered;
-        const bool middle_goes = path_.packed ? middle && reducer_.accepts() : taken;
-        const bool leaves = path_.transpose ? offered && transposer_.accepts() : middle_goes;
-        bool end = false;
-        if (leaves && path_.packed) {
-            end = ends_.front();
-            ends_.pop();
+    void read(Cycle now, bool taken, bool shaped) {
+        const bool first = straight_.wants(), second = !first && shaped_.wants();
+        const bool reads = (first || second) && acc_.read(first ? straight_.word() : shaped_.word());
+        straight_.step(now, first && reads, taken && !shaped);
+        if (idle()) {
+            path_.skip(taken && shaped);
+            return;
         }
-        if (path_.packed) reducer_.step(middle_goes, path_.transpose ? transposer_.end() : end, taken);
-        if (path_.transpose) transposer_.step(leaves, end, middle_goes);
-        return leaves;
+        const bool offered = shaped_.offers(now);
+        const Flags flags = offered ? flags_.front() : Flags{};
+        const bool leaves = path_.step(offered, flags.transpose, flags.end, taken && shaped);
+        if (leaves) flags_.pop();
+        if (second && reads) flags_.push({shaped_.transpose(), shaped_.end()});
+        shaped_.step(now, second && reads, leaves);
     }
 
     const Sizes& sizes_;
-    const Cycle latency_, room_;
     AccPorts& acc_;
-    Transposer transposer_;
-    Reducer reducer_;
-    Path path_;
-    Walker walker_;
-    Pulses beats_;        // cycles from which beats are in the buffer, of those that have been read
-    Fifo<uint8_t> ends_;  // PACKED: whether each of them is the last of a sequence
-    Cycle used_ = 0;      // how many there are
-    uint32_t banks_ = 0;  // of all words of the job
-    bool wide_ = false, splitting_ = false;
+    WordReader straight_, shaped_;
+    BeatPath path_;
+    Fifo<Instruction> straight_jobs_, shaped_jobs_;
+    Shape shape_;        // of the last job on the path
+    Fifo<Flags> flags_;  // of the words that have been read for the path and are not in it
 };

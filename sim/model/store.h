@@ -13,20 +13,19 @@ class StoreEngine {
     bool accepts() const { return !has_job_ && measured_ == NEVER; }
     /// Whether a beat goes in the next cycle.
     bool writes(Cycle now, const MemoryTiming& memory) const {
-        return !lengths_.empty() && reader_.offers(now) && memory.takes_data();
+        return offers(now) && memory.takes_data();
     }
     uint32_t reads_banks() const { return reader_.reads_banks(); }
 
     /// `cycle`: `now` as the memory counts.
     Outcome step(Cycle now, const Instruction* command, MemoryTiming& memory, uint64_t cycle) {
         Outcome outcome;
-        const bool has_room = room(), has_words = !jobs_.empty(), idle = reader_.idle();
-        const bool address = address_ && memory.aw_ready;
-        const bool burst = bursts_.active() && (!address_ || address) && owners_.size() < sizes_.outstanding;
-        outcome.moves = reader_.offers(now) && !lengths_.empty() && memory.w_ready;
+        const bool has_room = room();
+        const bool address = address_.left && memory.aw_ready;
+        const bool burst = bursts_.active() && (!address_.left || address) && owners_.size() < sizes_.outstanding;
+        outcome.moves = offers(now) && memory.w_ready;
         outcome.done = memory.b_valid && owners_.front();
-        reader_.step(now, outcome.moves);
-        if (has_words && reader_.accepts(jobs_.front(), idle)) next_words();
+        reader_.step(now, outcome.moves, shaped());
         if (memory.b_valid) answer(memory);
         if (outcome.moves) write(memory, cycle);
         if (address) announce(memory);
@@ -38,23 +37,28 @@ class StoreEngine {
     /// Cycles from `now` on in each of which the same happens.
     Cycle quiet(Cycle now, bool writing, const MemoryTiming& memory) const {
         const bool sets_up = has_job_ && room() && !bursts_.active();
-        const bool reads = !jobs_.empty() && reader_.accepts(jobs_.front(), reader_.idle());
-        const bool address = address_ ? memory.takes_writes() : bursts_.active() && owners_.size() < sizes_.outstanding;
-        return sets_up || reads || address ? 0 : std::min(reader_.quiet(now, writing), measured_ - now);
+        const bool free = owners_.size() < sizes_.outstanding;
+        const bool address = address_.left ? memory.takes_writes() : bursts_.active() && free;
+        return sets_up || address ? 0 : std::min(reader_.quiet(now, writing, shaped()), measured_ - now);
     }
 
     void skip(Cycle cycles, bool writing) {
-        reader_.skip(cycles, writing);
-        if (writing) lengths_.front() -= uint32_t(cycles);
+        reader_.skip(cycles, writing, shaped());
+        if (writing) lengths_.front().left -= uint32_t(cycles);
     }
 
   private:
-    bool room() const { return jobs_.size() < std::max(2u, sizes_.queue_depth); }
+    /// A burst: beats that it lacks, and whether they come through the path.
+    struct Length {
+        uint32_t left = 0;
+        bool shaped = false;
+    };
 
-    void next_words() {
-        reader_.start(jobs_.front());
-        jobs_.pop();
-    }
+    /// Whether the next beat to be written comes through the path, and whether it is there.
+    bool shaped() const { return !lengths_.empty() && lengths_.front().shaped; }
+    bool offers(Cycle now) const { return !lengths_.empty() && reader_.offers(now, shaped()); }
+    /// Whether there is room for the words of the job.
+    bool room() const { return has_job_ && reader_.accepts(job_); }
 
     void answer(MemoryTiming& memory) {
         owners_.pop();
@@ -63,17 +67,17 @@ class StoreEngine {
 
     void write(MemoryTiming& memory, uint64_t cycle) {
         memory.take_write_beat(cycle);
-        if (--lengths_.front() == 0) lengths_.pop();
+        if (--lengths_.front().left == 0) lengths_.pop();
     }
 
     void announce(MemoryTiming& memory) {
         lengths_.push(address_);
-        memory.take_write(address_);
-        address_ = 0;
+        memory.take_write(address_.left);
+        address_ = {};
     }
 
     void next_burst() {
-        address_ = bursts_.beats();
+        address_ = {bursts_.beats(), bursts_.tag()};
         owners_.push(bursts_.last());
         bursts_.next();
     }
@@ -87,7 +91,7 @@ class StoreEngine {
         }
         if (has_job_ && has_room && !bursts_.active()) {
             bursts_.start(block());
-            jobs_.push(job_);
+            reader_.push(job_);
             has_job_ = false;
         }
         if (!accepts() || !command) return false;
@@ -104,17 +108,21 @@ class StoreEngine {
         const bool transpose = job_.get(Store::transpose);
         Block block{};
         block.address = job_.get(Store::dram_addr) / sizes_.beat_bytes;
-        block.stride = job_.get(Store::row_stride) / sizes_.beat_bytes;
-        block.planes = 1;
+        block.stride = uint64_t(job_.get_signed(Store::plane_stride) / int64_t(sizes_.beat_bytes));
+        block.rows = job_.get(Store::planes);
+        block.plane_stride = job_.get(Store::row_stride) / sizes_.beat_bytes;
+        block.tag = Shape(job_).shaped();
         if (format == Format::FP32 || format == Format::OPERAND) {
-            block.rows = transpose ? words * cols : rows;
+            block.planes = transpose ? words * cols : rows;
             block.beats = transpose ? 1 : format == Format::FP32 ? 2 * words : words;
-            return block.merged();
+        } else {
+            block.planes = transpose ? rows / cols : words;
+            block.beats = transpose ? words * cols : rows;
         }
-        block.rows = transpose ? rows / cols : words;
-        block.beats = transpose ? words * cols : rows;
-        if (format == Format::DENSE) return block.merged();
-        block.beats = packed_beats(block.beats);
+        if (format == Format::PACKED)
+            block.beats = packed_beats(block.beats);
+        else
+            block.join_planes();
         return block;
     }
 
@@ -128,11 +136,10 @@ class StoreEngine {
     const Sizes& sizes_;
     Bursts bursts_;
     StoreReader reader_;
-    Fifo<Instruction> jobs_;
-    Fifo<uint32_t> lengths_;  // beats that each burst with an address still lacks
-    Fifo<uint8_t> owners_;    // whether each burst without an answer is the last one of its instruction
+    Fifo<Length> lengths_;  // bursts with an address whose beats have not all been written
+    Fifo<uint8_t> owners_;  // whether each burst without an answer is the last one of its instruction
     Instruction job_{};
     bool has_job_ = false;
     Cycle measured_ = NEVER;  // cycle in which the length of a PACKED instruction is known
-    uint32_t address_ = 0;    // beats of the burst that is offered
+    Length address_;          // of the burst that is offered
 };

@@ -9,7 +9,7 @@ struct Loop {
     uint32_t step;
 };
 
-/// Up to three loops, the innermost first.
+/// Up to four loops, the innermost first.
 class Walker {
   public:
     bool active() const { return index_ < total_; }
@@ -21,11 +21,12 @@ class Walker {
     /// Words from this one to the last.
     Cycle left() const { return total_ - index_; }
 
-    void start(uint32_t addr, Loop inner, Loop middle, Loop outer = {1, 0}) {
+    void start(uint32_t addr, Loop inner, Loop middle, Loop outer = {1, 0}, Loop outermost = {1, 0}) {
         loops_[0] = inner;
         loops_[1] = middle;
         loops_[2] = outer;
-        total_ = inner.count * middle.count * outer.count;
+        loops_[3] = outermost;
+        total_ = inner.count * middle.count * outer.count * outermost.count;
         addr_ = addr;
         jump(0);
     }
@@ -50,14 +51,17 @@ class Walker {
     /// Banks of the words from this one to the last, and of `more` that follow that one, a bit for each, and perhaps of
     /// others of the block.
     uint32_t banks(const AccPorts& acc, uint32_t more = 0) const {
-        uint32_t low = addr_ + uint32_t(rounds_[2]) * loops_[2].step, high = addr_ + more;
-        if (loops_[2].count == 1) low += uint32_t(rounds_[1]) * loops_[1].step;
+        uint32_t low = addr_, high = addr_ + more;
+        for (int i = LOOPS - 1; i > 0; i--) {
+            low += uint32_t(rounds_[i]) * loops_[i].step;
+            if (loops_[i].count != 1) break;
+        }
         for (const Loop& loop : loops_) high += uint32_t(loop.count - 1) * loop.step;
         return acc.banks(low, high);
     }
 
   private:
-    static constexpr int LOOPS = 3;
+    static constexpr int LOOPS = 4;
 
     void jump(Cycle index) {
         index_ = index;

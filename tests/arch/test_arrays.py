@@ -10,10 +10,11 @@ from hwgen.arch.isa import TABLE, Opcode, command, encode
 from sim.random_programs import random_program
 
 FULL = [
-    command(row.opcode, wait=row.others, signal=row.others, **{item.name: item.limit for item in row.operands})
+    command(row.opcode, wait=row.others, signal=row.others, **{item.name: value(item) for item in row.operands})
     for row in TABLE.values()
+    for value in (lambda item: item.limit, lambda item: item.low)
 ]
-"""Every field at its largest value."""
+"""Every field at its largest value, and at its least."""
 
 
 def test_encoding_equals_that_of_each_instruction(seed):

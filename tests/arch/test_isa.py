@@ -96,9 +96,10 @@ BY_HAND = {
         d_addr=0x32100,
         d_stride=0x10203,
     ),
-    # m 10000, n 01001, transpose 1 = 0x413, then
+    # plane_stride is 2**32 - 0x12345678 = 0xEDCBA988, three bits above a digit 0x76E5D4C40; planes 0x0246 is 0x123 when
+    # its lowest bit falls away; m 10000, n 01001, transpose 1 = 0x413, then
     # row_stride, dram_addr, words, rows, stride, addr, lanes, format
-    0x413_CAFEBABE_123456789ABC_EF01_ABCD_98765_54321_20_1_00000404: command(
+    0x76E5D4C40_123_413_CAFEBABE_123456789ABC_EF01_ABCD_98765_54321_20_1_00000404: command(
         Opcode.STORE,
         wait=0b0100,
         format=Format.OPERAND,
@@ -112,6 +113,8 @@ BY_HAND = {
         transpose=1,
         n=9,
         m=16,
+        planes=0x0246,
+        plane_stride=-0x12345678,
     ),
 }
 
@@ -208,7 +211,9 @@ def test_decoder_refuses_reserved_and_out_of_range_bits():
 
 def test_listing_shows_what_is_set():
     item = command(Opcode.STORE, wait=1 << Engine.VECTOR, format=Format.OPERAND, lanes=3, addr=0x80, dram_addr=0x2000)
-    assert listing(item) == "STORE  format=operand lanes=3 addr=0x80 rows=1 words=1 dram_addr=0x2000 after vector"
+    assert (
+        listing(item) == "STORE  format=operand lanes=3 addr=0x80 rows=1 words=1 dram_addr=0x2000 planes=1 after vector"
+    )
     both = command(Opcode.TENSOR, wait=0b0101, signal=0b1000)
     assert re.search(r" after load\+vector then store$", listing(both))
 

@@ -31,12 +31,13 @@ def narrow(arch, value: int) -> int:
         return int(np.uint32(value).view(np.float32).astype(dtype).view(np.uint16))
 
 
-def matrix(arch, item, words: dict[int, int]) -> list[list[int]]:
-    """FP32 bits of the block, `rows` x `words*C`, without the columns that are not valid."""
+def matrix(arch, item, words: dict[int, int], plane: int) -> list[list[int]]:
+    """FP32 bits of a plane of the block, `rows` x `words*C`, without the columns that are not valid."""
     cols = arch.array.cols
     rows = []
     for y in range(item.rows):
-        block = [words.get(item.addr + y * item.stride + x, 0) for x in range(item.words)]
+        first = item.addr + plane * item.words + y * item.stride
+        block = [words.get(first + x, 0) for x in range(item.words)]
         values = [word >> 32 * col & 0xFFFFFFFF for word in block for col in range(cols)]
         rows.append(values[: len(values) - cols + item.lanes] + [0] * (cols - item.lanes))
     return rows
@@ -56,18 +57,22 @@ def sequences(arch, item, rows: list[list[int]]) -> list[list[list[int]]]:
 
 def expected(arch, item, words: dict[int, int], beats: dict[int, int]) -> None:
     """Execute one STORE as ISA.md describes it."""
-    rows, half = matrix(arch, item, words), arch.array.cols // 2
+    for plane in range(item.planes):
+        images = plane_images(arch, item, matrix(arch, item, words, plane))
+        for y, image in enumerate(images):
+            start = item.dram_addr + plane * item.plane_stride + y * item.row_stride
+            beats.update({start + x * arch.beat_bytes: beat for x, beat in enumerate(image)})
+
+
+def plane_images(arch, item, rows: list[list[int]]) -> list[list[int]]:
+    """Rows of beats that a plane is written as."""
+    half = arch.array.cols // 2
     if item.format == Format.FP32:
-        images = [[pack(row[x : x + half], 32) for x in range(0, len(row), half)] for row in rows]
-    else:
-        parts = sequences(arch, item, [[narrow(arch, value) for value in row] for row in rows])
-        if item.format == Format.PACKED:
-            images = [packed_beats(arch, part, item.n, item.m) for part in parts]
-        else:
-            images = [[pack(beat, 16) for beat in part] for part in parts]
-    for y, image in enumerate(images):
-        start = item.dram_addr + y * item.row_stride
-        beats.update({start + x * arch.beat_bytes: beat for x, beat in enumerate(image)})
+        return [[pack(row[x : x + half], 32) for x in range(0, len(row), half)] for row in rows]
+    parts = sequences(arch, item, [[narrow(arch, value) for value in row] for row in rows])
+    if item.format == Format.PACKED:
+        return [packed_beats(arch, part, item.n, item.m) for part in parts]
+    return [[pack(beat, 16) for beat in part] for part in parts]
 
 
 def pack(values: list[int], width: int) -> int:
@@ -134,11 +139,11 @@ def run_beats(arch, form, rows: int, words: int, transpose: int, n: int, m: int)
             return -(-(length // m * -(-n // lanes) * lanes) // 4) * 5
 
 
-def store(arch, form, *, addr=0, at=0, skip=None, rows=1, words=1, transpose=0, n=0, m=0, **fields):
-    """A STORE with `at` and `skip` (row stride) in beats."""
+def store(arch, form, *, addr=0, at=0, skip=None, rows=1, words=1, transpose=0, n=0, m=0, plane_skip=0, **fields):
+    """A STORE with `at`, `skip` (row stride) and `plane_skip` in beats."""
     skip = run_beats(arch, form, rows, words, transpose, n, m) if skip is None else skip
     size, lanes = arch.beat_bytes, fields.pop("lanes", arch.array.cols)
-    places = {"addr": addr, "dram_addr": at * size, "row_stride": skip * size}
+    places = {"addr": addr, "dram_addr": at * size, "row_stride": skip * size, "plane_stride": plane_skip * size}
     shape = {"rows": rows, "words": words, "lanes": lanes, "transpose": transpose, "n": n, "m": m}
     return command(Opcode.STORE, format=form, **places, **shape, **fields)
 
@@ -164,8 +169,10 @@ def random_store(arch, source: random.Random):
         words=words,
         transpose=transpose,
         lanes=source.randint(1, cols),
-        at=source.randint(0, 4 * 4096 // arch.beat_bytes),
+        at=source.randint(0, 4 * 4096 // arch.beat_bytes) + 2000,
         skip=source.choice([None, source.randint(20, 700)]),
+        planes=source.choice([1, source.randint(2, 4)]),
+        plane_skip=source.randint(-500, 700),
         **pattern,
     )
 

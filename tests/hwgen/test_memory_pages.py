@@ -10,10 +10,10 @@ from hwgen.array.weights import WeightScratchpad
 from hwgen.memory.bursts import BurstGenerator
 from hwgen.memory.length import PackedLength
 from hwgen.memory.load import LoadEngine, LoadSetup
-from hwgen.memory.narrow import StoreReader
 from hwgen.memory.nest import NestWalker
 from hwgen.memory.path import BeatPath
 from hwgen.memory.place import BeatPlacer
+from hwgen.memory.reader import StoreReader
 from hwgen.memory.store import StoreEngine
 from hwgen.memory.store_setup import StoreSetup
 from hwgen.memory.transpose import Transposer

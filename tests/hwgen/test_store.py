@@ -8,7 +8,9 @@ import pytest
 from hwgen.arch import load as load_arch
 from hwgen.arch.config import Reducer as ReducerSettings
 from hwgen.arch.isa import Format
-from hwgen.memory.narrow import BUFFER_BEATS, StoreReader
+from hwgen.lib.streams import Queue
+from hwgen.memory.reader import StoreReader
+from hwgen.memory.words import BUFFER_BEATS
 from hwgen.reducer.column import STYLES
 from tests.hwgen.store_support import PATHS, check, quick, random_store, random_words, run, store
 from tests.support import ARCHS, at_random, every_fourth, long, never
@@ -97,7 +99,7 @@ def test_transposed_beats_leave_one_a_cycle(form):
         arch.memory.outstanding - 3
     )  # a response makes room for an address, a cycle later; its beat is 2 behind it
     bench, memory, acc = check(arch, [item], random_words(arch, 1, 250), latency=latency)
-    first = bench.taken[0] + 3 + StoreReader.LATENCY + arch.array.cols + 1
+    first = bench.taken[0] + 3 + StoreReader.LATENCY + arch.array.cols + 1 + Queue.LATENCY
     assert memory.data_cycles == list(range(first, first + rows * stride))
     assert acc.read_cycles == list(range(acc.read_cycles[0], acc.read_cycles[0] + rows * stride))
     if form == Format.OPERAND:
@@ -115,11 +117,32 @@ def test_packed_words_are_read_one_a_cycle(style, transpose, n, m):
     # Set-up, the queue of jobs and the walker; then the first group must have come.
     start = bench.taken[0] + PACKED_LATENCY + 2
     fill = StoreReader.LATENCY + transpose * (arch.array.cols + 1) + m - 1 + STYLES[style][0].latency(n) + 3
+    fill += Queue.LATENCY
     assert memory.data_cycles[0] == start + fill
     if 5 * n <= 4 * m:
         assert acc.read_cycles == list(range(start, start + 128))
     else:
         assert memory.data_cycles == list(range(start + fill, start + fill + 128 * n // m // 4 * 5))
+
+
+@pytest.mark.parametrize("order", ["fp32 packed fp32 turned", "fp32 fp32 packed turned"])
+def test_words_of_the_path_are_read_while_fp32_words_leave(order):
+    """Every beat of a tile of weights, its state and both packed copies leaves without a gap; the last one may wait."""
+    arch = quick("tiny")
+    shape, kinds = {"rows": 8, "words": 1, "planes": 8, "stride": 8}, []
+    packed = {"form": Format.PACKED, "n": 1, "m": 4, "plane_skip": -40, **shape}
+    for tile in range(4):
+        at = 2000 * tile
+        kind = {
+            "fp32": store(arch, Format.FP32, words=64, at=at),
+            "packed": store(arch, at=at + 600, skip=5, **packed),
+            "turned": store(arch, at=at + 1300, skip=5, transpose=1, **packed),
+        }
+        kinds += [kind[name] for name in order.split()]
+    _, memory, acc = check(arch, kinds, random_words(arch, 4, 64), latency=2)
+    beats = 128 + 40 + 128
+    assert memory.data_cycles[beats] - memory.data_cycles[0] == beats
+    assert len(acc.read_cycles) == 4 * 4 * 64
 
 
 def test_short_rows_and_instructions_follow_without_gaps():

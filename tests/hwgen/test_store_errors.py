@@ -35,6 +35,11 @@ def bad_stores(arch):
         "first word": (word, 0, {"addr": acc}),
         "last word": (word, 0, {"addr": acc - 7, "rows": 2, "words": 4, "stride": 4}),
         "far row": (word, 0, {"rows": 65535, "stride": 2**20 - 1}),
+        "last plane": (word, 0, {"addr": acc - 7, "words": 4, "planes": 2}),
+        "far plane": (word, 0, {"words": 65535, "planes": 65535}),
+        "odd plane stride": (align, 0, {"planes": 2, "plane_stride": -size // 2}),
+        "later plane": (align, 6, {"words": 3, "planes": 2, "dram_addr": end - 512, "plane_stride": 512}),
+        "plane below 0": (align, 12, {"words": 3, "planes": 3, "dram_addr": 256, "plane_stride": -256}),
     }
 
 
@@ -44,7 +49,7 @@ def test_errors(preset, name):
     arch = quick(preset)
     cause, written, fields = bad_stores(arch)[name]
     good, bad = (store(arch, Format.FP32, rows=2, words=3, stride=3) for _ in range(2))
-    bad.operands.update(dict.fromkeys(bad.operands, 0) | {"rows": 1, "words": 1, "lanes": 4} | fields)
+    bad.operands.update(dict.fromkeys(bad.operands, 0) | {"rows": 1, "words": 1, "planes": 1, "lanes": 4} | fields)
     bench, memory, _ = run(arch, [good, bad, good], random_words(arch, 1, 20), stalls=at_random(5))
     assert [(found, pc) for _, found, pc in bench.errors] == [(cause, 1)]
     assert len(bench.done) == 1
