@@ -1,7 +1,8 @@
 """A budget of cycles: rows through the stages of the engine, each a resource that works on one row at a time.
 
 An estimate that says which stage binds and how much room the parts have; the cycles of a run are those of the hardware.
-`python -m models.attention_engine.budget TRACE.csv --iteration 5` reads the published traces.
+`python -m models.attention_engine.budget --trace TRACE.csv --iteration 5` reads the published traces,
+`--encoder HEADS LENGTH HEAD_SIZE KEPT` takes a layer in which all tokens attend to all.
 """
 
 import argparse
@@ -47,7 +48,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Row:
-    """Keys seen, values kept, bits of the planes; `low`: LSBs of all keys are fetched."""
+    """Keys seen, values kept, bits of the planes; `low`: LSBs of all keys are used; `held`: both are on chip."""
 
     head_size: int
     keys: int
@@ -55,6 +56,12 @@ class Row:
     key_bits: int
     value_bits: int
     low: bool
+    held: bool = False
+
+
+def encoder(heads: int, length: int, head_size: int, kept: int) -> list[Row]:
+    """Rows of a layer that holds keys and values of 6 bits, no LSBs."""
+    return [Row(head_size, length, kept, 6, 6, False, held=True)] * (heads * length)
 
 
 def _beats(rows: int, size: int, sizes: AttentionSizes, share: float = 1) -> int:
@@ -103,12 +110,18 @@ class Timeline:
 def budget(rows: Sequence[Row], sizes: AttentionSizes, latency: Latency = Latency()) -> dict[str, int]:
     """Cycles in all, and cycles in which each stage works. LSBs of a row are fetched behind the MSBs of the next."""
     line, ends = Timeline(latency.start, latency.switch), []
+    loaded = 0
+    if rows[0].held:
+        # The first head; others are loaded while one is worked on.
+        loaded = line.read(latency.start, _beats(2 * rows[0].keys, rows[0].head_size * rows[0].key_bits // 8, sizes))[1]
 
     def products(row: Row, bits: int) -> int:
         """All scores of a row are known. Keys are asked for ahead of their turn, as far as reads in flight reach."""
+        words = sizes.words(row.head_size, row.keys)
+        if row.held:
+            return line.work("keys", loaded, words) + words + latency.products
         asked = max(latency.start, line.next("keys") - sizes.reads_in_flight)
         first, last = line.read(asked, _beats(row.keys, row.head_size * bits // 8, sizes))
-        words = sizes.words(row.head_size, row.keys)
         begin = line.work("keys", first, max(words, last - max(first, line.next("keys")) + 1))
         return max(begin + words, last + 1) + latency.products
 
@@ -119,9 +132,14 @@ def budget(rows: Sequence[Row], sizes: AttentionSizes, latency: Latency = Latenc
         if share < 1:
             search = 3 * words + latency.select
             ready = line.work("select", ready, -(-search // sizes.selectors)) + search + latency.marks
+        values = sizes.words(row.head_size, row.values)
+        if row.held:
+            # At worst every word holds a kept value.
+            values = min(sizes.words(row.head_size, row.keys), row.values * sizes.words_per_row(row.head_size))
+            ends.append(line.work("values", ready, values) + values + latency.products + latency.output)
+            return
         asked = ready - (sizes.reads_in_flight if share == 1 else 0)
         first, last = line.read(asked, _beats(row.values, row.head_size * row.value_bits // 8, sizes, share))
-        values = sizes.words(row.head_size, row.values)
         begin = line.work("values", max(ready, first), values)
         ends.append(max(begin + values, last + 1) + latency.products + latency.output)
 
@@ -165,12 +183,14 @@ def read_trace(path: str, iteration: int | None = None) -> list[Row]:
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
-    """Print the budget of a trace at both published sizes."""
+    """Print the budget of a workload at both published sizes."""
     parser = argparse.ArgumentParser(prog="python -m models.attention_engine.budget")
-    parser.add_argument("trace")
-    parser.add_argument("--iteration", type=int)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--trace", help="file of the published traces")
+    source.add_argument("--encoder", type=int, nargs=4, metavar=("HEADS", "LENGTH", "HEAD_SIZE", "KEPT"))
+    parser.add_argument("--iteration", type=int, help="rows of this iteration of the trace only")
     options = parser.parse_args(arguments)
-    rows = read_trace(options.trace, options.iteration)
+    rows = encoder(*options.encoder) if options.encoder else read_trace(options.trace, options.iteration)
     for sizes in (AttentionSizes(), FULL_SIZE):
         figures = ", ".join(f"{name} {value:,.0f}" for name, value in budget(rows, sizes).items())
         print(f"{len(rows)} rows, {sizes.multipliers} + {sizes.multipliers} multipliers: {figures}")

@@ -3,7 +3,7 @@
 import pytest
 
 from hwgen.arch.attention import AttentionSizes
-from models.attention_engine.budget import FULL_SIZE, Row, budget, read_trace
+from models.attention_engine.budget import FULL_SIZE, Row, budget, encoder, main, read_trace
 
 DENSE = [Row(64, 993, 993, 10, 10, False)]
 DENSE_TOKEN = [Row(64, 998, 998, 10, 10, False)] * 144
@@ -57,3 +57,17 @@ def test_traces_are_read(tmp_path):
     assert read_trace(str(path), 5) == [Row(64, 921, 184, 6, 6, True)]
     assert read_trace(str(path), 6) == [Row(64, 999, 999, 10, 10, False)]
     assert len(read_trace(str(path))) == 2
+
+
+@pytest.mark.parametrize(
+    ("length", "head_size", "kept", "least"), [(128, 64, 64, 0.95), (512, 64, 512, 0.99), (64, 32, 32, 0.9)]
+)
+def test_encoders_keep_the_multipliers_busy(length, head_size, kept, least):
+    figures = budget(encoder(12, length, head_size, kept), AttentionSizes())
+    assert figures["keys"] == 12 * length * length * head_size // 64
+    assert figures["keys"] >= least * figures["cycles"]
+
+
+def test_figures_are_printed(capsys):
+    main(["--encoder", "1", "16", "16", "16"])
+    assert "16 rows, 64 + 64 multipliers: cycles" in capsys.readouterr().out
