@@ -17,6 +17,8 @@ from transformers import (
     ViTModel,
 )
 
+from models.attention import PruningPolicy, Quantization, Schedule, prune
+
 LAYERS, HEADS = 4, 4
 SIZES = {"hidden_size": 32, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "intermediate_size": 48}
 ENDS = {"bos_token_id": 0, "eos_token_id": 0}
@@ -32,6 +34,19 @@ BUILDERS = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(vocab_size=64, num_key_value_heads=2, **SIZES, **ENDS)),
 }
 ENCODERS, DECODERS = ("bert", "distilbert", "vit"), ("gpt2", "llama")
+
+TOKENS = Schedule(shares=(1.0, 0.8, 0.6, 0.4))
+FULL = PruningPolicy(
+    tokens=TOKENS,
+    heads=Schedule(shares=(1.0, 1.0, 0.75, 0.5)),
+    values=Schedule(shares=(0.7,) * LAYERS),
+    quantization=Quantization(threshold=0.3),
+)
+
+
+def run(model, arguments, policy, **kwargs):
+    with torch.no_grad(), prune(model, policy, **kwargs) as pruned:
+        return pruned, model(**arguments)[0]
 
 
 def build(name, seed=0):

@@ -1,4 +1,4 @@
-"""Models of transformers under pruning: exactness, float64 references, cascades, masks, caches, refusals."""
+"""Models of transformers under pruning: exactness, float64 references, cascades, masks, caches."""
 
 import dataclasses
 from itertools import pairwise
@@ -6,47 +6,32 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    BertConfig,
-    BertModel,
-    ModernBertConfig,
-    ModernBertModel,
-    OPTConfig,
-    OPTModel,
-    Qwen2Config,
-    Qwen2Model,
-    RobertaConfig,
-    RobertaModel,
-    T5Config,
-    T5Model,
-)
-from transformers.cache_utils import DynamicCache, StaticCache
+from transformers import OPTConfig, OPTModel, Qwen2Config, Qwen2Model, RobertaConfig, RobertaModel
 
 from hwgen.arch import UserError
 from models.attention import PruningPolicy, Quantization, Schedule, prune
 from models.attention.calibrate import calibrate
 from models.attention.cascade import Cascade
-from models.attention.wrapper import pruned_attention
 from tests.models.attention import support
-from tests.models.attention.support import BUILDERS, DECODERS, ENCODERS, HEADS, LAYERS, Reference, build, inputs
+from tests.models.attention.support import (
+    BUILDERS,
+    DECODERS,
+    ENCODERS,
+    FULL,
+    HEADS,
+    LAYERS,
+    TOKENS,
+    Reference,
+    build,
+    inputs,
+    run,
+)
 
 FURTHER = {
     "roberta": lambda: RobertaModel(RobertaConfig(vocab_size=64, **support.SIZES)),
     "qwen2": lambda: Qwen2Model(Qwen2Config(vocab_size=64, num_key_value_heads=2, **support.SIZES)),
     "opt": lambda: OPTModel(OPTConfig(vocab_size=64, ffn_dim=48, word_embed_proj_dim=32, **support.SIZES)),
 }
-TOKENS = Schedule(shares=(1.0, 0.8, 0.6, 0.4))
-FULL = PruningPolicy(
-    tokens=TOKENS,
-    heads=Schedule(shares=(1.0, 1.0, 0.75, 0.5)),
-    values=Schedule(shares=(0.7,) * LAYERS),
-    quantization=Quantization(threshold=0.3),
-)
-
-
-def run(model, arguments, policy, **kwargs):
-    with torch.no_grad(), prune(model, policy, **kwargs) as pruned:
-        return pruned, model(**arguments)[0]
 
 
 @pytest.mark.parametrize("name", BUILDERS)
@@ -268,53 +253,15 @@ def test_scales_of_a_prompt_stay():
         assert all(a is b for a, b in zip(before, pruned.cascade.magnitudes))
 
 
-def refused(model, text, call):
-    with pytest.raises(UserError) as caught, torch.no_grad():
-        call(model)
-    assert str(caught.value) == text
-
-
-def test_models_that_are_not_supported():
-    refused(
-        torch.nn.Linear(2, 2), "pruned attention wraps models of transformers, not Linear", lambda m: prune(m, FULL)
-    )
-    t5 = T5Model(T5Config(vocab_size=8, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2))
-    text = "T5Model has cross-attention: only encoders and decoders are supported"
-    refused(t5, text, lambda m: prune(m, FULL))
-    deep = BertModel(BertConfig(vocab_size=8, **support.SIZES | {"num_hidden_layers": 2}))
-    refused(deep, "the schedule of tokens has 4 layers, the model 2", lambda m: prune(m, FULL))
-
-
-def test_pruning_twice_training_and_biases_are_refused():
-    model, arguments = build("bert"), inputs("bert")
-    with prune(model, PruningPolicy()):
-        refused(model, "BertModel is pruned already: remove() it first", lambda m: prune(m, FULL))
-        text = "attention masks must be boolean and the same for all heads: biases on scores are not supported"
-        refused(model, text, lambda m: m(arguments["input_ids"], attention_mask=torch.zeros(2, 1, 12, 12)))
-        model.train()
-        refused(model, "pruned attention has no dropout: call model.eval()", lambda m: m(**arguments))
-
-
-def test_masks_of_single_layers_are_refused():
-    sizes = support.SIZES | {
-        "pad_token_id": 0,
-        "cls_token_id": 1,
-        "sep_token_id": 2,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    }
-    model = ModernBertModel(ModernBertConfig(vocab_size=64, local_attention=4, **sizes)).eval()
-    with prune(model, PruningPolicy()):
-        text = "layers with masks of their own, as for sliding windows, are not supported"
-        refused(model, text, lambda m: m(torch.ones(1, 12, dtype=torch.long)))
-
-
-def test_softcaps_are_refused():
-    model = build("bert")
-    with prune(model, PruningPolicy()):
-        q = torch.zeros(1, 4, 2, 8)
-        text = "pruned attention does not support softcap, which BertSelfAttention uses"
-        refused(model, text, lambda m: pruned_attention(m.encoder.layer[0].attention.self, q, q, q, None, softcap=3.0))
+@pytest.mark.parametrize("name", ENCODERS)
+def test_rows_of_pruned_tokens_are_not_computed(name):
+    model, arguments = build(name), inputs(name, batch=1)
+    pruned, _ = run(model, arguments, PruningPolicy(tokens=TOKENS))
+    statistics = pruned.statistics.layers
+    assert statistics[0].linear_macs_dense == statistics[3].linear_macs_dense
+    assert statistics[3].linear_macs / statistics[3].linear_macs_dense == pytest.approx(0.4, abs=0.03)
+    early = statistics[0].linear_macs < statistics[0].linear_macs_dense
+    assert early == (name != "vit")
 
 
 @pytest.mark.parametrize("name", ["roberta", "qwen2", "opt"])
@@ -329,31 +276,3 @@ def test_further_families_are_the_plain_model(name):
     pruned, found = run(model, arguments, FULL)
     assert torch.isfinite(found).all()
     assert pruned.live.sum(1).tolist() == [5, 5]
-
-
-def test_caches_that_cannot_be_pruned():
-    model, arguments = build("gpt2"), inputs("gpt2")
-    used = model(**arguments, use_cache=True).past_key_values
-    static = StaticCache(model.config, max_cache_len=20)
-    with prune(model, PruningPolicy()):
-        for cache in (used, static):
-            text = "pruned attention needs an empty DynamicCache of plain layers, without sliding windows, not "
-            with pytest.raises(UserError, match=text), torch.no_grad():
-                model(arguments["input_ids"][:, :1], past_key_values=cache)
-        with pytest.raises(UserError, match="cannot change its batch, as beam search does"):
-            model.generate(**arguments, num_beams=2, max_new_tokens=3, do_sample=False, pad_token_id=0)
-        mine = DynamicCache()
-        model(**arguments, past_key_values=mine)
-        with pytest.raises(UserError, match="cannot be shortened"):
-            mine.crop(-1)
-
-
-@pytest.mark.parametrize("name", ENCODERS)
-def test_rows_of_pruned_tokens_are_not_computed(name):
-    model, arguments = build(name), inputs(name, batch=1)
-    pruned, _ = run(model, arguments, PruningPolicy(tokens=TOKENS))
-    statistics = pruned.statistics.layers
-    assert statistics[0].linear_macs_dense == statistics[3].linear_macs_dense
-    assert statistics[3].linear_macs / statistics[3].linear_macs_dense == pytest.approx(0.4, abs=0.03)
-    early = statistics[0].linear_macs < statistics[0].linear_macs_dense
-    assert early == (name != "vit")
