@@ -70,7 +70,7 @@ class TrainingOptions:
                 raise UserError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
 
     def naive(self) -> "TrainingOptions":
-        """The same without offline scheduling: one dataflow (os, if not given), no overlap, kernels in the graph's order."""
+        """The same without offline scheduling: one dataflow (os if none is given), no overlap, order of the graph."""
         return replace(self, dataflow="os" if self.dataflow == "auto" else self.dataflow, overlap=False)
 
 
