@@ -72,6 +72,16 @@ def test_orders_are_complete_and_keep_what_tasks_need(round_, seed):
     assert cycles >= max(sum(item.array for item in items), sum(item.vector for item in items if not item.array))
 
 
+def test_a_naive_schedule_keeps_the_order_of_the_graph(graph):
+    for options, halves in ((TrainingOptions(), True), (TrainingOptions().naive(), False)):
+        step = begin(graph, EIGHT, options)
+        found = kernel_order(step, groups(step.graph, apart=step.em.apart))
+        assert any(item.images for item in found) == halves
+        names = [main_result(item.group.main) for item in found]
+        wanted = [main_result(item.main) for item in groups(step.graph, apart=step.em.apart)]
+        assert (names == wanted) != halves
+
+
 def named(found):
     return {(main_result(item.group.main), item.images and item.images[0]): item for item in found}
 
