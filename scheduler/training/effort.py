@@ -42,9 +42,9 @@ PASSES = {
     **dict.fromkeys((Gelu, GeluGrad, Silu, SiluGrad), 17),
     **dict.fromkeys((BatchNormGrad, AvgPool, MaxPool), 2),
     BatchNorm: 1,
-    Softmax: 20,
+    Softmax: 18,
     SoftmaxGrad: 6,
-    LayerNorm: 6,
+    LayerNorm: 10,
     LayerNormGrad: 14,
     DropoutMask: 6,
     AvgPoolGrad: 3,
@@ -53,9 +53,10 @@ PASSES = {
     Mse: 4,
 }
 """Cycles of the vector engine for each word of an operator's result, or of a loss's input, without curves."""
-WITH_CURVE = {**dict.fromkeys((Gelu, Silu), 1), **dict.fromkeys((GeluGrad, SiluGrad), 2), Softmax: 12}
+WITH_CURVE = {**dict.fromkeys((Gelu, Silu), 1), **dict.fromkeys((GeluGrad, SiluGrad), 2), Softmax: 10}
+"""The same of operators that have one."""
 UPDATE, ADAM = 4, 24
-"""The same for each word of a weight."""
+"""Cycles for each word of a weight."""
 
 
 def array_cycles(step: Step, group: Group) -> int:

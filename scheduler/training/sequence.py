@@ -49,13 +49,13 @@ class Task:
 def kernel_order(step: Step, groups: Sequence[Group]) -> list[Task]:
     """Tasks in the order in which they are recorded.
 
-    That is the order of `groups`, if engines or kernels don't run side by side, or if few kernels run for halves of the
-    batch: convolutions keep the array busy in either order.
+    That is the order of `groups`, if engines or kernels don't run side by side, or if kernels that run for halves of
+    the batch are less than an eighth of the work: convolutions keep the array busy in either order.
     """
     if not step.options.overlap:
         return tasks(step, groups, 1)
     whole, halves = tasks(step, groups, 1), tasks(step, groups, 2)
-    if not step.em.apart or 4 * sum(task.span for task in halves if task.images) < sum(task.span for task in whole):
+    if not step.em.apart or 8 * sum(task.span for task in halves if task.images) < sum(task.span for task in whole):
         return whole
     longest = max(_remaining(halves))
     found = [schedule(halves, longest * number // 64) for number in range(DELAYS)]
