@@ -124,14 +124,14 @@ def _write(
     region = Region("dram", image.unit + rows.start, image.unit + rows.stop)
     addresses = {number: image.address + rows.start * row + image.offset(at) * beat for number, at in places.items()}
     kind = {"form": Format.DENSE} if pattern is None else {"form": Format.PACKED, "n": pattern.n, "m": pattern.m}
-    for numbers in _planes(addresses):
+    for numbers in equal_steps(addresses):
         part = block.columns(numbers.start * tile.blocks, len(numbers) * tile.blocks)
         step = addresses[numbers[-1]] - addresses[numbers[-2]] if len(numbers) > 1 else 0
         place = {"planes": len(numbers), "plane_stride": step, "transpose": transpose}
         em.store(part, addresses[numbers.start], row, region, **kind, **place)
 
 
-def _planes(addresses: dict[int, int]) -> list[range]:
+def equal_steps(addresses: dict[int, int]) -> list[range]:
     """Stretches of consecutive numbers whose addresses are the same step apart."""
     found: list[range] = []
     step = 0

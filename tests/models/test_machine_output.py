@@ -6,6 +6,7 @@ import pytest
 
 from hwgen.arch.isa import Format, Opcode, command
 from models.machine import Machine
+from models.machine_state import MachineError
 from tests.models.support import SEED, arch, assert_bits, run
 
 TINY = arch("tiny")
@@ -109,11 +110,21 @@ def packed_by_hand(beats, item, lanes, dtype) -> list[list[int]]:
 
 def stored_by_hand(machine, item) -> dict[int, list[int]]:
     """Operands of every beat that the instruction writes, by address, in the order of writing."""
+    beats = {}
+    for plane in range(item.planes):
+        beats |= plane_by_hand(
+            machine, item, item.addr + plane * item.words, item.dram_addr + plane * item.plane_stride
+        )
+    return beats
+
+
+def plane_by_hand(machine, item, addr, dram_addr) -> dict[int, list[int]]:
+    """The same of one plane."""
     array, acc = machine.arch.array, machine.state.acc
     dtype, beat = DTYPES[array.operand], machine.arch.beat_bytes
     matrix = []
     for y in range(item.rows):
-        words = acc[item.addr + y * item.stride :][: item.words].copy()
+        words = acc[addr + y * item.stride :][: item.words].copy()
         words[-1, item.lanes :] = 0
         with np.errstate(over="ignore"):
             matrix.append([int(v) for v in words.view(np.float32).astype(dtype).view(np.uint16).ravel()])
@@ -122,8 +133,12 @@ def stored_by_hand(machine, item) -> dict[int, list[int]]:
         sequences = [[row] for row in sequences[0]]
     if item.format == Format.PACKED:
         sequences = [packed_by_hand(beats, item, array.lanes, dtype) for beats in sequences]
-    addresses = [item.dram_addr + y * item.row_stride for y in range(len(sequences))]
+    addresses = [dram_addr + y * item.row_stride for y in range(len(sequences))]
     return {start + x * beat: row for start, beats in zip(addresses, sequences) for x, row in enumerate(beats)}
+
+
+PLANES = ((1, 0), (3, 20), (3, -20))
+"""Planes, and the beats from one to the next."""
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -138,7 +153,9 @@ def test_every_beat_of_a_stored_block(name, form, fields, seed):
     wild = rng.random(machine.state.acc.shape) < [0, 0.1, 0.4][seed]
     machine.state.acc[wild] = rng.choice(special, wild.sum())
     machine.memory.write(0, bytes([0xAA]) * (1 << 14))
-    place = {"addr": 13, "stride": 5, "words": 3, "dram_addr": 64, "row_stride": 125 * chosen.beat_bytes, "lanes": 3}
+    beat, (planes, step) = chosen.beat_bytes, PLANES[seed]
+    place = {"addr": 13, "stride": 5, "words": 3, "dram_addr": 64 * beat, "row_stride": 125 * beat, "lanes": 3}
+    place |= {"planes": planes, "plane_stride": step * beat}
     item = command(Opcode.STORE, format=form, **place, **fields)
     expected = np.full(1 << 14, 0xAA, dtype=np.uint8)
     for address, operands in stored_by_hand(machine, item).items():
@@ -156,3 +173,20 @@ def test_packed_example():
     kept = "00c0 0000 0000 0000  0040 0000 0000 0000  0000 0000 0000 0000  0042 0000 0000 0000"
     indices = "0100 1211 0000 1111"
     assert machine.memory.read(0, 40) == bytes.fromhex(kept + indices)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"words": 4, "planes": 300}, "word 1199 of acc, which has 1024"),
+        ({"planes": 3, "plane_stride": -64, "dram_addr": 64}, "address -64 is below 0"),
+        (
+            {"planes": 3, "plane_stride": 1 << 30, "dram_addr": (1 << 40) - (1 << 31)},
+            "address 0x1000000000f is beyond 40",
+        ),
+        ({"planes": 2, "plane_stride": -4}, "plane_stride -0x4 is not a multiple of 8 bytes"),
+    ],
+)
+def test_planes_out_of_reach(fields, message):
+    with pytest.raises(MachineError, match=message):
+        run(Machine(TINY, 64), command(Opcode.STORE, lanes=4, **fields))

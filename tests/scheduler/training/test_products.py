@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from hwgen.arch.isa import Opcode, Target
 from models.pattern import Pattern
 from models.sparsity import nm_mask
 from scheduler.hazards import Region
@@ -11,7 +12,7 @@ from scheduler.training.gradient_plans import Kernel
 from scheduler.training.gradients import WeightGradient
 from scheduler.training.ir import Kind, Tensor
 from scheduler.training.resident import Rings
-from scheduler.training.weights import master_values, master_words, write_copies
+from scheduler.training.weights import equal_steps, master_values, master_words, write_copies
 from scheduler.training.windows import WindowProduct, forward_window, gradient_phases
 from tests.scheduler.training.machine_support import TINY, Bench, arch8, operands
 
@@ -126,3 +127,38 @@ def test_master_round_trip():
     layer = Layer(CASES["3x3 of two image blocks"])
     words = master_words(layer.weights, layer.arch, layer.w)
     np.testing.assert_array_equal(master_values(layer.weights, layer.arch, words, layer.shape), layer.w)
+
+
+@pytest.mark.parametrize(("name", "backward"), [("3x3", 1), ("2:8 on 8x8", 1), ("stride 2", 9)])
+def test_a_tile_is_copied_with_few_instructions(name, backward):
+    """One STORE for each copy, whose planes are kernel positions; with a stride, neighbours belong to other copies."""
+    layer = Layer(CASES[name])
+    layer.bench.em.recorder.__init__()
+    layer.make_copies()
+    tiles = layer.weights.tiles(layer.arch)
+    taps = {tile.taps for tile in tiles}
+    stores = [item for item in layer.bench.em.recorder.commands if item.opcode == Opcode.STORE]
+    turned, others = ([item for item in stores if item.transpose == flag] for flag in (1, 0))
+    assert (len(turned), len(others)) == (len(tiles), backward * len(tiles))
+    assert {item.planes for item in turned} == taps != {1}
+    if backward == 1:
+        assert {item.planes for item in others} == taps
+        assert all(item.plane_stride < 0 < forward.plane_stride for item, forward in zip(others, turned, strict=True))
+
+
+def test_stretches_of_equal_steps():
+    assert equal_steps({0: 90, 1: 80, 2: 70, 3: 75, 4: 80, 6: 90}) == [range(3), range(3, 5), range(6, 7)]
+    assert equal_steps({4: 7}) == [range(4, 5)]
+    assert equal_steps({}) == []
+
+
+def test_small_maps_are_loaded_once():
+    layer = Layer((TINY, 4, 4, 4, 16, 32, 3, 1, 1, None))
+    WeightGradient(layer.bench.em, layer.rings, layer.fx, layer.fdy, layer.kernel).emit(
+        layer.weights.plan, lambda block, tile: None
+    )
+    for target in (Target.WGT, Target.ACT_CHUNKS):
+        loads = [item for item in layer.bench.em.recorder.commands if item.opcode == Opcode.LOAD and item.beats]
+        places = [(item.dram_addr, item.rows) for item in loads if item.target == target]
+        assert len(places) == len(set(places)) > len(layer.x)
+    assert len(layer.weights.tiles(layer.arch)) > 4
