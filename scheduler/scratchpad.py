@@ -14,9 +14,10 @@ class Ring:
     The next layer thus gets other words than the last one as long as there is room, and can load ahead.
     """
 
-    def __init__(self, depth: int, align: int = 1) -> None:
+    def __init__(self, depth: int, align: int = 1, base: int = 0) -> None:
         self.depth = depth
         self.align = align
+        self.base = base
         self.next = 0
 
     def take(self, words: int) -> int:
@@ -25,7 +26,7 @@ class Ring:
         if start + words > self.depth:
             start = 0
         self.next = start + words
-        return start
+        return self.base + start
 
 
 class Held:

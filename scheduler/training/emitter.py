@@ -13,12 +13,14 @@ import numpy as np
 from hwgen.arch import Arch, UserError
 from hwgen.arch.isa import READS_X, READS_Z, Format, Opcode, Operation, Target, command
 from scheduler.hazards import Recorder, Region
+from scheduler.training.banks import AccRing, Banks
 from scheduler.training.blocks import Block, Chunk, Feature
 from scheduler.training.curves import Curves
 from scheduler.vectors import as_one_row
 
 STATIC_BANKS = 2
-"""Accumulator banks, the last ones, that hold what outlives a chunk: constants, parameters of channels, sums."""
+"""Accumulator banks, the last ones, that hold what outlives a chunk: constants, parameters of channels, sums. Half of
+them are for weight gradients, if kernels have banks of their own."""
 
 
 def constant_words(arch: Arch) -> int:
@@ -32,30 +34,6 @@ LEAST_RINGS = 3
 
 Operand = Block | float | int | str
 """A source of VECTOR: a block, or what `Emitter.constant` takes."""
-
-
-class AccRing:
-    """Stretches of one accumulator bank, one after the other, from its beginning again at its end."""
-
-    def __init__(self, base: int, depth: int) -> None:
-        self.base, self.depth, self.next, self.live = base, depth, 0, 0
-
-    def fits(self, words: int) -> bool:
-        """Whether `words` words can be taken without an overlap with what was taken since `live` was set to 0."""
-        return self.live + self._skipped(words) + words <= self.depth
-
-    def take(self, words: int) -> int:
-        """First of `words` words. Raises `UserError` if they do not fit."""
-        self.live += self._skipped(words) + words
-        if self.live > self.depth:
-            raise UserError(f"{self.live} accumulator words are needed at a time in a bank that has {self.depth}")
-        start = 0 if self.next + words > self.depth else self.next
-        self.next = start + words
-        return self.base + start
-
-    def _skipped(self, words: int) -> int:
-        """Words between those taken last and the next ones, which begin anew if there is too little room at the end."""
-        return self.depth - self.next if self.live and self.next + words > self.depth else 0
 
 
 class Emitter:
@@ -74,10 +52,12 @@ class Emitter:
         rings = [AccRing(base, self.bank_words) for base in bases[:count]]
         half = count // 2
         self.apart = half >= LEAST_RINGS
-        self._sets = (rings[:half], rings[half:]) if self.apart else (rings, rings)
+        kept = self.bank_words // 2 if self.apart else self.bank_words
+        self.statics = [AccRing(base, kept) for base in bases[count:]]
+        spare = [AccRing(base + kept, self.bank_words - kept) for base in bases[count:]]
+        (spare if self.apart else self.statics)[-1].depth -= constant_words(arch)
+        self._sets = (rings[:half], rings[half:], spare) if self.apart else (rings, rings, rings)
         self.rings = rings
-        self.statics = [AccRing(base, self.bank_words) for base in bases[count:]]
-        self.statics[-1].depth -= constant_words(arch)
         self._turn, self._static_turn = 0, 0
         self.constants: list[int | str | tuple[int, ...]] = []
         """FP32 pattern of each constant (or one for each column), or the name of a scalar that the host sets."""
@@ -85,14 +65,18 @@ class Emitter:
 
     # ---- accumulator blocks
 
-    def choose_banks(self, *, products: bool) -> None:
-        """Take blocks from the banks of kernels with products, or from those of all others, if there are enough banks.
+    def choose_banks(self, kind: Banks) -> None:
+        """Take blocks from the banks of a kind of kernels, if there are enough of them.
 
-        A kernel of each kind can then run at a time, without waiting for words that the other one has.
+        A kernel of each kind can then run at a time, without waiting for words that another one has.
         """
         self.begin_chunk()
-        self.rings = self._sets[0 if products else 1]
+        self.rings = self._sets[kind]
         self.begin_chunk()
+
+    def room(self, kind: Banks, words: int) -> int:
+        """How many blocks of so many words the banks of a kind have."""
+        return sum(ring.depth // words for ring in self._sets[kind])
 
     def begin_chunk(self) -> None:
         """Blocks taken before may be overwritten from here on."""

@@ -2,15 +2,15 @@
 
 Array rows are output channels: dY is transposed on its way into the banks. X waits in the weight scratchpad as it lies
 in memory, and the WGT walk of TENSOR reads the pixels of each kernel position out of it, so that a 3 x 3 kernel loads
-its input once. The sums of a tile stay in the array over all images.
+its input once. The sums of a tile stay in the array over all images, or for some time if other products run beside it.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from math import ceil
+from math import ceil, inf
 
 from hwgen.arch import UserError
-from hwgen.arch.isa import Dataflow, Target, Walk
+from hwgen.arch.isa import Dataflow, Operation, Target, Walk
 from scheduler.hazards import Region
 from scheduler.scratchpad import Held
 from scheduler.training.emitter import Block, Emitter, Feature
@@ -21,8 +21,12 @@ DY_SLOTS = 4
 """Chunks of dY (and of X) that are loaded ahead."""
 RUN_LIMIT = 4095
 """Pixels of a run that TENSOR's field holds."""
-
-
+Piece = tuple[int, int, int, int, int]
+"""Image, first output row, rows, first output column, columns: what one TENSOR instruction adds up."""
+PART_CYCLES = 8192
+"""Cycles after which the array writes the sums of a tile, so that other products do not wait until all are complete."""
+TILE_SUMS = 3
+"""Blocks of sums of a tile in parts: of all parts that are complete, and of two more."""
 Update = Callable[[Block, GradientTile], None]
 """What happens to a finished tile of the gradient."""
 
@@ -43,18 +47,37 @@ class WeightGradient:
         self.x, self.dy = (_flattened(x), _flattened(dy)) if self.flat else (x, dy)
         self.kernel = kernel
 
-    def emit(self, plan: GradientPlan, update: Update) -> None:
-        """Record all tiles; `update` gets each gradient as an accumulator block [channels, words]."""
+    def emit(self, plan: GradientPlan, update: Update, *, in_parts: bool = False) -> None:
+        """Record all tiles; `update` gets each gradient as an accumulator block [channels, words].
+
+        With `in_parts`, a tile's sums stay in the array for `PART_CYCLES` and are then added up by the vector engine.
+        """
         self._layout(plan)
         self.held_x, self.held_dy = Held(self.rings.wgt), Held(self.rings.act)
         taps = self.kernel.size[0] * self.kernel.size[1]
         for tile in plan.tiles(self.dy.words * self.array.cols, taps, self.x.words):
             self.em.begin_chunk()
             result = self.em.take(tile.rows, tile.words)
-            pieces = list(self._pieces())
-            for number, piece in enumerate(pieces):
-                self._piece(tile, result, piece, number == 0, number == len(pieces) - 1)
+            part_sums = [self.em.take(tile.rows, tile.words) for _ in range(TILE_SUMS - 1 if in_parts else 0)]
+            for number, part in enumerate(self._parts(tile, PART_CYCLES if in_parts else inf)):
+                target = part_sums[number % len(part_sums)] if number else result
+                for piece in part:
+                    self._piece(tile, target, piece, piece is part[0], piece is part[-1])
+                if number:
+                    self.em.vector(Operation.ADD, result, result, target)
             update(result, tile)
+
+    def _parts(self, tile: GradientTile, limit: float) -> list[list[Piece]]:
+        """Pieces whose sums are added up in the array, until it has taken products for `limit` cycles."""
+        beats = max(ceil(tile.rows / self.array.rows) * tile.words, self.array.chain_latency)
+        found, cycles = [], limit
+        for piece in self._pieces():
+            if cycles >= limit:
+                found.append([])
+                cycles = 0
+            found[-1].append(piece)
+            cycles += piece[2] * piece[4] * beats
+        return found or [[]]
 
     def _layout(self, plan: GradientPlan) -> None:
         """Pixels of a piece, and the slots of X and dY."""
@@ -62,8 +85,9 @@ class WeightGradient:
         last = (dy.w - 1) * kernel.stride[1] - kernel.padding[1] + kernel.size[1]
         zeros = max(0, kernel.padding[1], last - x.w)
         self.zeros, self.pitch = zeros, x.w + zeros
-        x_budget = pads.wgt_depth // 2 // DY_SLOTS // plan.blocks - zeros
-        dy_budget = pads.act_depth // 2 // DY_SLOTS // ceil(plan.rows / self.array.rows) * self.array.cols
+        share = DY_SLOTS * (2 if self.rings.gradients is self.rings else 1)
+        x_budget = self.rings.wgt.depth // share // plan.blocks - zeros
+        dy_budget = self.rings.act.depth // share // ceil(plan.rows / self.array.rows) * self.array.cols
         fit = (x_budget // self.pitch - kernel.size[0]) // kernel.stride[0] + 1
         self.rows = min(dy.h, fit, dy_budget // dy.w)
         self.columns = dy.w
@@ -76,16 +100,14 @@ class WeightGradient:
                 f"({pads.act_depth}) and scratchpads.wgt_depth ({pads.wgt_depth})"
             )
 
-    def _pieces(self) -> Iterator[tuple[int, int, int, int, int]]:
+    def _pieces(self) -> Iterator[Piece]:
         """Image, first output row, rows, first output column, columns: what one TENSOR instruction adds up."""
         for image in range(self.dy.n):
             for h in range(0, self.dy.h, self.rows):
                 for w in range(0, self.dy.w, self.columns):
                     yield image, h, min(self.rows, self.dy.h - h), w, min(self.columns, self.dy.w - w)
 
-    def _piece(
-        self, tile: GradientTile, result: Block, piece: tuple[int, int, int, int, int], first: bool, last: bool
-    ) -> None:
+    def _piece(self, tile: GradientTile, result: Block, piece: Piece, first: bool, last: bool) -> None:
         """Load X and dY of some pixels and add their products to the sums of the tile."""
         _, _, rows, _, columns = piece
         kernel, pitch, blocks = self.kernel, self.pitch * tile.blocks, tile.blocks
@@ -119,7 +141,7 @@ class WeightGradient:
             col_jump=blocks if one_row or blocks > 1 else pitch,
         )
 
-    def _load_x(self, tile: GradientTile, piece: tuple[int, int, int, int, int]) -> Region:
+    def _load_x(self, tile: GradientTile, piece: Piece) -> Region:
         """The image rows under the windows of a piece, zeros around them: pixel by pixel, the tile's channel blocks."""
         image, h, rows, w, columns = piece
         kernel, x, blocks, beat = self.kernel, self.x, tile.blocks, self.em.arch.beat_bytes
@@ -159,7 +181,7 @@ class WeightGradient:
         if words:
             self.em.load(Target.WGT, addr, None, Region("wgt", addr, addr + words), rows=1, pad=words)
 
-    def _load_dy(self, tile: GradientTile, piece: tuple[int, int, int, int, int]) -> Region:
+    def _load_dy(self, tile: GradientTile, piece: Piece) -> Region:
         """The piece's pixels of dY, transposed: bank r holds channel r, `array.rows` channels later a block on."""
         image, h, rows, w, columns = piece
         dy, beat, array = self.dy, self.em.arch.beat_bytes, self.array

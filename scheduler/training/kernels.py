@@ -1,6 +1,7 @@
 """Which kernel each operator gets; the table of contents of a step."""
 
 from hwgen.arch import UserError
+from scheduler.training.emitter import Banks
 from scheduler.training.fuse import PRODUCTS, Group, groups, main_result
 from scheduler.training.layer_norm import layer_norm, layer_norm_grad
 from scheduler.training.losses import cross_entropy, mse
@@ -59,7 +60,7 @@ def emit(step: Step, group: Group) -> None:
     if handler is None:
         raise UserError(f"{main_result(group.main)}: the array has no kernel for {type(group.main).__name__}")
     step.headings.append((len(step.em.recorder.commands), main_result(group.main)))
-    step.em.choose_banks(products=isinstance(group.main, PRODUCTS))
+    step.em.choose_banks(Banks.PRODUCTS if isinstance(group.main, PRODUCTS) else Banks.OTHERS)
     handler(step, group)
 
 

@@ -7,11 +7,12 @@ from math import ceil
 from hwgen.arch.isa import Dataflow, Operation
 from scheduler.hazards import Region
 from scheduler.training.decisions import Choice
-from scheduler.training.emitter import Block
+from scheduler.training.emitter import Banks, Block
 from scheduler.training.gradient_plans import GradientPlan, GradientTile, engine_cycles
-from scheduler.training.gradients import WeightGradient
+from scheduler.training.gradients import TILE_SUMS, WeightGradient
 from scheduler.training.lower import Step
 from scheduler.training.operators import ConvWeightGrad
+from scheduler.training.updates import Sgd, Update
 from scheduler.training.weights import Master, Weights, write_copies
 
 
@@ -31,12 +32,24 @@ def weight_gradient(step: Step, item: ConvWeightGrad, update: Callable[..., None
         if step.options.pregenerate:
             write_copies(step.em, weights, blocks[weights.name], tile)
 
+    beside = step.em.apart and _fits_beside(step, weights, rule) and not dropped
+    if step.em.apart:
+        step.rings.divide()
+    if beside:
+        step.em.choose_banks(Banks.GRADIENTS)
     product = WeightGradient(
-        step.em, step.rings, step.features[item.input], step.features[item.gradient], weights.kernel
+        step.em, step.rings.gradients, step.features[item.input], step.features[item.gradient], weights.kernel
     )
     ways = [gradient_choice(step, product, weights, plan) for plan in (weights.plan, weights.runner_up) if plan]
     step.note(item.output, "WU", *ways)
-    product.emit(weights.plan, apply)
+    product.emit(weights.plan, apply, in_parts=beside)
+
+
+def _fits_beside(step: Step, weights: Weights, rule: Update) -> bool:
+    """Whether the banks for weight gradients have room for a tile in parts and for its update."""
+    plan, masters = weights.plan, len(weights.masters) + (weights.mask is not None)
+    room = step.em.room(Banks.GRADIENTS, plan.rows * plan.taps * plan.blocks)
+    return isinstance(rule, Sgd) and room >= TILE_SUMS + masters
 
 
 def gradient_choice(step: Step, product: WeightGradient, weights: Weights, plan: GradientPlan) -> Choice:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from hwgen.arch import Arch
 from hwgen.arch.arrays import Columns, columns, engines
-from hwgen.arch.isa import Command, Dataflow, Engine, Format, Opcode, Target
+from hwgen.arch.isa import Command, Dataflow, Engine, Format, Opcode, Target, Walk
 from scheduler.hazards import Recorder
+from scheduler.training.chains import NOTHING, Chains, Placed
 
 MEMORY_LATENCY = 60
 """Cycles from the request of a load to its first beat, and from the last beat of a store to its answer; an assumption
@@ -88,11 +89,28 @@ def _store(item: Columns, arch: Arch) -> Pair:
     return busy, busy + MEMORY_LATENCY
 
 
+def ranks(commands: Sequence[Command]) -> list[int]:
+    """Which instruction an engine takes first of those that are ready: the one recorded first.
+
+    But operands of the array are loaded before those of the vector engine; and weight gradients, for which nothing in
+    the step waits, are what the array does when no other product is ready.
+    """
+    count = len(commands)
+    found = np.arange(count)
+    for item in columns(commands):
+        if item.opcode == Opcode.LOAD:
+            found[item.positions] -= count * np.isin(item.target, (Target.ACC16, Target.ACC32), invert=True)
+        elif item.opcode == Opcode.TENSOR:
+            found[item.positions] += count * (item.walk == Walk.WGT)
+    return found.tolist()
+
+
 class ListScheduler:
     """Puts the instructions of a recorder in the order of their starts, for one set of durations or several."""
 
     def __init__(self, recorder: Recorder) -> None:
         self.engines = engines(recorder.commands).tolist()
+        self.ranks = ranks(recorder.commands)
         self.counts = [len(found) for found in recorder.dependencies]
         self.chains = Chains(recorder)
         self.users: list[list[int]] = [[] for _ in self.engines]
@@ -111,11 +129,12 @@ class _Listing:
     def __init__(self, scheduler: ListScheduler, spans: Durations) -> None:
         self.busy, self.total = spans.busy.tolist(), spans.total.tolist()
         self.engines, self.users, self.chains = scheduler.engines, scheduler.users, scheduler.chains
-        self.missing, self.products = list(scheduler.counts), Placed(scheduler.chains)
+        self.ranks = scheduler.ranks
+        self.missing, self.placed = list(scheduler.counts), Placed(scheduler.chains)
         self.ready_at = [0] * len(self.engines)
         self.queues = [_Queue() for _ in Engine]
-        self.waiting: list[tuple[int, int]] = []
-        """Chains whose operands are ready: (TENSOR instructions that must be placed before, first position)."""
+        self.waiting: list[int] = []
+        """First positions of chains whose operands are ready, but that may not begin yet; a heap."""
 
     def run(self) -> list[int]:
         """Place all instructions."""
@@ -144,83 +163,20 @@ class _Listing:
                 self._offer(user)
         if engine == Engine.TENSOR:
             self.queues[engine].keep(self.chains.after.get(position))
-            self.products.place(position)
-            while self.waiting and self.waiting[0][0] <= self.products.count:
-                self._add(heapq.heappop(self.waiting)[1])
+            self.placed.place(position)
+            while self.waiting and self.placed.reach(self.chains.needed[self.waiting[0]]):
+                self._add(heapq.heappop(self.waiting))
 
     def _offer(self, position: int) -> None:
         """An instruction whose dependencies are placed; the first of a chain may have to wait for other products."""
-        needed = self.chains.needed.get(position, 0)
-        if needed > self.products.count:
-            heapq.heappush(self.waiting, (needed, position))
-        else:
+        if self.placed.reach(self.chains.needed.get(position, NOTHING)):
             self._add(position)
+        else:
+            heapq.heappush(self.waiting, position)
 
     def _add(self, position: int) -> None:
         queue = self.queues[self.engines[position]]
-        queue.add(self.ready_at[position], position, reserved=position in self.chains.members)
-
-
-class Chains:
-    """TENSOR instructions that continue the sums that the one before keeps in the array: nothing may come between them.
-
-    Once a chain has begun, the engine does nothing else until it ends. So that this can't block, a chain begins only
-    when all products are placed that were recorded before the last product that anything in the chain depends on.
-    """
-
-    def __init__(self, recorder: Recorder) -> None:
-        self.after: dict[int, int] = {}
-        """Position in a chain -> the next one."""
-        self.members: set[int] = set()
-        """All positions in chains but the first."""
-        self.needed: dict[int, int] = {}
-        """First position of a chain -> how many products, in recorded order, must be placed before it."""
-        self.numbers: dict[int, int] = {}
-        """Position of a product -> its number among the products."""
-        self._find(recorder)
-
-    def _find(self, recorder: Recorder) -> None:
-        """One pass: `reach` is how many products there are up to a product, or up to the last one that an instruction
-        depends on; `outside` is the same for what is recorded in a chain, without the products of the chain.
-        """
-        reach: list[int] = []
-        head, before, outside = -1, -1, {}
-        for position, (item, found) in enumerate(zip(recorder.commands, recorder.dependencies, strict=True)):
-            above = max(map(reach.__getitem__, found), default=0)
-            reach.append(above)
-            if head >= 0:
-                above = max((outside.get(earlier, reach[earlier]) for earlier in found), default=0)
-                outside[position] = above
-            if item.opcode is not Opcode.TENSOR:
-                continue
-            self.numbers[position] = len(self.numbers)
-            reach[position] = len(self.numbers)
-            if item.first and not item.last:
-                head, outside = position, {}
-            elif not item.first and item.dataflow == Dataflow.OUTPUT_STATIONARY:
-                self.after[before] = position
-                self.members.add(position)
-            if head >= 0:
-                outside[position] = above
-                self.needed[head] = max(self.needed.get(head, 0), above)
-            if item.last:
-                head, outside = -1, {}
-            before = position
-
-
-class Placed:
-    """How many products have been placed, in recorded order and without a gap."""
-
-    def __init__(self, chains: Chains) -> None:
-        self.count, self._numbers = 0, chains.numbers
-        self._ahead: set[int] = set()
-
-    def place(self, position: int) -> None:
-        """A product has been placed."""
-        self._ahead.add(self._numbers[position])
-        while self.count in self._ahead:
-            self._ahead.remove(self.count)
-            self.count += 1
+        queue.add(self.ready_at[position], position, None if position in self.chains.members else self.ranks[position])
 
 
 class _Queue:
@@ -232,19 +188,19 @@ class _Queue:
         """Cycle in which the next instruction can start."""
         self.only: int | None = None
         """The one instruction that may come next."""
-        self.later: list[tuple[int, int]] = []
-        """(cycle in which its operands are ready, position)."""
-        self.ready: list[int] = []
-        """Positions of those that could start when the engine is free."""
+        self.later: list[tuple[int, int, int]] = []
+        """(cycle in which its operands are ready, rank, position)."""
+        self.ready: list[tuple[int, int]] = []
+        """(rank, position) of those that could start when the engine is free."""
         self.reserved: dict[int, int] = {}
         """Offered instruction of a chain -> cycle in which its operands are ready."""
 
-    def add(self, cycle: int, position: int, *, reserved: bool) -> None:
-        """Offer an instruction; one that is `reserved` is taken only when it is the one that may come next."""
-        if reserved:
+    def add(self, cycle: int, position: int, rank: int | None) -> None:
+        """Offer an instruction; one without a rank is taken only when it is the one that may come next."""
+        if rank is None:
             self.reserved[position] = cycle
         else:
-            heapq.heappush(self.later, (cycle, position))
+            heapq.heappush(self.later, (cycle, rank, position))
         self._set_start()
 
     def keep(self, position: int | None) -> None:
@@ -253,15 +209,15 @@ class _Queue:
         self._set_start()
 
     def take(self, busy: Sequence[int]) -> tuple[int, int]:
-        """The instruction recorded first among those that can start next, and its start; it keeps the engine `busy`."""
+        """The instruction of the lowest rank among those that can start next, and its start."""
         start = int(self.start)
         if self.only is not None:
             position = self.only
             del self.reserved[position]
         else:
             while self.later and self.later[0][0] <= start:
-                heapq.heappush(self.ready, heapq.heappop(self.later)[1])
-            position = heapq.heappop(self.ready)
+                heapq.heappush(self.ready, heapq.heappop(self.later)[1:])
+            position = heapq.heappop(self.ready)[1]
         self.free = start + busy[position]
         self._set_start()
         return start, position

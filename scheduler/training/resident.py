@@ -1,6 +1,7 @@
 """Copies of weights in external memory, and the part of one that is in the weight scratchpad."""
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, replace
 from math import ceil
 
@@ -62,15 +63,26 @@ class Rings:
     """Activation and weight scratchpads while a step is emitted; a kernel takes what it needs and goes on."""
 
     def __init__(self, arch: Arch) -> None:
-        self.act = Ring(arch.scratchpads.act_depth)
-        self.wgt = Ring(arch.scratchpads.wgt_depth)
-        self.wgt_depth = arch.scratchpads.wgt_depth
+        self.act, self.wgt = Ring(arch.scratchpads.act_depth), Ring(arch.scratchpads.wgt_depth)
+        self.gradients = self
+        """The same for weight gradients."""
+
+    def divide(self) -> None:
+        """From here on weight gradients have a quarter of each scratchpad for themselves, so that they run beside other
+        products. One of those that needs more than its three quarters waits for weight gradients, and they for it.
+        """
+        if self.gradients is self:
+            self.gradients = copy(self)
+            for name in ("act", "wgt"):
+                depth = getattr(self, name).depth
+                setattr(self, name, Ring(depth - depth // 4))
+                setattr(self.gradients, name, Ring(depth // 4, base=depth - depth // 4))
 
     def weights(self, em: Emitter, image: WeightImage, tile_cols: int) -> "ResidentWeights":
         """Slots for the column tiles of an image: all of them if they fit, else two or one."""
         tiles = ceil(image.blocks / tile_cols)
         words = image.slots * tile_cols
-        slots = tiles if tiles * words <= self.wgt_depth // 2 else min(2, self.wgt_depth // words)
+        slots = tiles if tiles * words <= self.wgt.depth // 2 else min(2, max(1, self.wgt.depth // words))
         return ResidentWeights(em, image, [self.wgt.take(words) for _ in range(slots)], complete=slots == tiles)
 
 

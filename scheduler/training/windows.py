@@ -126,11 +126,10 @@ class WindowProduct:
         self.zeros = max(0, -window.in_offset[1], last - source.w) * source.words
         self.pitch = source.row_words + self.zeros
         wanted = (window.counts[0] - 1) * window.in_step[0] + window.taps[0]
-        depth = self.em.arch.scratchpads.act_depth
-        fit = (depth // 2 - self.zeros) // self.pitch
-        if fit < window.taps[0]:
-            fit = (depth - self.zeros) // self.pitch
-        if fit < window.taps[0]:
+        mine, depth = self.rings.act.depth, self.em.arch.scratchpads.act_depth
+        fits = [(words - self.zeros) // self.pitch for words in (mine // 2, mine, depth)]
+        fit = next((rows for rows in fits if rows >= window.taps[0]), 0)
+        if not fit:
             raise UserError(
                 f"{window.taps[0]} rows of {source.name} take {window.taps[0] * self.pitch} activation words a bank, "
                 f"scratchpads.act_depth is {depth}"

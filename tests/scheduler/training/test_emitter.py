@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from hwgen.arch.isa import Operation
-from scheduler.training.emitter import Emitter
+from scheduler.training.emitter import Banks, Emitter
 from scheduler.training.ir import Kind, Tensor
 from scheduler.training.memory import MemoryMap
 from tests.scheduler.training.machine_support import arch8
@@ -26,7 +26,7 @@ def feature(shape):
 
 def test_a_block_lies_apart_from_all_others_or_from_the_first():
     em = Emitter(with_banks(8))
-    em.choose_banks(products=False)
+    em.choose_banks(Banks.OTHERS)
     blocks = [em.take(2, 3)]
     for _ in range(2):
         blocks.append(em.take(2, 3, apart=blocks))
@@ -41,12 +41,22 @@ def test_a_full_bank_is_passed_over():
     assert bank(em.take(1, 100, apart=em.take(1, 10, apart=first))) == bank(em.take(1, 10, apart=first))
 
 
-@pytest.mark.parametrize(("banks", "kinds"), [(8, ({0, 1, 2}, {3, 4, 5})), (4, ({0, 1}, {0, 1}))])
+@pytest.mark.parametrize(("banks", "kinds"), [(8, ({0, 1, 2}, {3, 4, 5}, {6, 7})), (4, ({0, 1}, {0, 1}, {0, 1}))])
 def test_kinds_of_kernels_have_banks_of_their_own_if_there_are_enough(banks, kinds):
     em = Emitter(with_banks(banks))
-    for products, expected in zip((True, False), kinds):
-        em.choose_banks(products=products)
+    for kind, expected in zip(Banks, kinds, strict=True):
+        em.choose_banks(kind)
         assert {bank(em.take(1, 1)) for _ in range(8)} == expected
+
+
+def test_weight_gradients_and_what_is_kept_share_banks_but_no_words():
+    em = Emitter(with_banks(8))
+    em.choose_banks(Banks.GRADIENTS)
+    taken = [em.take(1, 64) for _ in range(em.room(Banks.GRADIENTS, 64))]
+    taken += [em.keep(1, 64) for _ in range(2 * (1024 // 2 // 64))] + [em.constant(1.0)]
+    words = [word for block in taken for word in range(block.addr, block.addr + block.words)]
+    assert len(words) == len(set(words))
+    assert set(words) <= set(range(6 * 1024, 8 * 1024))
 
 
 def test_single_words_are_held_so_that_they_are_read_once():
