@@ -1,6 +1,6 @@
 """Local value pruning: which keys of a row have their value multiplied."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -106,33 +106,25 @@ class ValueSelection(wiring.Component):
         m.d.comb += self.busy.eq(counting | mask.busy | kinds.o.valid | eliminator.busy | self.kept.valid)
         return m
 
-    def _count(self, m: Module, command: stream.Interface, kind: stream.Interface) -> Signal:
+    def _count(self, m: Module, command: stream.Interface, kind: stream.Interface) -> Value:
         """The top-k command of a row: a product, rounded up. Gives whether one is under way."""
+        row, full = self.command.payload, Signal()
         product = Signal(INDEX_BITS + KEEP_FRACTION + 1, reset_less=True)
         length, as_words = Signal(self._topk.count_bits, reset_less=True), Signal(reset_less=True)
-        full = Signal()
-        taken = command.valid & command.ready
         m.d.comb += [
-            self.command.ready.eq(~full & (~command.valid | taken) & kind.ready),
+            self.command.ready.eq(~full & (~command.valid | command.ready) & kind.ready),
             kind.payload.eq(as_words),
             kind.valid.eq(full),
         ]
-        with m.If(taken):
+        with m.If(command.ready):
             m.d.sync += command.valid.eq(0)
         with m.If(full):
-            rounded = product + ((1 << KEEP_FRACTION) - 1)
             m.d.sync += [
                 full.eq(0),
                 command.valid.eq(1),
                 command.payload.length.eq(length),
-                command.payload.k.eq(rounded >> KEEP_FRACTION),
+                command.payload.k.eq((product + ((1 << KEEP_FRACTION) - 1)) >> KEEP_FRACTION),
             ]
         with m.If(self.command.valid & self.command.ready):
-            row = self.command.payload
-            m.d.sync += [
-                full.eq(1),
-                product.eq(row.seen * row.share),
-                length.eq(row.keys),
-                as_words.eq(row.words),
-            ]
+            m.d.sync += [full.eq(1), product.eq(row.seen * row.share), length.eq(row.keys), as_words.eq(row.words)]
         return full | command.valid

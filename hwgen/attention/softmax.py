@@ -92,10 +92,7 @@ class Softmax(wiring.Component):
         word = self._tree(m, [self.o.e[number] for number in range(self._lanes)])
         valid = delay(m, self.o_valid, self.tree_latency, "summed", reset=True)
         last = delay(m, self.o.last, self.tree_latency, "summed_last")
-        before, limit = (
-            delay(m, value, summed, name)
-            for value, name in ((self.command.before, "before"), (self.command.limit, "limit"))
-        )
+        before, limit = delay(m, self.command.before, summed, "before"), delay(m, self.command.limit, summed, "limit")
         total, later_limit = Signal(SUM_BITS, reset_less=True), Signal(SUM_BITS, reset_less=True)
         first, done = Signal(init=1), Signal()
         m.d.sync += done.eq(valid & last)

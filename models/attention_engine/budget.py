@@ -36,6 +36,8 @@ class Latency:
     """Word of keys to score; word of values to sum."""
     softmax: int = 14
     """Word of scores to word of e."""
+    decide: int = 25
+    """Last word of scores to the sum of the row."""
     select: int = 12
     """Of the selection, beside its passes, which come to about three times the words of a row."""
     marks: int = 6
@@ -107,57 +109,73 @@ class Timeline:
         return self._free[stage]
 
 
-def budget(rows: Sequence[Row], sizes: AttentionSizes, latency: Latency = Latency()) -> dict[str, int]:
-    """Cycles in all, and cycles in which each stage works. LSBs of a row are fetched behind the MSBs of the next."""
-    line, ends = Timeline(latency.start, latency.switch), []
-    loaded = 0
-    if rows[0].held:
-        # The first head; others are loaded while one is worked on.
-        loaded = line.read(latency.start, _beats(2 * rows[0].keys, rows[0].head_size * rows[0].key_bits // 8, sizes))[1]
+class _Run:
+    """Rows on a timeline."""
 
-    def products(row: Row, bits: int) -> int:
+    def __init__(self, first: Row, sizes: AttentionSizes, latency: Latency) -> None:
+        self.sizes, self.latency = sizes, latency
+        self.line, self.end, self._loaded = Timeline(latency.start, latency.switch), 0, latency.start
+        if first.held:
+            # Other heads are loaded while one is worked on.
+            beats = _beats(2 * first.keys, first.head_size * first.key_bits // 8, sizes)
+            self._loaded = self.line.read(latency.start, beats)[1]
+
+    def products(self, row: Row, bits: int, ready: int = 0) -> int:
         """All scores of a row are known. Keys are asked for ahead of their turn, as far as reads in flight reach."""
-        words = sizes.words(row.head_size, row.keys)
+        line, words = self.line, self.sizes.words(row.head_size, row.keys)
         if row.held:
-            return line.work("keys", loaded, words) + words + latency.products
-        asked = max(latency.start, line.next("keys") - sizes.reads_in_flight)
-        first, last = line.read(asked, _beats(row.keys, row.head_size * bits // 8, sizes))
+            return line.work("keys", max(ready, self._loaded), words) + words + self.latency.products
+        asked = max(self.latency.start, ready, line.next("keys") - self.sizes.reads_in_flight)
+        first, last = line.read(asked, _beats(row.keys, row.head_size * bits // 8, self.sizes))
         begin = line.work("keys", first, max(words, last - max(first, line.next("keys")) + 1))
-        return max(begin + words, last + 1) + latency.products
+        return max(begin + words, last + 1) + self.latency.products
 
-    def finish(row: Row, scored: int) -> None:
+    def finish(self, row: Row, scored: int) -> None:
         """Softmax, selection and values of a row whose scores are known."""
-        words, share = -(-row.keys // sizes.softmax_lanes), row.values / row.keys
-        ready = line.work("softmax", scored, words) + latency.softmax
+        line, words, share = self.line, -(-row.keys // self.sizes.softmax_lanes), row.values / row.keys
+        ready = line.work("softmax", scored, words) + self.latency.softmax
         if share < 1:
-            search = 3 * words + latency.select
-            ready = line.work("select", ready, -(-search // sizes.selectors)) + search + latency.marks
-        values = sizes.words(row.head_size, row.values)
+            search = 3 * words + self.latency.select
+            ready = line.work("select", ready, -(-search // self.sizes.selectors)) + search + self.latency.marks
+        first = last = values = 0
         if row.held:
             # At worst every word holds a kept value.
-            values = min(sizes.words(row.head_size, row.keys), row.values * sizes.words_per_row(row.head_size))
-            ends.append(line.work("values", ready, values) + values + latency.products + latency.output)
-            return
-        asked = ready - (sizes.reads_in_flight if share == 1 else 0)
-        first, last = line.read(asked, _beats(row.values, row.head_size * row.value_bits // 8, sizes, share))
-        begin = line.work("values", max(ready, first), values)
-        ends.append(max(begin + values, last + 1) + latency.products + latency.output)
+            kept = row.values * self.sizes.words_per_row(row.head_size)
+            values = min(self.sizes.words(row.head_size, row.keys), kept)
+        else:
+            asked = ready - (self.sizes.reads_in_flight if share == 1 else 0)
+            size = row.head_size * row.value_bits // 8
+            first, last = line.read(asked, _beats(row.values, size, self.sizes, share))
+            values = self.sizes.words(row.head_size, row.values)
+        done = max(line.work("values", max(ready, first), values) + values, last + 1)
+        self.end = max(self.end, done + self.latency.products + self.latency.output)
 
-    def refine(row: Row, scored: int) -> int:
-        """Scores with LSBs, when the row has them, after a softmax that was not confident."""
-        if not row.low:
-            return scored
-        line.work("softmax", scored, -(-row.keys // sizes.softmax_lanes))
-        return products(row, LOW_BITS)
+    def decided(self, row: Row, scored: int) -> int:
+        """It is known that the row needs LSBs, after a softmax that was not confident."""
+        words = -(-row.keys // self.sizes.softmax_lanes)
+        return self.line.work("softmax", scored, words) + words + self.latency.decide
 
-    older: tuple[Row, int] | None = None
+
+def budget(rows: Sequence[Row], sizes: AttentionSizes, latency: Latency = Latency()) -> dict[str, int]:
+    """Cycles in all, and cycles in which each stage works. LSBs of a row are fetched behind the MSBs of the next."""
+    run = _Run(rows[0], sizes, latency)
+    waiting: list[tuple[Row, int]] = []
+
+    def finish_waiting() -> None:
+        while waiting:
+            row, decided = waiting.pop()
+            run.finish(row, run.products(row, LOW_BITS, decided))
+
     for row in rows:
-        scored = products(row, row.key_bits)
-        if older:
-            finish(older[0], refine(*older))
-        older = (row, scored)
-    finish(older[0], refine(*older))
-    return {"cycles": max(ends), **line.busy}
+        scored = run.products(row, row.key_bits)
+        decided = run.decided(row, scored) if row.low else 0
+        finish_waiting()
+        if row.low:
+            waiting.append((row, decided))
+        else:
+            run.finish(row, scored)
+    finish_waiting()
+    return {"cycles": run.end, **run.line.busy}
 
 
 def read_trace(path: str, iteration: int | None = None) -> list[Row]:

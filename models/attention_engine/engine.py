@@ -95,6 +95,10 @@ def check_job(job: dict[str, int], sizes: AttentionSizes) -> None:
     for holds, text in rules:
         if not holds:
             raise UserError(text)
+    _check_places(job, sizes)
+
+
+def _check_places(job: dict[str, int], sizes: AttentionSizes) -> None:
     for name in (item.name for item in JOB if item.name.endswith(("_addr", "_stride"))):
         align = sizes.beat_bytes if name in ("mask_addr", "heads_addr") else ADDRESS_ALIGN
         if job[name] % align:

@@ -100,26 +100,31 @@ def attend_row(
     Probabilities are those of a row of one tile. Nothing seen: all zeros.
     """
     fetched, scale = Fetched(), (record["scale_mantissa"], record["scale_exponent"])
-    sums, total, maximum, e = np.zeros(len(query), dtype=np.int64), 0, None, _NOTHING
+    sums, total, maximum, e = np.zeros(len(query), np.int64), 0, None, _NOTHING
     for start in range(0, len(seen), tile):
         part = slice(start, min(start + tile, len(seen)))
         scores, refined = tile_scores(query, keys.part(part), seen[part], job, record)
         fetched.keys.append(np.arange(part.start, part.stop))
         fetched.key_lows.append(start + np.flatnonzero(refined))
         if not seen[part].any():
-            e = np.zeros(len(scores), dtype=np.int64)
+            e = np.zeros(len(scores), np.int64)
             continue
         highest = int(scores[seen[part]].max())
         if maximum is not None and highest > maximum:
-            factor = int(exponential(power(np.array([highest - maximum]), *scale))[0])
-            sums, total = shrink(sums, factor), shrink(total, factor)
+            sums, total = _shrunk(sums, total, highest - maximum, scale)
         maximum = highest if maximum is None else max(maximum, highest)
         e = row_exponentials(scores, seen[part], maximum, scale)
         total += int(e.sum())
         sums = sums + _weighted(e, values.part(part), seen[part], refined.any(), job, fetched, start)
     r, n = reciprocal(total)
-    weights = probability(e, r, n) if total else e
-    return RowResult(sums, total, scaled(sums, r, n, record["value_scale"]), weights, fetched)
+    output = scaled(sums, r, n, record["value_scale"])
+    return RowResult(sums, total, output, probability(e, r, n) if total else e, fetched)
+
+
+def _shrunk(sums: NDArray[np.int64], total: int, growth: int, scale: tuple[int, int]) -> tuple[NDArray[np.int64], int]:
+    """Sums of earlier tiles when the maximum grows."""
+    factor = int(exponential(power(np.array([growth]), *scale))[0])
+    return shrink(sums, factor), shrink(total, factor)
 
 
 def _weighted(
