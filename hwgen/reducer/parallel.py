@@ -1,10 +1,10 @@
 """Ranking in the parallel style: every value is compared with all earlier ones of its group at once."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import data, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib import data
 
 from hwgen.reducer.cell import MAGNITUDE_BITS
+from hwgen.reducer.ranking import Rank, RankControl
 
 
 class ParallelSteps(data.StructLayout):
@@ -17,42 +17,11 @@ class ParallelSteps(data.StructLayout):
         super().__init__(dict.fromkeys(("enter", "earlier", "member"), group_max) | {"n": 5})
 
 
-class ParallelControl(wiring.Component):
-    """Counts the values of a group.
-
-    Timing
-    ------
-    `complete` rises `latency(n)` steps after the last value of a group was taken.
-
-    Parameters
-    ----------
-    group_max : int
-
-    Members
-    -------
-    step : In(1)      Everything moves on; nothing does in other cycles.
-    take : In(1)      A value enters; only with `step`.
-    first, last : In(1), position : In(range(group_max))   Of that value.
-    n : In(5), m : In(5)    Of all groups inside.
-    steps : Out(ParallelSteps)
-    complete : Out(1)  The columns know what stays of a group; it must be taken from them in the next step.
-    """
+class ParallelControl(RankControl):
+    """Counts the values of a group."""
 
     def __init__(self, *, group_max: int) -> None:
-        self._group_max = group_max
-        super().__init__(
-            {
-                "step": In(1),
-                "take": In(1),
-                "first": In(1),
-                "last": In(1),
-                "position": In((group_max - 1).bit_length()),
-                "n": In(5),
-                "m": In(5),
-                "steps": Out(ParallelSteps(group_max)),
-                "complete": Out(1),
-            }
-        )
+        super().__init__(ParallelSteps(group_max), group_max=group_max)
 
     @staticmethod
     def latency(n: int) -> int:
@@ -74,29 +43,11 @@ class ParallelControl(wiring.Component):
         return m
 
 
-class ParallelRank(wiring.Component):
-    """Magnitudes of one column's group, and the rank of each: how many others come before it.
-
-    Timing
-    ------
-    One value a step; `kept` is that of a group in the cycles with `ParallelControl.complete`.
-
-    Parameters
-    ----------
-    group_max : int
-
-    Members
-    -------
-    steps : In(ParallelSteps)
-    magnitude : In(15)
-    kept : Out(group_max)   Bit i: value i of the group stays.
-    """
+class ParallelRank(Rank):
+    """Magnitudes of a group, and the rank of each: how many others come before it."""
 
     def __init__(self, *, group_max: int) -> None:
-        self._group_max = group_max
-        super().__init__(
-            {"steps": In(ParallelSteps(group_max)), "magnitude": In(MAGNITUDE_BITS), "kept": Out(group_max)}
-        )
+        super().__init__(ParallelSteps(group_max), group_max=group_max)
 
     def elaborate(self, platform: object) -> Module:
         """A comparator for each value; equal ones stay behind those that were there."""

@@ -1,11 +1,11 @@
 """Ranking in the serial style: every column is an insertion sorter, a chain of cells with wires to neighbours only."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import data, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib import data
 
 from hwgen.lib.shared import Shared
-from hwgen.reducer.cell import MAGNITUDE_BITS, SortCell
+from hwgen.reducer.cell import SortCell
+from hwgen.reducer.ranking import Rank, RankControl
 
 
 class SerialSteps(data.StructLayout):
@@ -19,43 +19,11 @@ class SerialSteps(data.StructLayout):
         super().__init__({"position": (group_max - 1).bit_length()} | masks)
 
 
-class SerialControl(wiring.Component):
-    """Follows the values of groups through the cells of a chain.
-
-    Timing
-    ------
-    `complete` rises `latency(n)` steps after the last value of a group was taken.
-
-    Parameters
-    ----------
-    group_max : int
-
-    Members
-    -------
-    step : In(1)      Everything moves on; nothing does in other cycles.
-    take : In(1)      A value enters; only with `step`.
-    first, last : In(1), position : In(range(group_max))   Of that value.
-    n : In(5), m : In(5)    Of all groups inside.
-    steps : Out(SerialSteps)
-    complete : Out(1)  The columns know what stays of a group; it must be taken from them in the next step.
-    """
+class SerialControl(RankControl):
+    """Follows the values of groups through the cells of a chain."""
 
     def __init__(self, *, group_max: int) -> None:
-        self._group_max = group_max
-        self._steps = SerialSteps(group_max)
-        super().__init__(
-            {
-                "step": In(1),
-                "take": In(1),
-                "first": In(1),
-                "last": In(1),
-                "position": In((group_max - 1).bit_length()),
-                "n": In(5),
-                "m": In(5),
-                "steps": Out(self._steps),
-                "complete": Out(1),
-            }
-        )
+        super().__init__(SerialSteps(group_max), group_max=group_max)
 
     @staticmethod
     def latency(n: int) -> int:
@@ -90,40 +58,24 @@ class SerialControl(wiring.Component):
         return m
 
 
-class SerialRank(wiring.Component):
-    """The sorter of one column; notes the indices of the first `n` cells, one after another.
-
-    Timing
-    ------
-    One value a step; `kept` is that of a group in the cycles with `SerialControl.complete`.
-
-    Parameters
-    ----------
-    group_max : int
-
-    Members
-    -------
-    steps : In(SerialSteps)
-    magnitude : In(15)
-    kept : Out(group_max)   Bit i: value i of the group stays.
-    """
+class SerialRank(Rank):
+    """The sorter of one column; notes the indices of the first `n` cells, one after another."""
 
     def __init__(self, *, group_max: int) -> None:
-        self._group_max = group_max
-        self._index_bits = (group_max - 1).bit_length()
-        super().__init__({"steps": In(SerialSteps(group_max)), "magnitude": In(MAGNITUDE_BITS), "kept": Out(group_max)})
+        super().__init__(SerialSteps(group_max), group_max=group_max)
 
     def elaborate(self, platform: object) -> Module:
         """The chain, and a bit map that is written index by index; cell 0 is the first of a group to be done."""
         m = Module()
+        index_bits = (self._group_max - 1).bit_length()
         key, indices, steps = Cat(~self.steps.position, self.magnitude, 1), [], self.steps
         for number in range(self._group_max):
-            m.submodules[f"cell_{number}"] = cell = Shared(SortCell, index_bits=self._index_bits)
+            m.submodules[f"cell_{number}"] = cell = Shared(SortCell, index_bits=index_bits)
             m.d.comb += [cell.enable.eq(steps.enable[number]), cell.first.eq(steps.first[number])]
             m.d.comb += cell.i.eq(key)
             key = cell.o
             indices.append(Mux(steps.done[number], cell.index, 0))
-        index = Signal(self._index_bits)
+        index = Signal(index_bits)
         m.d.comb += index.eq(_any(indices))
         with m.If(steps.done.any()):
             m.d.sync += self.kept.eq(Mux(steps.done[0], 0, self.kept) | (1 << index))
