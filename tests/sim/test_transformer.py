@@ -40,8 +40,11 @@ class Transformer(nn.Module):
 
 
 @pytest.mark.verilator
-@pytest.mark.parametrize(("arch", "pattern"), [(TINY, "dense"), (TINY, "2:4"), (CURVES, "dense")])
-def test_steps_on_rtl_equal_golden(arch, pattern, seed):
+@pytest.mark.parametrize(
+    ("arch", "pattern", "dataflow"),
+    [(TINY, "dense", "auto"), (TINY, "2:4", "auto"), (TINY, "2:4", "ws"), (CURVES, "dense", "auto")],
+)
+def test_steps_on_rtl_equal_golden(arch, pattern, dataflow, seed):
     """6 images, which is no multiple of the array's 4 rows."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
@@ -50,7 +53,8 @@ def test_steps_on_rtl_equal_golden(arch, pattern, seed):
     x, y = torch.randn(6, 5, 8, generator=generator), torch.randint(10, (6,), generator=generator)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9)
     graph = capture_training(module, "cross_entropy", (x,), y, optimizer)
-    program = compile_step(graph, arch, TrainingOptions(loss_scale=128.0, pattern=Pattern.parse(pattern)))
+    options = TrainingOptions(loss_scale=128.0, pattern=Pattern.parse(pattern), dataflow=dataflow)
+    program = compile_step(graph, arch, options)
     names = graph.of_kind(Kind.INPUT, Kind.LABEL)
     given = zip(names, (x.numpy(), y.numpy()), strict=True)
     batch = {name: graph.layouts[name].from_torch(value).astype(np.float32) for name, value in given}
