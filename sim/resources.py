@@ -22,6 +22,7 @@ def scratchpad_bits(arch: Arch) -> dict[str, int]:
         "wgt": pads.wgt_depth * array.lanes * array.cols * 16,
         "idx": pads.wgt_depth * array.lanes * array.cols * INDEX_BITS,
         "acc": pads.acc_depth * array.cols * 32,
+        "curve": arch.vector.curve_entries * arch.vector.words * array.cols * 64,
     }
 
 
