@@ -10,6 +10,7 @@ from hwgen.pruning.eliminate import eliminator_latency
 from hwgen.pruning.keep import KeepFilter
 from hwgen.pruning.quick_select import PASS_OVERHEAD, partition_gap
 from hwgen.pruning.radix_select import DECIDE, candidate_gap
+from hwgen.pruning.topk import check_method
 from hwgen.pruning.words import TopKSizes
 
 
@@ -36,7 +37,7 @@ def quick_passes(scores: Sequence[int], k: int) -> list[int]:
     candidates, passes = list(scores), []
     while True:
         passes.append(len(candidates))
-        pivot = candidates[len(candidates) // 2]
+        pivot = candidates[(len(candidates) - 1) // 2]
         larger = [score for score in candidates if score > pivot]
         up_to_pivot = len(larger) + candidates.count(pivot)
         if k == 0 or len(larger) < k <= up_to_pivot:
@@ -49,11 +50,14 @@ def quick_passes(scores: Sequence[int], k: int) -> list[int]:
 
 @dataclass(frozen=True)
 class CycleLaw:
-    """Cycles of the calls of an engine built for `sizes`, `method` and `digit`, as `TopK`."""
+    """Cycles of the calls of a `TopK` of these parameters; ValueError if there is none."""
 
     sizes: TopKSizes
     method: str = "radix"
     digit: int = 4
+
+    def __post_init__(self) -> None:
+        check_method(self.sizes, self.method, self.digit)
 
     def words(self, count: int) -> int:
         """Words of `count` elements."""

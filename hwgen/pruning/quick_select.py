@@ -19,12 +19,12 @@ def partition_gap(width: int) -> int:
 
 
 class QuickSelect(Selector):
-    """Finds the k-th largest score by partition (SpAtten, arXiv 2012.09852, algorithm 3 and figure 8).
+    """Finds the k-th largest score by partition, as SpAtten does (arXiv 2012.09852).
 
-    A pass compares all candidates with a pivot, the middle one of them: larger ones are packed into one memory, smaller
-    ones into another, equal ones are counted. Then the k-th largest is among the larger, is the pivot, or is
-    among the smaller, and the search goes on there. Ranks count from 1; the published listing is off by one. The pivot
-    leaves the candidates in every pass, so equal scores cannot make it hang.
+    A pass compares all candidates with a pivot, the middle one of them or the first of two: larger ones are packed into
+    one memory, smaller ones into another, equal ones are counted. Then the k-th largest is among the larger, is the
+    pivot, or is among the smaller, and the search goes on there. Ranks count from 1; the published listing is off by
+    one. The pivot leaves the candidates in every pass, so equal scores cannot make it hang.
 
     Timing
     ------
@@ -83,7 +83,7 @@ class QuickSelect(Selector):
     def _control(self, m: Module, words: Value, word: Value) -> None:
         sizes, lane_bits = self.sizes, self.sizes.width.bit_length() - 1
         decided = delay(m, word & self.last_word, 2, "decided", reset=True)
-        middle = self._count >> 1
+        middle = (self._count - 1)[1:]
         lane = Signal(max(1, lane_bits))
         with m.FSM():
             with m.State("COMMAND"):
@@ -139,24 +139,15 @@ class QuickSelect(Selector):
 
 
 class _Side:
-    """The memory of one side of the partition; a pass writes it in place, behind what it reads.
-
-    A word written in the cycle in which it is read is passed on: it may hold the next pivot.
-    """
+    """The memory of one side of the partition; a pass writes it in place, behind what it reads."""
 
     def __init__(self, m: Module, select: QuickSelect, name: str) -> None:
         sizes = select.sizes
         self._ram = ram = Ram(width=sizes.word_bits, depth=sizes.depth)
         self._eliminator = ZeroEliminator(shape=sizes.bits, width=sizes.width)
         m.submodules[f"{name}_memory"], m.submodules[f"{name}_eliminator"] = ram, self._eliminator
-        written, hit = Signal(sizes.word_bits, reset_less=True), Signal()
-        m.d.sync += [
-            written.eq(ram.write_data),
-            hit.eq(ram.write_enable & (ram.write_address == ram.read_address)),
-        ]
         m.d.comb += ram.read_address.eq(select.read_address)
-        self.read_data = Signal(sizes.word_bits, name=f"{name}_data")
-        m.d.comb += self.read_data.eq(Mux(hit, written, ram.read_data))
+        self.read_data = ram.read_data
 
     def write(self, m: Module, valid: Value, mask: Value, scores: list[Value], last: Value) -> None:
         """Pack the scores of `mask`."""

@@ -17,8 +17,12 @@ DECIDE = DigitCounter.LATENCY + 2
 
 
 def candidate_gap(width: int) -> int:
-    """Cycles from a decision until the candidates that its pass packed can be read from their first word on."""
-    return eliminator_latency(width) - 1
+    """Cycles that a pass of packed candidates waits for the eliminator after its decision.
+
+    A word is written `eliminator_latency` + 1 cycles after the last of its pass; only one that is not the first can
+    come a cycle later.
+    """
+    return max(0, eliminator_latency(width) + 2 - DECIDE)
 
 
 def check_digit(sizes: TopKSizes, digit: int) -> None:
@@ -38,9 +42,9 @@ class RadixSelect(Selector):
 
     Timing
     ------
-    A pass of w words takes w cycles, its decision comes `DECIDE` cycles after the last word. The second pass begins in
-    the cycle after, later ones `candidate_gap` cycles after that. `found` is offered in the cycle after the last
-    decision. `hwgen/pruning/cycles.py` has the law.
+    A pass of w words takes w cycles, its decision comes `DECIDE` cycles after the last word. The next pass begins in
+    the cycle after; one that is not the second waits for `candidate_gap` more. `found` is offered in the cycle after
+    the last decision. `hwgen/pruning/cycles.py` has the law.
 
     Parameters
     ----------
@@ -126,7 +130,8 @@ class RadixSelect(Selector):
             m.d.sync += place.eq(Mux(eliminator.o.payload.last, 0, place + 1))
 
     def _control(self, m, decision: "_Decision", decided: Value, word: Value, arriving: Value, first: Value) -> None:
-        wait = delay(m, decided, candidate_gap(self.sizes.width), "packed_in", reset=True)
+        gap = candidate_gap(self.sizes.width)
+        waited = delay(m, decided, gap, "waited", reset=True)
         with m.FSM():
             with m.State("COMMAND"):
                 self.take_command(m, "ARRIVE", "FOUND")
@@ -141,10 +146,10 @@ class RadixSelect(Selector):
                 with m.If(decision.ends):
                     m.next = "FOUND"
                 with m.Else():
-                    m.next = "WAIT"
+                    m.next = "WAIT" if gap else "PASS"
                 with m.If(~decision.ends & self._arrival):
                     m.next = "PASS"
-            with m.State("WAIT"), m.If(wait):
+            with m.State("WAIT"), m.If(waited):
                 m.next = "PASS"
             with m.State("PASS"):
                 m.d.comb += [word.eq(1), self.read_address.eq(self.word + 1)]
