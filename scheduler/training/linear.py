@@ -21,7 +21,7 @@ class RowProduct:
     def __init__(self, em: Emitter, rings: Rings, source: Feature, target: Feature, image: WeightImage) -> None:
         self.em, self.rings, self.source, self.target, self.image = em, rings, source, target, image
         self.count, self.array = source.n * source.image_words // source.words, em.arch.array
-        self.problem = RowProblem.of(em.arch, image, self.count)
+        self.problem = RowProblem.of(em.arch, image, self.count, rings)
 
     def choices(self) -> list[Choice]:
         """The ways to compute it. Raises `UserError` if a row or a column block of weights does not fit."""

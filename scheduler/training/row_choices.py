@@ -9,7 +9,7 @@ from hwgen.arch.isa import Dataflow
 from scheduler.array_cost import output_stationary, parts, row_blocks, weight_stationary
 from scheduler.cost import LOAD_START, TENSOR_START
 from scheduler.training.decisions import Choice
-from scheduler.training.resident import WeightImage
+from scheduler.training.resident import Rings, WeightImage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +27,17 @@ class RowProblem:
     """Weight words of a column block."""
     beats: int
     """Memory beats of a column block."""
+    act_depth: int
+    wgt_depth: int
+    """Words of the scratchpads that it may take."""
 
     @classmethod
-    def of(cls, arch: Arch, image: WeightImage, rows: int) -> "RowProblem":
+    def of(cls, arch: Arch, image: WeightImage, rows: int, rings: Rings) -> "RowProblem":
         """The product of `rows` rows with a copy of weights."""
         lanes, pattern = arch.array.lanes, image.pattern
         return cls(
+            act_depth=rings.act.depth,
+            wgt_depth=rings.wgt.depth,
             rows=rows,
             depth=image.depth,
             blocks=image.blocks,
@@ -56,17 +61,17 @@ def row_choices(arch: Arch, problem: RowProblem) -> list[Choice]:
 
 def _choices(arch: Arch, problem: RowProblem, share: int) -> Iterator[Choice]:
     """Those whose slots take no more than 1 / `share` of the scratchpads; a column block or row block always fits."""
-    array, pads = arch.array, arch.scratchpads
+    array = arch.array
     blocks = ceil(problem.rows / array.rows)
     for cols in range(1, min(array.interleave_max, problem.blocks) + 1):
-        if cols > 1 and cols * problem.slots > pads.wgt_depth // share:
+        if cols > 1 and cols * problem.slots > problem.wgt_depth // share:
             continue
         for tile_rows in range(1, min(row_blocks(array, problem.group), array.interleave_max // cols, blocks) + 1):
             area = tile_rows * problem.depth // array.cols
-            if tile_rows == 1 or area <= pads.act_depth // share:
+            if tile_rows == 1 or area <= problem.act_depth // share:
                 rows = min(tile_rows * array.rows, problem.rows)
                 yield from _orders(arch, problem, Dataflow.OUTPUT_STATIONARY, (rows, cols), area)
-        rows = _stationary_rows(arch, problem, cols, pads.act_depth // share)
+        rows = _stationary_rows(arch, problem, cols, problem.act_depth // share)
         if rows:
             area = stationary_words(arch, problem, rows)
             yield from _orders(arch, problem, Dataflow.WEIGHT_STATIONARY, (rows, cols), area)
@@ -91,10 +96,10 @@ def stationary_words(arch: Arch, problem: RowProblem, rows: int) -> int:
 
 def _orders(arch: Arch, problem: RowProblem, dataflow: Dataflow, tile: tuple[int, int], area: int) -> Iterator[Choice]:
     """A tile in its loop orders; `area` is what its activations take in a bank."""
-    (rows, cols), array, pads = tile, arch.array, arch.scratchpads
+    (rows, cols), array = tile, arch.array
     row_tiles, col_tiles = ceil(problem.rows / rows), ceil(problem.blocks / cols)
-    held = col_tiles * cols * problem.slots <= pads.wgt_depth // 2
-    panel = 1 if held else min(row_tiles, max(1, pads.act_depth // 2 // area))
+    held = col_tiles * cols * problem.slots <= problem.wgt_depth // 2
+    panel = 1 if held else min(row_tiles, max(1, problem.act_depth // 2 // area))
     stationary = dataflow == Dataflow.WEIGHT_STATIONARY
     unit = array.rows * problem.group if stationary else array.cols
     acts = problem.rows * ceil(problem.depth / unit) * unit // array.cols + row_tiles * LOAD_START
@@ -110,7 +115,7 @@ def _orders(arch: Arch, problem: RowProblem, dataflow: Dataflow, tile: tuple[int
     if held:
         yield Choice(**shape, order="rows > columns", buffers="all weights stay", load=acts + wgts)
         return
-    slots = min(2, pads.wgt_depth // (cols * problem.slots))
+    slots = min(2, max(1, problem.wgt_depth // (cols * problem.slots)))
     buffers = f"{slots} column tile{'s'[: slots > 1]} of weights"
     load = acts + ceil(row_tiles / panel) * wgts
     yield Choice(

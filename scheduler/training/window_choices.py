@@ -36,6 +36,8 @@ class WindowProblem:
     """Weight words of a column block."""
     beats: int
     """Memory beats of a column block."""
+    wgt_depth: int
+    """Words of the weight scratchpad that it may take."""
 
 
 def window_choices(arch: Arch, problem: WindowProblem) -> list[Choice]:
@@ -46,13 +48,13 @@ def window_choices(arch: Arch, problem: WindowProblem) -> list[Choice]:
 
 def _choices(arch: Arch, problem: WindowProblem, share: int) -> Iterator[Choice]:
     """Those whose column tile takes no more than 1 / `share` of the weight scratchpad."""
-    array, depth = arch.array, arch.scratchpads.wgt_depth
+    array, depth = arch.array, problem.wgt_depth
     for pixels in range(1, min(row_blocks(array, problem.group), problem.width) + 1):
         for cols in range(1, min(array.interleave_max // pixels, problem.blocks) + 1):
-            if cols * problem.slots > depth // share:
+            if cols * problem.slots > depth // share and (cols > 1 or share > 1):
                 continue
             stay = ceil(problem.blocks / cols) * cols * problem.slots <= depth // 2
-            slots = min(2, depth // (cols * problem.slots))
+            slots = min(2, max(1, depth // (cols * problem.slots)))
             yield Choice(
                 dataflow=Dataflow.OUTPUT_STATIONARY,
                 rows=pixels * array.rows,

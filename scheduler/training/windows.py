@@ -159,6 +159,7 @@ class WindowProduct:
             group_words=1 if image.pattern is None else ceil(image.pattern.n / array.lanes),
             slots=image.slots,
             beats=image.beats,
+            wgt_depth=self.rings.wgt.depth,
         )
         return window_choices(self.em.arch, problem)
 

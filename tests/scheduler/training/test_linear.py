@@ -121,10 +121,25 @@ PROBLEMS = {
 def test_choices(case):
     rows, depth, blocks, pattern = case
     arch = arch8()
-    problem = RowProblem.of(arch, WeightImage("w", 0, depth, blocks, pattern, 0), rows)
+    problem = RowProblem.of(arch, WeightImage("w", 0, depth, blocks, pattern, 0), rows, Rings(arch))
     chosen, runner_up = choose(row_choices(arch, problem))
     assert (chosen.dataflow, chosen.rows, chosen.cols) == PROBLEMS[case]
     assert runner_up.dataflow != chosen.dataflow
+
+
+def test_weights_stay_only_if_the_ring_has_room_for_them(seed):
+    """Weights of 3/7 of the scratchpad stay in the whole of it, but not in the three quarters beside gradients."""
+    arch, buffers = arch8(), []
+    for divided in (False, True):
+        bench, rings = Bench(arch), Rings(arch)
+        if divided:
+            rings.divide()
+        source, target = bench.feature("x", None, (32, 1, 1, 56)), bench.feature("y", None, (32, 1, 1, 256))
+        product = RowProduct(bench.em, rings, source, target, bench.memory.image("w", 56, 32, None))
+        choice, _ = choose(product.choices())
+        assert rings.weights(bench.em, product.image, choice.cols).complete == (choice.buffers == "all weights stay")
+        buffers.append(choice.buffers)
+    assert buffers[0] == "all weights stay" != buffers[1]
 
 
 def test_rings_limit_the_row_blocks():
