@@ -3,6 +3,7 @@
 Everything here is data that hardware and golden model share. What is done with it is written twice.
 """
 
+import enum
 import math
 from dataclasses import dataclass
 from typing import Final
@@ -122,16 +123,21 @@ class AttentionSizes:
         return -(-rows // self.rows_per_word(head_size)) * self.words_per_row(head_size)
 
 
-class KeyMode:
+class KeyMode(enum.IntEnum):
     """When LSBs of keys are fetched."""
 
-    NEVER, ROW, KEY, ALWAYS = range(4)
+    NEVER = 0
+    ROW = 1
+    KEY = 2
+    ALWAYS = 3
 
 
-class ValueMode:
+class ValueMode(enum.IntEnum):
     """When LSBs of values are fetched. WITH_KEYS: in the rows that fetch those of keys."""
 
-    NEVER, WITH_KEYS, ALWAYS = range(3)
+    NEVER = 0
+    WITH_KEYS = 1
+    ALWAYS = 2
 
 
 JOB_BYTES = 128
@@ -152,9 +158,11 @@ JOB: Final = (
     Field("value_bits", 4, "MSB plane of values, even", low=4, high=12),
     Field("key_low", 1, "1: keys have an LSB plane"),
     Field("value_low", 1, "1: values have an LSB plane"),
-    Field("key_mode", 2, "when LSBs of keys are fetched: 0 NEVER, 1 ROW, 2 KEY, 3 ALWAYS"),
-    Field("value_mode", 2, "when LSBs of values are fetched: 0 NEVER, 1 WITH_KEYS, 2 ALWAYS", high=2),
-    Field("key_margin", 5, "KEY: score units per unit of sum |q|; 16 covers every LSB", high=16),
+    Field("key_mode", 2, "when LSBs of keys are fetched", choices=KeyMode),
+    Field("value_mode", 2, "when LSBs of values are fetched", choices=ValueMode),
+    Field(
+        "key_margin", 5, "KEY: score units per unit of the sum of magnitudes of a query; 16 covers every LSB", high=16
+    ),
     Field(
         "value_keep", 25, "share of the seen keys whose values are fetched, in 2^-24, rounded up", low=1, high=1 << 24
     ),

@@ -1,17 +1,17 @@
 """What is generated from the instruction and register tables: documentation, C header, JSON.
 
-`python -m hwgen.arch.tables` fills the marked blocks of ISA.md and REGISTERS.md; with `--check` it writes nothing and
-fails if they are stale.
+`python -m hwgen.arch.tables` fills the marked blocks of ISA.md, REGISTERS.md and DESCRIPTORS.md; with `--check` it
+writes nothing and fails if they are stale.
 """
 
 import argparse
-import enum
 import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hwgen.arch.config import INSTRUCTION_BYTES, Arch
+from hwgen.arch.descriptor_page import descriptors_block
 from hwgen.arch.digest import hash32
 from hwgen.arch.errors import UserError
 from hwgen.arch.isa import (
@@ -30,6 +30,7 @@ from hwgen.arch.isa import (
     listing,
 )
 from hwgen.arch.isa import command as make
+from hwgen.arch.markdown import bit_range, codes, table
 from hwgen.arch.registers import FETCH, REGISTERS, Register
 
 COMMAND = "python -m hwgen.arch.tables"
@@ -100,26 +101,13 @@ EXAMPLES: tuple[Command, ...] = (
 """One instruction of each kind; ISA.md shows how it is encoded."""
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    lines = [header, ["---"] * len(header), *rows]
-    return ["| " + " | ".join(str(cell) for cell in line) + " |" for line in lines] + [""]
-
-
-def _bit_range(low: int, width: int) -> str:
-    return str(low) if width == 1 else f"{low}-{low + width - 1}"
-
-
-def _codes(kind: type[enum.IntEnum]) -> str:
-    return ", ".join(f"{item.value} {item.name}" for item in kind)
-
-
 def _value_range(item: Field, row: Instruction) -> str:
     if item.name == "opcode":
         return str(row.opcode.value)
     if item.name in ("wait", "signal"):
         return f"bits of engines other than {row.engine.value}"
     if item.choices is not None:
-        return _codes(item.choices)
+        return codes(item.choices)
     if item.signed:
         return f"{item.low} to {item.limit}"
     return str(item.low) if item.low == item.limit else f"{item.low}-{item.limit}"
@@ -128,19 +116,19 @@ def _value_range(item: Field, row: Instruction) -> str:
 def instruction_section(row: Instruction, example: Command) -> list[str]:
     """Markdown lines of one instruction: purpose, fields and an encoded example."""
     rows = [
-        (_bit_range(row.offsets[item.name], item.width), f"`{item.name}`", _value_range(item, row), item.doc)
+        (bit_range(row.offsets[item.name], item.width), f"`{item.name}`", _value_range(item, row), item.doc)
         for item in row.fields
     ]
     end = row.offsets[row.fields[-1].name] + row.fields[-1].width
     if end < 8 * INSTRUCTION_BYTES:
-        rows.append((_bit_range(end, 8 * INSTRUCTION_BYTES - end), "", "0", "reserved"))
+        rows.append((bit_range(end, 8 * INSTRUCTION_BYTES - end), "", "0", "reserved"))
     data = encode(example)
     return [
         f"### {row.opcode.name}",
         "",
         f"{row.purpose} Executed by engine {row.engine.value} ({row.engine.name}).",
         "",
-        *_table(("bits", "field", "range", "meaning"), rows),
+        *table(("bits", "field", "range", "meaning"), rows),
         "Example, lowest byte first:",
         "",
         "```text",
@@ -153,7 +141,7 @@ def instruction_section(row: Instruction, example: Command) -> list[str]:
 
 def isa_block() -> str:
     """The generated part of ISA.md."""
-    lines = [f"Engines, and their bits in the masks: {_codes(Engine)}.", ""]
+    lines = [f"Engines, and their bits in the masks: {codes(Engine)}.", ""]
     for example in EXAMPLES:
         lines += instruction_section(TABLE[example.opcode], example)
     return "\n".join(lines)
@@ -164,7 +152,7 @@ def _register_section(item: Register) -> list[str]:
     if item.bits:
         rows = [
             (
-                _bit_range(bits.low, bits.width),
+                bit_range(bits.low, bits.width),
                 f"`{bits.name}`",
                 bits.access.value,
                 item.reset >> bits.low & ((1 << bits.width) - 1),
@@ -172,7 +160,7 @@ def _register_section(item: Register) -> list[str]:
             )
             for bits in item.bits
         ]
-        lines += _table(("bits", "field", "access", "reset", "meaning"), rows)
+        lines += table(("bits", "field", "access", "reset", "meaning"), rows)
     return lines
 
 
@@ -188,14 +176,14 @@ def registers_block() -> str:
         )
         for item in REGISTERS
     ]
-    lines = _table(("offset", "register", "access", "reset", "meaning"), rows)
-    lines += [f"Causes: {_codes(Cause)}.", f"Engines: {_codes(Engine)}, {FETCH} instruction fetch.", ""]
+    lines = table(("offset", "register", "access", "reset", "meaning"), rows)
+    lines += [f"Causes: {codes(Cause)}.", f"Engines: {codes(Engine)}, {FETCH} instruction fetch.", ""]
     for item in REGISTERS:
         lines += _register_section(item)
     return "\n".join(lines)
 
 
-PAGES = {"ISA.md": isa_block, "REGISTERS.md": registers_block}
+PAGES = {"ISA.md": isa_block, "REGISTERS.md": registers_block, "DESCRIPTORS.md": descriptors_block}
 
 
 def filled(text: str, block: str, *, where: str) -> str:
@@ -275,14 +263,14 @@ def register_json(arch: Arch) -> str:
         }
         for item in REGISTERS
     ]
-    codes = {kind.__name__.lower(): {item.name: item.value for item in kind} for kind in (Opcode, Engine, Cause)}
-    codes["engine"]["FETCH"] = FETCH
-    return json.dumps({"arch": arch.name, "sizes": _sizes(arch), **codes, "registers": registers}, indent=2) + "\n"
+    numbers = {kind.__name__.lower(): {item.name: item.value for item in kind} for kind in (Opcode, Engine, Cause)}
+    numbers["engine"]["FETCH"] = FETCH
+    return json.dumps({"arch": arch.name, "sizes": _sizes(arch), **numbers, "registers": registers}, indent=2) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fill the pages, or check them; returns the exit code."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description="Fill the generated parts of ISA.md and REGISTERS.md.")
+    parser = argparse.ArgumentParser(prog=COMMAND, description="Fill the generated parts of the pages.")
     parser.add_argument("--check", action="store_true", help="write nothing, fail if a page is stale")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="where the pages are")
     options = parser.parse_args(arguments)
