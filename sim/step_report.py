@@ -1,6 +1,7 @@
 """Where the cycles of a training step go: a table and a timeline of its kernels, by the cycle model.
 
-`python -m sim.step_report resnet18 --pattern 2:8` writes `layers.md`, `layers.json` and `timeline.json` (Perfetto).
+`python -m sim.step_report resnet18 --pattern 2:8` writes `layers.md`, `layers.json`, `timeline.json` (Perfetto)
+and `timeline.svg`.
 """
 
 import json
@@ -24,6 +25,7 @@ from sim.console import progress, standard_output
 from sim.cycles import ModelResult
 from sim.files import output_folder
 from sim.speedup import capture, card_memory
+from sim.step_picture import picture
 from sim.tune import Tuner, own_cycles, spans
 
 
@@ -108,7 +110,7 @@ def main(
     batch: Annotated[int, typer.Option(help="Images of a step.")] = 32,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR")] = Path("build/step"),
 ) -> None:
-    """Table and timeline of the kernels of one training step."""
+    """Table, timeline and picture of the kernels of one training step."""
     description = load(arch)
     with progress() as say:
         say(f"{model}: lowering and scheduling")
@@ -116,14 +118,15 @@ def main(
         tuner = Tuner(description, card_memory(description))
         program = compile_step(capture(model, batch), description, options, measure=tuner)
         result = tuner.result(program.step)
-        found = kernels(program, result)
+        found, busy = kernels(program, result), result.counters["TENSOR_BUSY"] / result.cycles
+        text = f"{pattern} on {description.name}: {result.cycles:,} cycles, array busy {busy:.1%}"
         with output_folder(output) as partial:
             (partial / "layers.md").write_text(markdown(found))
             (partial / "layers.json").write_text(json.dumps([asdict(item) for item in found], indent=2) + "\n")
             (partial / "timeline.json").write_text(json.dumps(timeline(found)))
-    busy = result.counters["TENSOR_BUSY"]
+            (partial / "timeline.svg").write_text(picture(program, result, f"{model}, {batch} images, {text}"))
     with standard_output() as console:
-        console.print(f"{result.cycles:,} cycles, array busy {busy / result.cycles:.1%}; files in {output}")
+        console.print(f"{text}; files in {output}")
 
 
 if __name__ == "__main__":
