@@ -1,6 +1,6 @@
 """External memory of a training step: where every tensor, weight copy and state is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, gcd
 
 from hwgen.arch import Arch, UserError
@@ -28,6 +28,10 @@ class Row:
     def region(self) -> Region:
         """The whole row."""
         return Region("dram", self.unit, self.unit + 1)
+
+    def part(self, first: int, words: int, word_bytes: int) -> "Row":
+        """Some of its words; a hazard of one part is a hazard of the row."""
+        return replace(self, words=words, address=self.address + first * word_bytes)
 
 
 @dataclass(frozen=True)

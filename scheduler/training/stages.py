@@ -1,9 +1,8 @@
 """Kernels of groups of operators with products, normalisations of batches, and chains of pointwise operators."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from hwgen.arch.isa import Format, Operation
-from scheduler.training.base import Operator
+from hwgen.arch.isa import Operation
 from scheduler.training.emitter import Block, Chunk, Feature
 from scheduler.training.epilogue import Collect, epilogue
 from scheduler.training.fuse import Group, main_result
@@ -11,7 +10,6 @@ from scheduler.training.ir import stage
 from scheduler.training.linear import RowProduct
 from scheduler.training.lower import Step, clear
 from scheduler.training.masters import generate, weight_gradient
-from scheduler.training.memory import Row
 from scheduler.training.normalise import (
     affine,
     backward_affine,
@@ -19,83 +17,16 @@ from scheduler.training.normalise import (
     forward_affine,
     running,
 )
-from scheduler.training.operators import BatchNorm, BatchNormGrad, BiasGrad, Conv, Relu
+from scheduler.training.operators import Conv, Relu
 from scheduler.training.pointwise import apply_chain
 from scheduler.training.resident import WeightImage
 from scheduler.training.rows import RowEpilogue, row_epilogue
 from scheduler.training.rules import apply_update
-from scheduler.training.sums import RowSums, partial_rows
+from scheduler.training.step_sums import Sums, load_row, load_sums, make_sums, store_row, sums_row
 from scheduler.training.unroll import selection_bytes
 from scheduler.training.windows import Window, WindowProduct, forward_window
 
 MUL, MAC, ADD = Operation.MUL, Operation.MAC, Operation.ADD
-
-
-class Sums:
-    """Sums over all pixels that normalisations and biases need of a tensor, kept while it is computed."""
-
-    def __init__(self, step: Step, items: Sequence[Operator], words: int) -> None:
-        self.step, self.items = step, items
-        parts = [(number, part) for number, item in enumerate(items) for part in range(_parts(item))]
-        rows = partial_rows(step.em, len(parts), words)
-        self.sums = {place: RowSums(step.em, words, rows) for place in parts}
-
-    def collect(self, block: Block, fetch: Callable[[str], Block], first: int) -> None:
-        """Add the sums of a block whose first word holds channels of word `first`."""
-        for number, item in enumerate(self.items):
-            self.sums[number, 0].add(block, first=first)
-            if isinstance(item, BatchNorm):
-                self.sums[number, 1].add(block, block, first=first)
-            elif isinstance(item, BatchNormGrad):
-                self.sums[number, 1].add(block, fetch(item.input), first=first)
-
-    def finish(self) -> None:
-        """Store the sums for the kernels that need them."""
-        self.step.summed |= {main_result(item) for item in self.items}
-        for (number, part), sums in self.sums.items():
-            row = sums_row(self.step, self.items[number], part)
-            self.step.em.store(sums.total(), row.address, 0, row.region, Format.FP32)
-
-
-def _parts(item: Operator) -> int:
-    """Sums that an operator needs: of a tensor, and for a normalisation of its products too."""
-    return 1 if isinstance(item, BiasGrad) else 2
-
-
-def sums_row(step: Step, item: Operator, part: int) -> Row:
-    """Where a sum for `item` lies in external memory."""
-    name = f"{main_result(item)} sum {part}"
-    if name not in step.rows:
-        step.rows[name] = step.memory.row(name, step.graph.tensors[summed_tensor(item)].shape[3], "sum")
-    return step.rows[name]
-
-
-def summed_tensor(item: Operator) -> str:
-    """The tensor whose sums an operator needs."""
-    return item.input if isinstance(item, BatchNorm) else item.gradient
-
-
-def load_sums(step: Step, item: Operator) -> list[Block]:
-    """The sums that an operator needs, taken now if no kernel took them with its results."""
-    if main_result(item) not in step.summed:
-        source = step.features[summed_tensor(item)]
-        sums = Sums(step, [item], source.words)
-        for chunk in step.em.chunks(source, step.limit_of(source)):
-            block = step.em.fetch(source, chunk)
-            sums.collect(block, lambda name, chunk=chunk: step.em.fetch(step.features[name], chunk), 0)
-        sums.finish()
-    return [load_row(step, sums_row(step, item, part)) for part in range(_parts(item))]
-
-
-def load_row(step: Step, row: Row) -> Block:
-    """A channel vector, kept for the kernel."""
-    block = step.em.keep(1, row.words)
-    return step.em.load_block(block, row.address, 0, row.region, wide=True)
-
-
-def store_row(step: Step, row: Row, block: Block) -> None:
-    """The inverse of `load_row`."""
-    step.em.store(block, row.address, 0, row.region, Format.FP32)
 
 
 class Kernel:
@@ -263,9 +194,24 @@ def emit_batch_norm_grad(step: Step, group: Group) -> None:
 
 
 def emit_bias_grad(step: Step, group: Group) -> None:
-    """The update of a bias from the sum of its gradient."""
-    kernel = Kernel(step, group)
-    update_row(step, kernel, group.main.output, load_sums(step, group.main)[0])
+    """The update of a bias from the sum of its gradient, in parts: the bias may be as large as an image."""
+    main, em = group.main, step.em
+    em.begin_kernel()
+    make_sums(step, main)
+    rule = step.updates.get(main.output)
+    if rule is None:
+        return
+    gradient, size = sums_row(step, main, 0), max(1, min(ring.depth for ring in em.statics) // 4)
+    for first in range(0, gradient.words, size):
+        em.begin_chunk()
+        em.begin_kernel()
+        place = first, min(size, gradient.words - first), 2 * step.arch.beat_bytes
+        rows = {name: step.rows[name].part(*place) for name in rule.names("in place")}
+        value = load_row(step, gradient.part(*place))
+        blocks = {name: load_row(step, row) for name, row in rows.items()}
+        apply_update(em, rule, blocks, value, scaled=step.scaled)
+        for name, row in rows.items():
+            store_row(step, row, blocks[name])
 
 
 def emit_pointwise(step: Step, group: Group) -> None:
