@@ -105,6 +105,9 @@ class AttentionSizes:
         if self.softmax_lanes * CHUNK < self.multipliers:
             least = self.multipliers // CHUNK
             raise UserError(f"attention.softmax_lanes must be at least multipliers / {CHUNK} = {least}")
+        if 2 * self.output_lanes > self.beat_bytes:
+            most = self.beat_bytes // 2
+            raise UserError(f"attention.output_lanes must be at most beat_bytes / 2 = {most}, not {self.output_lanes}")
 
     def slots(self, head_size: int) -> int:
         """Multipliers that a key or value takes: its head size, rounded up to a power of two."""
