@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from hwgen.arch import load
+from hwgen.arch.isa import Opcode
 from models.pattern import Pattern
 from scheduler.training.compile import compile_step
 from scheduler.training.lower import TrainingOptions
@@ -73,3 +74,11 @@ def test_tuner_keeps_the_run_of_the_program_that_was_taken():
     again = run_code(ARCH, code, MemoryModel())
     assert tuner.result(code) is tuner.result(code)
     assert (tuner.result(code).cycles, tuner.result(code).counters) == (again.cycles, again.counters)
+
+
+@pytest.mark.parametrize("model", ["vit", "resnet9"])
+def test_networks_of_the_table_find_room_on_the_table_s_architecture(model):
+    arch = load("sat32")
+    program = compile_step(capture(model, 32), arch, TrainingOptions(pattern=Pattern(2, 8)))
+    opcodes = {item.opcode for item in program.step.commands}
+    assert opcodes >= {Opcode.LOAD, Opcode.TENSOR, Opcode.VECTOR, Opcode.STORE}
