@@ -114,7 +114,7 @@ class Run:
             if out["o_valid"] and ready:
                 self.cycles.append(dut.cycle - 1)
                 self.items.append(out["o"])
-            if not any(waiting.values()) and not out["busy"]:
+            if not any(waiting.values()) and not any(inputs[f"{name}_valid"] for name in waiting) and not out["busy"]:
                 return
         raise AssertionError({name: len(items) for name, items in waiting.items()})
 
