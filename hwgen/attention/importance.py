@@ -73,7 +73,8 @@ class Importance(wiring.Component):
     i : In(LaneExponentials), i_valid : In(1)    `last` means nothing.
     address : In     Word of `max_length` / `softmax_lanes` words.
     r : In(21), n : In(5)    Reciprocal of the row's sum.
-    decay : In(1), forget : In(9)    The importance is first multiplied by forget / 256, rounded down.
+    decay : In(lanes), forget : In(9)    The importance of these lanes is first multiplied by forget / 256, rounded
+        down.
     read_address : In, read_data : Out(32 x lanes)    One cycle later; only while nothing is inside.
     write_address : In, write_data : In, write_enable : In(1)    Only while nothing is inside.
     """
@@ -94,7 +95,7 @@ class Importance(wiring.Component):
                 "address": In(address),
                 "r": In(RECIPROCAL_BITS + 1),
                 "n": In(FLOOR_BITS),
-                "decay": In(1),
+                "decay": In(self._lanes),
                 "forget": In(FORGET_FRACTION + 1),
                 "read_address": In(address),
                 "read_data": Out(IMPORTANCE_BITS * self._lanes),
@@ -126,7 +127,7 @@ class Importance(wiring.Component):
         probabilities = self._probabilities(m)
         for lane in range(self._lanes):
             held = memory.read_data.word_select(lane, IMPORTANCE_BITS)
-            sums.append(self._sum(m, lane, held, decay, forget, sources, probabilities[lane]))
+            sums.append(self._sum(m, lane, held, decay[lane], forget, sources, probabilities[lane]))
         m.d.comb += [
             memory.write_enable.eq(written | self.write_enable),
             memory.write_address.eq(Mux(written, written_place, self.write_address)),

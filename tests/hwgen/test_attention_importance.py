@@ -88,12 +88,15 @@ def test_importance_fades(forget, seed):
     rng = np.random.default_rng(seed)
     values = [int(value) for value in rng.integers(0, SCORE_MAX, 4 * WORDS)]
     write_all(values)
-    sweep = [{"i_valid": 1, "address": place, "decay": 1, "forget": forget} for place in range(WORDS)]
+    lanes = [int(value) for value in rng.integers(0, 16, WORDS)]
+    sweep = [{"i_valid": 1, "address": place, "decay": lanes[place], "forget": forget} for place in range(WORDS)]
     add = {"i": packed([65535] * 4, EXP_BITS), "i_valid": 1, "address": 7, "r": 1 << 20, "n": 16}
     wait = [{}] * (Importance.DECAY_DISTANCE - 1)
     unit().run([add, *wait, *sweep[::-1], *wait, add] + [{}] * Importance.LATENCY)
     p = int(probability(np.array([65535]), 1 << 20, 16)[0])
-    twice = [min(value + p * (place >= 28), SCORE_MAX) * forget // 256 for place, value in enumerate(values)]
+    twice = [min(value + p * (place >= 28), SCORE_MAX) for place, value in enumerate(values)]
+    fading = [lanes[place // 4] >> place % 4 & 1 for place in range(len(values))]
+    twice = [value * forget // 256 if fades else value for value, fades in zip(twice, fading)]
     assert read_all() == [min(value + p * (place >= 28), SCORE_MAX) for place, value in enumerate(twice)]
 
 

@@ -1,0 +1,126 @@
+"""Passes over keys: which row is multiplied next, what is fetched for it, and in which slot it goes along."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hwgen.arch.attention import LOW_BITS, AttentionSizes
+from hwgen.attention.job import JobFields
+from hwgen.attention.rows import RowPlace, lowest, slot_bits
+from hwgen.attention.words import FetchCommand, ProductCommand
+from hwgen.lib.streams import Queue
+
+_AHEAD = 4
+"""Passes whose keys may be asked for before products take them."""
+
+
+class PassIssue(wiring.Component):
+    """Takes rows into slots, and sends the commands of their passes. LSB passes go before rows that have none yet.
+
+    Timing
+    ------
+    Two cycles a row, one a LSB pass.
+
+    Parameters
+    ----------
+    sizes : AttentionSizes
+
+    Members
+    -------
+    job : In(JobFields)
+    rows : In(stream of RowPlace)     Not of zeros.
+    low : In(stream of slot)          Rows that need LSBs of their keys; `low_place` : In(RowPlace) is that row.
+    taken : Out(1), taken_slot : Out, taken_place : Out(RowPlace)   A row has a slot.
+    release : In(rows_in_flight)      Slots that are free again.
+    free : Out(rows_in_flight)
+    fetch : Out(stream of FetchCommand)      Queries, and keys unless they are held.
+    products : Out(stream of ProductCommand)
+    query_slot : Out, query_next : In(1)     Slot of the query that arrives next; it has arrived.
+    """
+
+    def __init__(self, sizes: AttentionSizes) -> None:
+        self._sizes = sizes
+        slot = slot_bits(sizes)
+        super().__init__(
+            {
+                "job": In(JobFields()),
+                "rows": In(stream.Signature(RowPlace())),
+                "low": In(stream.Signature(slot)),
+                "low_place": In(RowPlace()),
+                "taken": Out(1),
+                "taken_slot": Out(slot),
+                "taken_place": Out(RowPlace()),
+                "release": In(sizes.rows_in_flight),
+                "free": Out(sizes.rows_in_flight, init=-1),
+                "fetch": Out(stream.Signature(FetchCommand())),
+                "products": Out(stream.Signature(ProductCommand(sizes))),
+                "query_slot": Out(slot),
+                "query_next": In(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Query of a new row, then its keys; or LSBs of the keys of an older one."""
+        m = Module()
+        m.submodules.fetches = fetches = Queue(shape=FetchCommand(), depth=2 * _AHEAD)
+        m.submodules.passes = passes = Queue(shape=ProductCommand(self._sizes), depth=_AHEAD)
+        m.submodules.queries = queries = Queue(shape=slot_bits(self._sizes), depth=2 * _AHEAD)
+        wiring.connect(m, fetches.o, wiring.flipped(self.fetch))
+        wiring.connect(m, passes.o, wiring.flipped(self.products))
+        slot, place, begun = Signal(slot_bits(self._sizes)), Signal(RowPlace()), Signal()
+        takes_low, takes_row = Signal(), Signal()
+        room = fetches.i.ready & passes.i.ready & queries.i.ready
+        found = lowest(m, self.free, "found")
+        m.d.comb += [
+            takes_low.eq(self.low.valid & ~begun & room),
+            takes_row.eq(self.rows.valid & ~self.low.valid & ~begun & room & (self.free != 0)),
+            self.low.ready.eq(takes_low),
+            self.rows.ready.eq(takes_row),
+            self.taken.eq(takes_row),
+            self.taken_slot.eq(found),
+            self.taken_place.eq(self.rows.payload),
+            self.query_slot.eq(queries.o.payload),
+            queries.o.ready.eq(self.query_next),
+            queries.i.payload.eq(found),
+            queries.i.valid.eq(takes_row),
+        ]
+        m.d.sync += self.free.eq((self.free | self.release) & ~Mux(takes_row, 1 << found, 0))
+        with m.If(takes_row):
+            m.d.sync += [begun.eq(1), slot.eq(found), place.eq(self.rows.payload)]
+        pushes = begun & room
+        with m.If(pushes):
+            m.d.sync += begun.eq(0)
+        self._commands(m, fetches.i, passes.i, takes_row, takes_low, pushes, slot, place)
+        return m
+
+    def _commands(self, m, fetch, products, takes_row, takes_low, pushes, slot, place) -> None:
+        job = self.job
+        m.d.comb += [
+            fetch.valid.eq(takes_row | ((takes_low | pushes) & ~job.hold)),
+            products.valid.eq(takes_low | pushes),
+            fetch.payload.head_size.eq(job.head_size),
+            products.payload.head_size.eq(job.head_size),
+            products.payload.low.eq(takes_low),
+            products.payload.half.eq(job.key_low & ~takes_low),
+            products.payload.buffer.eq(Mux(takes_low, self.low.payload, slot)),
+            products.payload.keys.eq(Mux(takes_low, self.low_place.keys, place.keys)),
+        ]
+        with m.If(takes_low):
+            m.d.comb += [
+                fetch.payload.address.eq(self.low_place.key_low),
+                fetch.payload.bits.eq(LOW_BITS),
+                fetch.payload.rows.eq(self.low_place.keys),
+            ]
+        with m.Elif(takes_row):
+            m.d.comb += [
+                fetch.payload.address.eq(self.rows.payload.query),
+                fetch.payload.bits.eq(job.query_bits),
+                fetch.payload.rows.eq(1),
+                fetch.payload.query.eq(1),
+            ]
+        with m.Else():
+            m.d.comb += [
+                fetch.payload.address.eq(place.key),
+                fetch.payload.bits.eq(job.key_bits),
+                fetch.payload.rows.eq(place.keys),
+            ]

@@ -1,0 +1,160 @@
+"""Weighted sums to outputs in memory, and the importance of heads."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hwgen.arch.attention import SCORE_MAX, AttentionSizes
+from hwgen.attention.importance import IMPORTANCE_BITS
+from hwgen.attention.job import LARGEST_HEAD, JobFields, RecordFields
+from hwgen.attention.output import Output
+from hwgen.attention.rows import HEAD_BITS, RowPlace, slot_bits
+from hwgen.attention.score_stage import Inverse
+from hwgen.attention.weighted import WeightedSums
+from hwgen.attention.words import ADDRESS_BITS, ReadRequest
+from hwgen.attention.writer import WriteBeat, WriteCommand, Writer
+from hwgen.lib.pipeline import delay
+from hwgen.lib.streams import Queue
+
+_COMMANDS = 8
+
+
+class ResultStage(wiring.Component):
+    """Scales the sums of rows and writes them; writes rows of zeros for heads that are gone and rows that see no key.
+
+    Timing
+    ------
+    `output_lanes` sums a cycle as long as the queue in front of the writer has room for them.
+
+    Parameters
+    ----------
+    sizes : AttentionSizes
+    operand : str, mul_latency : int    Of `Output`.
+
+    Members
+    -------
+    job : In(JobFields)
+    zeros : In(stream of 48)                       Addresses of rows of +0.
+    empty : In(stream of slot), always taken; empty_slot : Out, empty_place : In(RowPlace), empty_done : Out(1)
+        Rows in slots that see no key, and the one that is given to the writer.
+    begins : In(1), begin_slot : In, begin_place : In(RowPlace), may_begin : Out(1)    Rows in the order of their sums.
+    sums : In(stream of WeightedSums)
+    slot : Out, inverse : In(Inverse), row_done : Out(1)    Row whose sums are there; the last of them are taken.
+    record_head : Out, record : In(RecordFields)
+    request : Out(stream of ReadRequest), data : Out(stream of WriteBeat)
+    heads : Out(32 x max_heads), heads_clear : In(1)
+    busy : Out(1)
+    """
+
+    def __init__(self, sizes: AttentionSizes, *, operand: str, mul_latency: int) -> None:
+        self._sizes, self._operand, self._mul_latency = sizes, operand, mul_latency
+        slot = slot_bits(sizes)
+        super().__init__(
+            {
+                "job": In(JobFields()),
+                "zeros": In(stream.Signature(ADDRESS_BITS)),
+                "empty": In(stream.Signature(slot, always_ready=True)),
+                "empty_slot": Out(slot),
+                "empty_place": In(RowPlace()),
+                "empty_done": Out(1),
+                "begins": In(1),
+                "begin_slot": In(slot),
+                "begin_place": In(RowPlace()),
+                "may_begin": Out(1),
+                "sums": In(stream.Signature(WeightedSums(sizes))),
+                "slot": Out(slot),
+                "inverse": In(Inverse()),
+                "row_done": Out(1),
+                "record_head": Out(range(max(2, sizes.max_heads))),
+                "record": In(RecordFields()),
+                "request": Out(stream.Signature(ReadRequest())),
+                "data": Out(stream.Signature(WriteBeat(sizes.beat_bytes))),
+                "heads": Out(IMPORTANCE_BITS * sizes.max_heads),
+                "heads_clear": In(1),
+                "busy": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Rows that are written | sums, scaled, into the queue of the writer."""
+        m = Module()
+        m.submodules.writer = writer = Writer(self._sizes)
+        wiring.connect(m, writer.request, wiring.flipped(self.request))
+        wiring.connect(m, writer.data, wiring.flipped(self.data))
+        waiting = self._commands(m, writer)
+        inside = self._outputs(m, writer)
+        m.d.comb += self.busy.eq(waiting | inside | writer.busy)
+        return m
+
+    def _commands(self, m: Module, writer: Writer) -> Signal:
+        """Rows with sums first, so that they never wait for others; gives whether rows wait."""
+        m.submodules.commands = commands = Queue(shape=WriteCommand(), depth=_COMMANDS)
+        m.submodules.empties = empties = Queue(shape=slot_bits(self._sizes), depth=self._sizes.rows_in_flight)
+        wiring.connect(m, commands.o, writer.command)
+        command = commands.i.payload
+        m.d.comb += [
+            empties.i.valid.eq(self.empty.valid),
+            empties.i.payload.eq(self.empty.payload),
+            self.empty_slot.eq(empties.o.payload),
+            self.may_begin.eq(commands.i.ready),
+            command.head_size.eq(self.job.head_size),
+            command.zero.eq(~self.begins),
+            commands.i.valid.eq(self.begins | empties.o.valid | self.zeros.valid),
+            empties.o.ready.eq(commands.i.ready & ~self.begins),
+            self.empty_done.eq(empties.o.valid & empties.o.ready),
+            self.zeros.ready.eq(commands.i.ready & ~self.begins & ~empties.o.valid),
+            command.address.eq(
+                Mux(
+                    self.begins,
+                    self.begin_place.output,
+                    Mux(empties.o.valid, self.empty_place.output, self.zeros.payload),
+                )
+            ),
+        ]
+        return empties.o.valid | commands.o.valid
+
+    def _outputs(self, m: Module, writer: Writer) -> Signal:
+        """Sums are taken while there is room for what becomes of them; gives whether some are inside."""
+        sizes, depth = self._sizes, max(32, 2 * LARGEST_HEAD // self._sizes.output_lanes)
+        row = data.StructLayout({"slot": slot_bits(sizes), "head": HEAD_BITS})
+        m.submodules.rows = rows = Queue(shape=row, depth=sizes.rows_in_flight)
+        m.submodules.output = output = Output(sizes, operand=self._operand, mul_latency=self._mul_latency)
+        m.submodules.outputs = outputs = Queue(shape=16 * sizes.output_lanes, depth=depth)
+        wiring.connect(m, outputs.o, writer.i)
+        inside, takes, gives = Signal(range(depth + 1)), Signal(), Signal()
+        front = rows.o.payload
+        m.d.sync += inside.eq(inside + takes - gives)
+        m.d.comb += [
+            rows.i.valid.eq(self.begins),
+            rows.i.payload.slot.eq(self.begin_slot),
+            rows.i.payload.head.eq(self.begin_place.head),
+            self.slot.eq(front.slot),
+            self.record_head.eq(front.head),
+            self.sums.ready.eq(inside != depth),
+            takes.eq(self.sums.valid & self.sums.ready),
+            gives.eq(outputs.o.valid & outputs.o.ready),
+            self.row_done.eq(takes & self.sums.payload.last),
+            rows.o.ready.eq(self.row_done),
+            output.i.sums.eq(self.sums.payload.sums),
+            output.i.last.eq(self.sums.payload.last),
+            output.i.r.eq(self.inverse.r),
+            output.i.n.eq(self.inverse.n),
+            output.i.value_scale.eq(self.record.value_scale),
+            output.i_valid.eq(takes),
+            outputs.i.valid.eq(output.o_valid),
+            outputs.i.payload.eq(output.o),
+        ]
+        ends = output.o_valid & output.o_last & self.job.importance
+        self._heads(m, ends, delay(m, front.head, output.latency, "head"), output.magnitude)
+        return inside != 0
+
+    def _heads(self, m: Module, adds: Signal, head: Signal, magnitude: Signal) -> None:
+        """Importance of heads, saturated."""
+        for number in range(self._sizes.max_heads):
+            own = Signal(IMPORTANCE_BITS, name=f"head_{number}")
+            total = own + magnitude
+            with m.If(self.heads_clear):
+                m.d.sync += own.eq(0)
+            with m.Elif(adds & (head == number)):
+                m.d.sync += own.eq(Mux(total > SCORE_MAX, SCORE_MAX, total))
+            m.d.comb += self.heads.word_select(number, IMPORTANCE_BITS).eq(own)

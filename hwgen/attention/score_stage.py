@@ -1,0 +1,163 @@
+"""From scores to final values of e: softmax of the passes of rows, and who needs LSBs."""
+
+from amaranth.hdl import Module, Mux, Signal, Value, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hwgen.arch.attention import EXP_BITS, RECIPROCAL_BITS, SCORE_BITS, AttentionSizes, KeyMode
+from hwgen.attention.job import JobFields, RecordFields
+from hwgen.attention.products import ProductResult
+from hwgen.attention.rows import RowPlace, RowTable, row_words, slot_bits
+from hwgen.attention.scores import StoredScores
+from hwgen.attention.softmax import Softmax
+from hwgen.attention.words import FLOOR_BITS
+from hwgen.lib.pipeline import delay
+from hwgen.lib.streams import Queue
+
+
+class Inverse(data.StructLayout):
+    """r and n of a row: 1 over its sum of e."""
+
+    def __init__(self) -> None:
+        super().__init__({"r": RECIPROCAL_BITS + 1, "n": FLOOR_BITS})
+
+
+class ScoreStage(wiring.Component):
+    """Softmax of a row after its last pass, or after its MSB pass to see whether it is confident.
+
+    Rows without seen keys and rows that need LSBs before any softmax leave at once.
+
+    Timing
+    ------
+    `max_length` / `softmax_lanes` cycles a pass; its result comes `Softmax.result_latency` + 1 cycles behind its last
+    word.
+
+    Parameters
+    ----------
+    sizes : AttentionSizes
+
+    Members
+    -------
+    job : In(JobFields)
+    taken : In(1), taken_slot : In              A row begins: it has had no LSB pass.
+    result : In(ProductResult), result_valid : In(1)
+    slot : Out, place : In(RowPlace)            Row whose scores are read.
+    record_head : Out, record : In(RecordFields)
+    address : Out, buffer : Out, scores : In(StoredScores(lanes))    A cycle later.
+    e_write : Out(1), e_address : Out, e_data : Out(16 x lanes)
+    inverse_write : Out(1), inverse_slot : Out, inverse : Out(Inverse)
+    low, final, empty, certain : Out(stream of slot)    Rows that need LSBs; whose e is final; without seen keys; whose
+        e will be final, in the order of `final`. Always taken.
+    refined : Out(rows_in_flight)               Rows whose LSBs were asked for.
+    """
+
+    def __init__(self, sizes: AttentionSizes) -> None:
+        self._sizes = sizes
+        slot, lanes = slot_bits(sizes), sizes.softmax_lanes
+        given = stream.Signature(slot, always_ready=True)
+        super().__init__(
+            {
+                "job": In(JobFields()),
+                "taken": In(1),
+                "taken_slot": In(slot),
+                "result": In(ProductResult(sizes)),
+                "result_valid": In(1),
+                "slot": Out(slot),
+                "place": In(RowPlace()),
+                "record_head": Out(range(max(2, sizes.max_heads))),
+                "record": In(RecordFields()),
+                "address": Out(range(row_words(sizes))),
+                "buffer": Out(slot),
+                "scores": In(StoredScores(lanes)),
+                "e_write": Out(1),
+                "e_address": Out(range(sizes.rows_in_flight * row_words(sizes))),
+                "e_data": Out(EXP_BITS * lanes),
+                "inverse_write": Out(1),
+                "inverse_slot": Out(slot),
+                "inverse": Out(Inverse()),
+                **dict.fromkeys(("low", "final", "empty", "certain"), Out(given)),
+                "refined": Out(sizes.rows_in_flight),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """What products say | words of scores | softmax | what its result says."""
+        m = Module()
+        slots, slot = self._sizes.rows_in_flight, slot_bits(self._sizes)
+        m.submodules.waiting = waiting = Queue(shape=slot, depth=slots)
+        m.submodules.maxima = maxima = RowTable(signed(SCORE_BITS), slots=slots, ports=1)
+        m.submodules.softmax = softmax = Softmax(self._sizes)
+        here, always, undecided = self.result.buffer, Signal(), Signal()
+        second = self.refined.bit_select(here, 1)
+        m.d.comb += [
+            always.eq(self.job.key_low & (self.job.key_mode == KeyMode.ALWAYS) & ~second),
+            undecided.eq(self.job.key_low & (self.job.key_mode == KeyMode.ROW)),
+            maxima.write_slot.eq(here),
+            maxima.write_data.eq(self.result.maximum),
+            maxima.write_enable.eq(self.result_valid),
+            maxima.slot_0.eq(waiting.o.payload),
+            waiting.i.payload.eq(here),
+            waiting.i.valid.eq(self.result_valid & self.result.seen & ~always),
+            self.empty.payload.eq(here),
+            self.empty.valid.eq(self.result_valid & ~self.result.seen),
+        ]
+        ended, judged = self._words(m, waiting.o, maxima.entry_0, softmax)
+        needs = undecided & ~self.refined.bit_select(judged, 1) & ~softmax.result.confident
+        asks_early = Signal()
+        m.d.comb += [
+            asks_early.eq(self.result_valid & self.result.seen & always),
+            self.final.payload.eq(judged),
+            self.final.valid.eq(ended & ~needs),
+            self.certain.payload.eq(Mux(undecided, judged, here)),
+            self.certain.valid.eq(Mux(undecided, self.final.valid, waiting.i.valid)),
+            self.low.payload.eq(Mux(undecided, judged, here)),
+            self.low.valid.eq(Mux(undecided, ended & needs, asks_early)),
+            self.inverse_write.eq(ended),
+            self.inverse_slot.eq(judged),
+            self.inverse.r.eq(softmax.result.r),
+            self.inverse.n.eq(softmax.result.n),
+        ]
+        with m.If(self.low.valid):
+            m.d.sync += self.refined.bit_select(self.low.payload, 1).eq(1)
+        with m.If(self.taken):
+            m.d.sync += self.refined.bit_select(self.taken_slot, 1).eq(0)
+        return m
+
+    def _words(self, m: Module, row: stream.Interface, maximum: Value, softmax: Softmax) -> tuple[Value, Value]:
+        """Send the scores of a row; gives whether a result is there, and its slot."""
+        lanes, number, last = self._sizes.softmax_lanes, Signal(range(row_words(self._sizes))), Signal()
+        place, record = self.place, self.record
+        m.d.comb += [
+            self.slot.eq(row.payload),
+            self.record_head.eq(place.head),
+            self.address.eq(number),
+            self.buffer.eq(row.payload),
+            last.eq((number + 1) * lanes >= place.keys),
+            row.ready.eq(last),
+        ]
+        command, present, ends, valid = Signal(softmax.command.shape()), Signal(lanes), Signal(), Signal()
+        m.d.sync += [
+            command.maximum.eq(maximum),
+            command.mantissa.eq(record.scale_mantissa),
+            command.exponent.eq(record.scale_exponent),
+            command.limit.eq(record.sum_limit),
+            valid.eq(row.valid),
+            ends.eq(last),
+            *(present[lane].eq(number * lanes + lane < place.keys) for lane in range(lanes)),
+        ]
+        with m.If(row.valid):
+            m.d.sync += number.eq(Mux(last, 0, number + 1))
+        m.d.comb += [
+            softmax.command.eq(command),
+            softmax.i_valid.eq(valid),
+            softmax.i.last.eq(ends),
+            softmax.i.scores.eq(self.scores.scores),
+            softmax.i.seen.eq(self.scores.seen & present),
+        ]
+        target = row.payload * row_words(self._sizes) + number
+        m.d.comb += [
+            self.e_write.eq(softmax.o_valid),
+            self.e_address.eq(delay(m, target[: len(self.e_address)], 1 + softmax.LATENCY, "e_address")),
+            self.e_data.eq(Value.cast(softmax.o.e)),
+        ]
+        return softmax.result_valid, delay(m, row.payload, 1 + softmax.result_latency, "judged")

@@ -1,0 +1,149 @@
+"""Values of rows: what is fetched for them, passes of weighted sums, and weights."""
+
+from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hwgen.arch.attention import EXP_BITS, LOW_BITS, AttentionSizes, ValueMode
+from hwgen.attention.job import JobFields, job_prunes
+from hwgen.attention.rows import RowPlace, RowReader, row_words, slot_bits
+from hwgen.attention.select import KeptRow
+from hwgen.attention.weights import KeptWeights, WordWeights, weight_layout
+from hwgen.attention.words import FetchCommand, RowIndex, WeightedCommand
+from hwgen.lib.streams import Queue
+
+_COMMANDS = 4
+_WEIGHTS = 4
+
+
+class ValueStage(wiring.Component):
+    """Sends the commands of value fetch and weighted sums, and the weights of the values.
+
+    Timing
+    ------
+    Values are asked for when a row is `certain`. A pass begins when the weights of the one before are asked for.
+
+    Parameters
+    ----------
+    sizes : AttentionSizes
+
+    Members
+    -------
+    job : In(JobFields)
+    certain, rows : In(stream of slot), always taken    Rows in the order of their last softmax, when that order is
+        known, and when their e is.
+    refined : In(rows_in_flight)                        Rows whose keys had LSBs.
+    fetch_slot : Out, fetch_place : In(RowPlace)
+    slot : Out, place : In(RowPlace)
+    e_address : Out, e_bits : In                        A cycle later.
+    kept : In(stream of KeptRow)
+    fetch : Out(stream of FetchCommand), indices : Out(stream of RowIndex)
+    command : Out(stream of WeightedCommand), weights : Out(stream of weights)
+    begins : Out(1), may_begin : In(1)     The first pass of row `slot` begins; it may.
+    """
+
+    def __init__(self, sizes: AttentionSizes) -> None:
+        self._sizes = sizes
+        slot = slot_bits(sizes)
+        rows = stream.Signature(slot, always_ready=True)
+        super().__init__(
+            {
+                "job": In(JobFields()),
+                "certain": In(rows),
+                "rows": In(rows),
+                "refined": In(sizes.rows_in_flight),
+                "fetch_slot": Out(slot),
+                "fetch_place": In(RowPlace()),
+                "slot": Out(slot),
+                "place": In(RowPlace()),
+                "e_address": Out(range(sizes.rows_in_flight * row_words(sizes))),
+                "e_bits": In(EXP_BITS * sizes.softmax_lanes),
+                "kept": In(stream.Signature(KeptRow())),
+                "fetch": Out(stream.Signature(FetchCommand())),
+                "indices": Out(stream.Signature(RowIndex())),
+                "command": Out(stream.Signature(WeightedCommand())),
+                "weights": Out(stream.Signature(weight_layout(sizes))),
+                "begins": Out(1),
+                "may_begin": In(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Fetches on one side, passes on the other."""
+        m = Module()
+        self._fetches(m)
+        self._passes(m)
+        return m
+
+    def _exact(self, slot: Value) -> Value:
+        """Whether the LSBs of the values of a row are used."""
+        job = self.job
+        with_keys = (job.value_mode == ValueMode.WITH_KEYS) & self.refined.bit_select(slot, 1)
+        return job.value_low & ((job.value_mode == ValueMode.ALWAYS) | with_keys)
+
+    def _fetches(self, m: Module) -> None:
+        """MSBs, then LSBs."""
+        job, place, low = self.job, self.fetch_place, Signal()
+        m.submodules.certain = waiting = Queue(shape=slot_bits(self._sizes), depth=self._sizes.rows_in_flight)
+        m.submodules.fetches = fetches = Queue(shape=FetchCommand(), depth=_COMMANDS)
+        wiring.connect(m, fetches.o, wiring.flipped(self.fetch))
+        command, exact = fetches.i.payload, self._exact(waiting.o.payload)
+        m.d.comb += [
+            waiting.i.valid.eq(self.certain.valid),
+            waiting.i.payload.eq(self.certain.payload),
+            self.fetch_slot.eq(waiting.o.payload),
+            fetches.i.valid.eq(waiting.o.valid & ~job.hold),
+            waiting.o.ready.eq(job.hold | (fetches.i.ready & (low | ~exact))),
+            command.address.eq(Mux(low, place.value_low, place.value)),
+            command.bits.eq(Mux(low, LOW_BITS, job.value_bits)),
+            command.head_size.eq(job.head_size),
+            command.rows.eq(place.keys),
+            command.gather.eq(job_prunes(job)),
+        ]
+        with m.If(fetches.i.valid & fetches.i.ready):
+            m.d.sync += low.eq(exact & ~low)
+
+    def _passes(self, m: Module) -> None:
+        """Commands, and weights from words of e or from kept keys."""
+        job, lists, low = self.job, Signal(), Signal()
+        m.submodules.waiting = waiting = Queue(shape=slot_bits(self._sizes), depth=self._sizes.rows_in_flight)
+        m.submodules.commands = commands = Queue(shape=WeightedCommand(), depth=_COMMANDS)
+        m.submodules.weights = weights = Queue(shape=weight_layout(self._sizes), depth=_WEIGHTS)
+        m.submodules.indices = indices = Queue(shape=RowIndex(), depth=_WEIGHTS)
+        m.submodules.reader = reader = RowReader(self._sizes, width=EXP_BITS * self._sizes.softmax_lanes)
+        m.submodules.cut = cut = WordWeights(self._sizes)
+        m.submodules.list = kept = KeptWeights(self._sizes)
+        for source, target in ((commands.o, self.command), (weights.o, self.weights), (indices.o, self.indices)):
+            wiring.connect(m, source, wiring.flipped(target))
+        wiring.connect(m, reader.o, cut.i)
+        wiring.connect(m, kept.indices, indices.i)
+        wiring.connect(m, wiring.flipped(self.kept), kept.kept)
+        row, told, ends, exact = waiting.o, Signal(), Signal(), Signal()
+        command = commands.i.payload
+        m.d.comb += [
+            lists.eq(job_prunes(job) & ~job.hold),
+            exact.eq(self._exact(row.payload)),
+            waiting.i.valid.eq(self.rows.valid),
+            waiting.i.payload.eq(self.rows.payload),
+            self.slot.eq(row.payload),
+            commands.i.valid.eq(row.valid & ~told & (low | self.may_begin)),
+            *(command.head_size.eq(job.head_size), command.half.eq(job.value_low & ~low), command.low.eq(low)),
+            *(command.first.eq(~low), command.last.eq(low | ~exact)),
+            self.begins.eq(commands.i.valid & commands.i.ready & ~low),
+            *(reader.command.valid.eq(row.valid & told & ~lists), reader.bits.eq(self.e_bits)),
+            *(reader.command.payload.slot.eq(row.payload), reader.command.payload.keys.eq(self.place.keys)),
+            self.e_address.eq(reader.address),
+            *(cut.head_size.eq(job.head_size), kept.head_size.eq(job.head_size), kept.again.eq(exact)),
+            kept.enable.eq(row.valid & told & lists),
+            weights.i.valid.eq(Mux(lists, kept.o.valid, cut.o.valid)),
+            weights.i.payload.eq(Mux(lists, kept.o.payload, cut.o.payload)),
+            *(kept.o.ready.eq(weights.i.ready & lists), cut.o.ready.eq(weights.i.ready & ~lists)),
+            ends.eq(
+                Mux(lists, kept.indices.valid & kept.indices.ready & kept.indices.payload.last, reader.command.ready)
+            ),
+            row.ready.eq(told & ends & (low | ~exact)),
+        ]
+        with m.If(commands.i.valid & commands.i.ready):
+            m.d.sync += told.eq(1)
+        with m.If(told & row.valid & ends):
+            m.d.sync += [told.eq(0), low.eq(exact & ~low)]
