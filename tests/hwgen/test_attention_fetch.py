@@ -2,7 +2,7 @@
 
 import itertools
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -43,7 +43,6 @@ class Fetch:
     indices: list[int]
     words: list[int]
     beats: int
-    taken: list[int] = field(default_factory=list)
 
 
 def make_fetch(rng: np.random.Generator, sizes: AttentionSizes, memory: bytes, head_size: int, kind: str) -> Fetch:
@@ -69,7 +68,7 @@ def make_fetch(rng: np.random.Generator, sizes: AttentionSizes, memory: bytes, h
 class Run:
     """Sends commands; memory answers `LATENCY` cycles after a request, a beat a cycle, in order."""
 
-    def __init__(self, name: str, memory: bytes, fetches: list[Fetch], stalls=never, sink=never) -> None:
+    def __init__(self, name: str, memory: bytes, fetches: list[Fetch], stalls=never, sink=never, answers=None) -> None:
         self.sizes, self.memory, self.dut = SIZES[name], memory, block(name)
         self.waiting = {
             "command": [item.command for item in fetches][::-1],
@@ -78,7 +77,7 @@ class Run:
         self.words = [bits for item in fetches for bits in item.words]
         self.requests, self.answers, self.arrivals, self.cycles = [], deque(), [], []
         self.taken, self.items = {"command": [], "indices": []}, []
-        patterns = [stalls() for _ in range(4)]
+        patterns = [stalls() for _ in range(3)] + [(answers or stalls)()]
         for skip, pattern in enumerate(patterns):
             list(itertools.islice(pattern, 3 * skip))
         self.run(patterns, sink())
@@ -140,7 +139,10 @@ def image(seed: int) -> bytes:
 
 
 @pytest.mark.parametrize("name", SIZES)
-@pytest.mark.parametrize(("stalls", "sink"), [(never, never), (at_random(5, 0.4), every_fourth), (never, long(60))])
+@pytest.mark.parametrize(
+    ("stalls", "sink"),
+    [(never, never), (at_random(5, 0.4), every_fourth), (never, long(60))],
+)
 def test_rows(name, stalls, sink, seed):
     """Every kind with every head size, one behind the other: words, and each beat asked for once a command."""
     rng, memory = np.random.default_rng(seed), image(seed)
@@ -152,35 +154,39 @@ def test_rows(name, stalls, sink, seed):
     assert sum(count for _, _, count in run.requests) == sum(item.beats for item in fetches)
 
 
-def plane_fetch(
-    memory: bytes, sizes: AttentionSizes, head_size: int, bits: int, places: np.ndarray, gather: bool
-) -> Fetch:
-    """Rows of a plane at the start of memory."""
-    fields = {"bits": bits, "head_size": head_size, "rows": len(places), "gather": int(gather)}
-    size = row_bytes(head_size, bits)
-    rows = np.concatenate([unpack_plane(memory[at * size :][:size], 1, head_size, bits) for at in places])
+@pytest.mark.parametrize("name", ["small", "full"])
+def test_indices_that_come_later_than_data(name, seed):
+    """Whether the next row shares a beat is not known when a row is complete."""
+    rng, memory = np.random.default_rng(seed), image(seed)
+    fetches = [make_fetch(rng, SIZES[name], memory, int(head), "gather") for head in HEADS for _ in range(3)]
+    run = Run(name, memory, fetches, long(60), never, answers=never)
+    assert len(run.items) == len(run.words)
+
+
+def plane_fetch(memory: bytes, head_size: int, bits: int, places: np.ndarray, gather: bool, address: int = 0) -> Fetch:
+    """Rows of a plane, of the full size."""
+    sizes, size = SIZES["full"], row_bytes(head_size, bits)
+    fields = {"address": address, "bits": bits, "head_size": head_size, "rows": len(places), "gather": int(gather)}
+    rows = np.concatenate([unpack_plane(memory[address + at * size :][:size], 1, head_size, bits) for at in places])
     indices = [RowIndex().const({"index": int(at), "last": int(at == places[-1])}).as_bits() for at in places]
-    return Fetch(
-        FetchCommand().const(fields).as_bits(),
-        indices if gather else [],
-        row_words(sizes, rows, places),
-        beats(0, size, places, sizes.beat_bytes),
-    )
+    command, words = FetchCommand().const(fields).as_bits(), row_words(sizes, rows, places)
+    return Fetch(command, indices if gather else [], words, beats(address, size, places, sizes.beat_bytes))
 
 
 @pytest.mark.parametrize(("head_size", "bits"), [(64, 4), (64, 6), (64, 8), (32, 8), (16, 8), (48, 10), (128, 4)])
 def test_a_word_a_cycle(head_size, bits, seed):
     """Two ranges back to back whose words have at most the bits of a beat."""
-    memory, sizes, places = image(seed), SIZES["full"], np.arange(120)
-    first = plane_fetch(memory, sizes, head_size, bits, places, False)
+    memory, places = image(seed), np.arange(120)
+    first = plane_fetch(memory, head_size, bits, places, False)
     run = Run("full", memory, [first, first])
     assert run.cycles == list(range(run.cycles[0], run.cycles[0] + len(run.words)))
 
 
 @pytest.mark.parametrize(("head_size", "bits"), [(64, 10), (64, 12), (128, 12)])
-def test_a_beat_a_cycle(head_size, bits, seed):
+@pytest.mark.parametrize("address", [0, 4])
+def test_a_beat_a_cycle(head_size, bits, address, seed):
     memory, places = image(seed), np.arange(120)
-    run = Run("full", memory, [plane_fetch(memory, SIZES["full"], head_size, bits, places, False)])
+    run = Run("full", memory, [plane_fetch(memory, head_size, bits, places, False, address)])
     assert run.arrivals == list(range(run.arrivals[0], run.arrivals[0] + len(run.arrivals)))
     assert run.cycles[-1] == run.arrivals[-1] + RowFetch.WORD_LATENCY
 
@@ -189,13 +195,13 @@ def test_a_beat_a_cycle(head_size, bits, seed):
 def test_a_gathered_row_a_cycle(head_size, bits, seed):
     """Rows of at most a beat, every third: as many cycles as rows, or as beats where they are more."""
     memory, places = image(seed), np.arange(0, 360, 3)
-    item = plane_fetch(memory, SIZES["full"], head_size, bits, places, True)
+    item = plane_fetch(memory, head_size, bits, places, True)
     run = Run("full", memory, [item])
     assert run.cycles[-1] - run.arrivals[0] <= max(item.beats, len(places)) + 4 + RowFetch.WORD_LATENCY
 
 
 def test_latencies(seed):
     memory = image(seed)
-    run = Run("full", memory, [plane_fetch(memory, SIZES["full"], 64, 8, np.arange(1), False)])
+    run = Run("full", memory, [plane_fetch(memory, 64, 8, np.arange(1), False)])
     assert run.requests[0][0] == run.taken["command"][0] + RowFetch.REQUEST_LATENCY
     assert run.cycles[0] == run.arrivals[0] + RowFetch.WORD_LATENCY
