@@ -5,11 +5,13 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch.attention import EXP_BITS, AttentionSizes
+from hwgen.attention.buffer import RowBuffer
 from hwgen.attention.fetch import RowFetch
 from hwgen.attention.finish import FinishStage
 from hwgen.attention.importance import IMPORTANCE_BITS
 from hwgen.attention.issue import RowIssue
 from hwgen.attention.job import JobReader, job_prunes
+from hwgen.attention.loader import HeadLoader
 from hwgen.attention.passes import PassIssue
 from hwgen.attention.products import Products
 from hwgen.attention.read_port import ReadPort
@@ -84,6 +86,9 @@ class AttentionCore(wiring.Component):
             "reader": JobReader(sizes),
             "issue": RowIssue(sizes),
             "passes": PassIssue(sizes),
+            "loader": HeadLoader(sizes),
+            "key_buffer": RowBuffer(sizes),
+            "value_buffer": RowBuffer(sizes),
             "products": Products(sizes),
             "scores": ScoreBuffers(sizes),
             "score_stage": ScoreStage(sizes),
@@ -105,6 +110,7 @@ class AttentionCore(wiring.Component):
         self._memory(m)
         self._job(m)
         self._rows(m)
+        self._hold(m)
         self._keys(m)
         self._exponentials(m)
         self._values(m)
@@ -125,7 +131,8 @@ class AttentionCore(wiring.Component):
         reader, ended, quiet = self._reader, Signal(), Signal(range(4))
         wiring.connect(m, wiring.flipped(self.command), reader.command)
         running = Signal()
-        for part in (self._issue, self._passes, self._score_stage, self._finish, self._value_stage, self._results):
+        stages = (self._score_stage, self._finish, self._value_stage, self._results)
+        for part in (self._issue, self._loader, self._passes, *stages):
             m.d.comb += part.job.eq(reader.job)
         living = self.alive & ((1 << reader.job.heads) - 1)
         m.d.comb += [
@@ -179,20 +186,51 @@ class AttentionCore(wiring.Component):
         m.d.comb += getattr(self._places, f"slot_{port}").eq(slot)
         return getattr(self._places, f"entry_{port}")
 
+    def _hold(self, m: Module) -> None:
+        """Heads that are held: loaded through the fetches, read from the buffers."""
+        job, loader, passes, values = self._reader.job, self._loader, self._passes, self._value_stage
+        m.d.comb += [
+            *(loader.start.eq(self._reader.start), loader.alive.eq(self.alive)),
+            *(loader.words.eq(self._reader.words), loader.halves.eq(self._reader.halves)),
+            *(passes.words.eq(self._reader.words), values.words.eq(self._reader.words)),
+            *(self._issue.halves.eq(self._reader.halves), passes.ready.eq(loader.ready), loader.used.eq(passes.used)),
+            *(loader.at.eq(self._issue.o.payload.kv_head), loader.at_valid.eq(self._issue.o.valid)),
+        ]
+        wiring.connect(m, loader.keys, passes.load)
+        buffers = (self._key_buffer, loader.key_load), (self._value_buffer, loader.value_load)
+        for number, (buffer, load) in enumerate(buffers):
+            loads = Queue(shape=load.payload.shape(), depth=2)
+            m.submodules[f"loads_{number}"] = loads
+            wiring.connect(m, load, loads.i)
+            wiring.connect(m, loads.o, buffer.load)
+            m.d.comb += [buffer.bypass.eq(~job.hold), loader.loaded[number].eq(buffer.loaded)]
+        fetch, buffer, hold = self._value_fetch, self._value_buffer, job.hold
+        for target, held, fetched in ((fetch.command, loader.values, values.fetch),):
+            m.d.comb += [
+                target.payload.eq(Mux(hold, held.payload, fetched.payload)),
+                target.valid.eq(Mux(hold, held.valid, fetched.valid)),
+                *(held.ready.eq(target.ready & hold), fetched.ready.eq(target.ready & ~hold)),
+            ]
+        for target, wanted in ((fetch.indices, ~hold), (buffer.indices, hold)):
+            m.d.comb += [target.payload.eq(values.indices.payload), target.valid.eq(values.indices.valid & wanted)]
+        m.d.comb += values.indices.ready.eq(Mux(hold, buffer.indices.ready, fetch.indices.ready))
+
     def _keys(self, m: Module) -> None:
         """Queries and keys to products, scores to their buffers, and how many of them are seen."""
         passes, products, scores, fetch = self._passes, self._products, self._scores, self._key_fetch
-        word, reader = fetch.o, self._reader
+        word, reader, buffer = fetch.o, self._reader, self._key_buffer
         wiring.connect(m, passes.fetch, fetch.command)
         wiring.connect(m, passes.products, products.command)
+        wiring.connect(m, passes.held, buffer.read)
+        wiring.connect(m, buffer.o, products.i)
         m.d.comb += [
             products.query.payload.eq(word.payload),
             products.query.valid.eq(word.valid & word.payload.query),
             products.query_buffer.eq(passes.query_slot),
             passes.query_next.eq(products.query.valid & word.payload.last),
-            products.i.payload.eq(word.payload),
-            products.i.valid.eq(word.valid & ~word.payload.query),
-            word.ready.eq(word.payload.query | products.i.ready),
+            buffer.i.payload.eq(word.payload),
+            buffer.i.valid.eq(word.valid & ~word.payload.query),
+            word.ready.eq(word.payload.query | buffer.i.ready),
             reader.index.eq(products.i.payload.index),
             products.mask.eq(reader.mask),
             *(scores.write.eq(products.o), scores.write_buffer.eq(products.o_buffer)),
@@ -255,9 +293,9 @@ class AttentionCore(wiring.Component):
             source, target = getattr(score_stage, name), getattr(stage, "rows" if name == "final" else name)
             m.d.comb += [target.payload.eq(source.payload), target.valid.eq(source.valid)]
         wiring.connect(m, finish.kept, stage.kept)
-        wiring.connect(m, stage.fetch, fetch.command)
-        wiring.connect(m, stage.indices, fetch.indices)
-        wiring.connect(m, fetch.o, weighted.i)
+        wiring.connect(m, fetch.o, self._value_buffer.i)
+        wiring.connect(m, self._value_buffer.o, weighted.i)
+        wiring.connect(m, stage.held, self._value_buffer.read)
         wiring.connect(m, stage.command, weighted.command)
         wiring.connect(m, stage.weights, weighted.weights)
         wiring.connect(m, weighted.o, results.sums)

@@ -34,7 +34,7 @@ class RowIssue(wiring.Component):
     start : In(1)          Begin.
     alive : In(max_heads)  Heads that are not alive have rows with `zero`.
     o : Out(stream of RowPlace)
-    side_step : In(1)      Heads of keys and values are in the halves of the row buffers by turns, or all in the first.
+    halves : In(1)         Heads of keys and values are in the halves of the row buffers by turns, or all in the first.
     """
 
     def __init__(self, sizes: AttentionSizes) -> None:
@@ -45,7 +45,7 @@ class RowIssue(wiring.Component):
                 "start": In(1),
                 "alive": In(sizes.max_heads),
                 "o": Out(stream.Signature(RowPlace())),
-                "side_step": In(1),
+                "halves": In(1),
             }
         )
 
@@ -80,11 +80,11 @@ class RowIssue(wiring.Component):
                     *(row.output.eq(next_output), head_output.eq(next_output)),
                 ]
                 with m.If(member + 1 == job.group):
-                    m.d.sync += [member.eq(0), row.side.eq(row.side ^ self.side_step)]
+                    m.d.sync += [member.eq(0), row.kv_head.eq(row.kv_head + 1), row.side.eq(row.side ^ self.halves)]
                     m.d.sync += [row[name].eq(row[name] + job[stride]) for name, (_, stride) in _STEPS.items()]
         with m.If(self.start):
             m.d.sync += [
-                *(running.eq(1), query.eq(0), member.eq(0), row.head.eq(0), row.side.eq(0)),
+                *(running.eq(1), query.eq(0), member.eq(0), row.head.eq(0), row.kv_head.eq(0), row.side.eq(0)),
                 *(row.query.eq(job.q_addr), head_query.eq(job.q_addr)),
                 *(row.output.eq(job.out_addr), head_output.eq(job.out_addr)),
                 *(row[name].eq(job[base]) for name, (base, _) in _STEPS.items()),

@@ -17,6 +17,7 @@ from hwgen.arch.attention import (
     AttentionSizes,
     KeyMode,
 )
+from hwgen.attention.buffer import address_bits
 from hwgen.attention.words import ADDRESS_BITS, INDEX_BITS, ReadRequest
 
 RECORD_PORTS = 2
@@ -38,7 +39,18 @@ class RecordFields(data.StructLayout):
         super().__init__({item.name: item.width for item in RECORD})
 
 
-def refused(job: data.View, sizes: AttentionSizes) -> Value:
+def buffer_words(sizes: AttentionSizes, head_size: Value, rows: Value) -> Value:
+    """Words of `multipliers` elements that `rows` rows take."""
+    result = (rows * ((head_size + sizes.multipliers - 1) // sizes.multipliers))[: INDEX_BITS + 3]
+    size = sizes.multipliers // 2
+    while size >= CHUNK:
+        per_word = sizes.rows_per_word(size)
+        result = Mux(head_size <= size, (rows + per_word - 1) // per_word, result)
+        size //= 2
+    return result
+
+
+def refused(job: data.View, words: Value, sizes: AttentionSizes) -> Value:
     """Whether the core can't run a job: a field out of its range, too large for the sizes, or not built."""
 
     def among(value: Value, choices: tuple[int, ...]) -> Value:
@@ -55,7 +67,7 @@ def refused(job: data.View, sizes: AttentionSizes) -> Value:
         among(job.value_bits, PLANE_BITS),
         (job.key_mode != KeyMode.KEY) | ~job.key_low,
         (job.value_keep != 0) & (job.value_keep <= 1 << KEEP_FRACTION),
-        ~job.hold,
+        ~job.hold | (words <= sizes.buffer_words),
     ]
     return ~Cat(sound).all()
 
@@ -81,6 +93,7 @@ class JobReader(wiring.Component):
     finished : In(1)              The job that was started has ended.
     busy : Out(1)                 A job is read or has not ended.
     record_head_N : In, record_N : Out(RecordFields)   At once.
+    words : Out, halves : Out(1)    Words that a head of keys takes in the row buffer; two heads fit.
     index : In(16), mask : Out(R)   Whether keys from `index` on are seen, `index` a multiple of the rows in a word.
     """
 
@@ -100,6 +113,8 @@ class JobReader(wiring.Component):
                 "busy": Out(1),
                 **{f"record_head_{number}": In(head) for number in range(RECORD_PORTS)},
                 **{f"record_{number}": Out(RecordFields()) for number in range(RECORD_PORTS)},
+                "words": Out(address_bits(sizes) + 1),
+                "halves": Out(1),
                 "index": In(INDEX_BITS),
                 "mask": Out(self._rows),
             }
@@ -111,11 +126,14 @@ class JobReader(wiring.Component):
         beat_log2, first = self._beat.bit_length() - 1, max(1, JOB_BYTES // self._beat)
         address, image = Signal(ADDRESS_BITS), Signal(max(8 * JOB_BYTES, 8 * self._beat))
         asked, arrived, total, records = Signal(9), Signal(9), Signal(9), Signal(9)
-        tables = Signal()
+        tables, words = Signal(), Signal(INDEX_BITS + 3)
         m.d.comb += [
             Value.cast(self.job).eq(image),
             records.eq((self.job.heads * RECORD_BYTES + self._beat - 1) >> beat_log2),
             self.data.ready.eq(1),
+            words.eq(buffer_words(self._sizes, self.job.head_size, self.job.keys)),
+            self.words.eq(words),
+            self.halves.eq(2 * words <= self._sizes.buffer_words),
             self.busy.eq(~self.command.ready),
             self.request.payload.address.eq(address),
         ]
@@ -144,7 +162,7 @@ class JobReader(wiring.Component):
                     total.eq(records + Mux(self.job.masked, (self.job.keys + 8 * self._beat - 1) >> beat_log2 + 3, 0)),
                 ]
                 m.next = "tables"
-                with m.If(refused(self.job, self._sizes)):
+                with m.If(refused(self.job, words, self._sizes)):
                     m.d.comb += self.error.eq(1)
                     m.next = "idle"
             with m.State("tables"):

@@ -25,12 +25,14 @@ def row_words(sizes: AttentionSizes) -> int:
 class RowPlace(data.StructLayout):
     """A row: its head, keys in its range, byte addresses; zero : the head is gone, outputs are +0.
 
-    side : half of the row buffers that holds its keys and values.
+    kv_head : head of its keys and values. side : half of the row buffers that holds them.
     """
 
     def __init__(self) -> None:
         addresses = dict.fromkeys(("query", "key", "key_low", "value", "value_low", "output"), ADDRESS_BITS)
-        super().__init__({"head": HEAD_BITS, "keys": INDEX_BITS, "zero": 1, "side": 1, **addresses})
+        super().__init__(
+            {"head": HEAD_BITS, "kv_head": HEAD_BITS, "keys": INDEX_BITS, "zero": 1, "side": 1, **addresses}
+        )
 
 
 class RowTable(wiring.Component):

@@ -5,10 +5,11 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch.attention import EXP_BITS, LOW_BITS, AttentionSizes, ValueMode
+from hwgen.attention.buffer import BufferRead, address_bits
 from hwgen.attention.job import JobFields, job_prunes
 from hwgen.attention.rows import RowPlace, RowReader, row_words, slot_bits
 from hwgen.attention.select import KeptRow
-from hwgen.attention.weights import KeptWeights, WordWeights, weight_layout
+from hwgen.attention.weights import KeptList, KeptWeights, WordWeights, weight_layout
 from hwgen.attention.words import FetchCommand, RowIndex, WeightedCommand
 from hwgen.lib.streams import Queue
 
@@ -37,7 +38,8 @@ class ValueStage(wiring.Component):
     slot : Out, place : In(RowPlace)
     e_address : Out, e_bits : In                        A cycle later.
     kept : In(stream of KeptRow)
-    fetch : Out(stream of FetchCommand), indices : Out(stream of RowIndex)
+    words : In          Words of a head that is held, where the second half of the buffer begins.
+    fetch : Out(stream of FetchCommand), held : Out(stream of BufferRead), indices : Out(stream of RowIndex)
     command : Out(stream of WeightedCommand), weights : Out(stream of weights)
     begins : Out(1), may_begin : In(1)     The first pass of row `slot` begins; it may.
     """
@@ -59,7 +61,9 @@ class ValueStage(wiring.Component):
                 "e_address": Out(range(sizes.rows_in_flight * row_words(sizes))),
                 "e_bits": In(EXP_BITS * sizes.softmax_lanes),
                 "kept": In(stream.Signature(KeptRow())),
+                "words": In(address_bits(sizes) + 1),
                 "fetch": Out(stream.Signature(FetchCommand())),
+                "held": Out(stream.Signature(BufferRead(sizes))),
                 "indices": Out(stream.Signature(RowIndex())),
                 "command": Out(stream.Signature(WeightedCommand())),
                 "weights": Out(stream.Signature(weight_layout(sizes))),
@@ -105,45 +109,57 @@ class ValueStage(wiring.Component):
 
     def _passes(self, m: Module) -> None:
         """Commands, and weights from words of e or from kept keys."""
-        job, lists, low = self.job, Signal(), Signal()
-        m.submodules.waiting = waiting = Queue(shape=slot_bits(self._sizes), depth=self._sizes.rows_in_flight)
+        job, sizes, low, told = self.job, self._sizes, Signal(), Signal()
+        m.submodules.waiting = waiting = Queue(shape=slot_bits(sizes), depth=sizes.rows_in_flight)
         m.submodules.commands = commands = Queue(shape=WeightedCommand(), depth=_COMMANDS)
-        m.submodules.weights = weights = Queue(shape=weight_layout(self._sizes), depth=_WEIGHTS)
-        m.submodules.indices = indices = Queue(shape=RowIndex(), depth=_WEIGHTS)
-        m.submodules.reader = reader = RowReader(self._sizes, width=EXP_BITS * self._sizes.softmax_lanes)
-        m.submodules.cut = cut = WordWeights(self._sizes)
-        m.submodules.list = kept = KeptWeights(self._sizes)
-        for source, target in ((commands.o, self.command), (weights.o, self.weights), (indices.o, self.indices)):
-            wiring.connect(m, source, wiring.flipped(target))
-        wiring.connect(m, reader.o, cut.i)
-        wiring.connect(m, kept.indices, indices.i)
+        m.submodules.reads = reads = Queue(shape=BufferRead(sizes), depth=_COMMANDS)
+        m.submodules.reader = reader = RowReader(sizes, width=EXP_BITS * sizes.softmax_lanes)
+        m.submodules.list = kept = KeptList(sizes)
+        wiring.connect(m, commands.o, wiring.flipped(self.command))
+        wiring.connect(m, reads.o, wiring.flipped(self.held))
         wiring.connect(m, wiring.flipped(self.kept), kept.kept)
-        row, told, ends, exact = waiting.o, Signal(), Signal(), Signal()
-        command = commands.i.payload
+        row, ends, exact, lists, fires = waiting.o, Signal(), Signal(), job_prunes(job), Signal()
+        command, read = commands.i.payload, reads.i.payload
         m.d.comb += [
-            lists.eq(job_prunes(job) & ~job.hold),
             exact.eq(self._exact(row.payload)),
-            waiting.i.valid.eq(self.rows.valid),
-            waiting.i.payload.eq(self.rows.payload),
+            *(waiting.i.valid.eq(self.rows.valid), waiting.i.payload.eq(self.rows.payload)),
             self.slot.eq(row.payload),
-            commands.i.valid.eq(row.valid & ~told & (low | self.may_begin)),
+            fires.eq(row.valid & ~told & (low | self.may_begin) & commands.i.ready & reads.i.ready),
+            *(commands.i.valid.eq(fires), reads.i.valid.eq(fires & job.hold)),
             *(command.head_size.eq(job.head_size), command.half.eq(job.value_low & ~low), command.low.eq(low)),
             *(command.first.eq(~low), command.last.eq(low | ~exact)),
-            self.begins.eq(commands.i.valid & commands.i.ready & ~low),
+            *(read.head_size.eq(job.head_size), read.rows.eq(self.place.keys), read.low.eq(low), read.gather.eq(lists)),
+            read.base.eq(Mux(self.place.side, self.words, 0)),
+            self.begins.eq(fires & ~low),
             *(reader.command.valid.eq(row.valid & told & ~lists), reader.bits.eq(self.e_bits)),
             *(reader.command.payload.slot.eq(row.payload), reader.command.payload.keys.eq(self.place.keys)),
             self.e_address.eq(reader.address),
-            *(cut.head_size.eq(job.head_size), kept.head_size.eq(job.head_size), kept.again.eq(exact)),
-            kept.enable.eq(row.valid & told & lists),
-            weights.i.valid.eq(Mux(lists, kept.o.valid, cut.o.valid)),
-            weights.i.payload.eq(Mux(lists, kept.o.payload, cut.o.payload)),
-            *(kept.o.ready.eq(weights.i.ready & lists), cut.o.ready.eq(weights.i.ready & ~lists)),
-            ends.eq(
-                Mux(lists, kept.indices.valid & kept.indices.ready & kept.indices.payload.last, reader.command.ready)
-            ),
+            *(kept.enable.eq(row.valid & told & lists), kept.again.eq(exact)),
+            ends.eq(Mux(lists, kept.o.valid & kept.o.ready & kept.o.payload.last, reader.command.ready)),
             row.ready.eq(told & ends & (low | ~exact)),
         ]
-        with m.If(commands.i.valid & commands.i.ready):
+        with m.If(fires):
             m.d.sync += told.eq(1)
         with m.If(told & row.valid & ends):
             m.d.sync += [told.eq(0), low.eq(exact & ~low)]
+        self._weights(m, reader.o, kept.o)
+
+    def _weights(self, m: Module, words: stream.Interface, kept: stream.Interface) -> None:
+        """Weights from either source into a queue, indices into another."""
+        m.submodules.weights = weights = Queue(shape=weight_layout(self._sizes), depth=_WEIGHTS)
+        m.submodules.indices = indices = Queue(shape=RowIndex(), depth=_WEIGHTS)
+        m.submodules.cut = cut = WordWeights(self._sizes)
+        m.submodules.gather = gather = KeptWeights(self._sizes)
+        wiring.connect(m, weights.o, wiring.flipped(self.weights))
+        wiring.connect(m, indices.o, wiring.flipped(self.indices))
+        wiring.connect(m, gather.indices, indices.i)
+        wiring.connect(m, words, cut.i)
+        wiring.connect(m, kept, gather.i)
+        lists = job_prunes(self.job)
+        m.d.comb += [
+            *(cut.head_size.eq(self.job.head_size), gather.head_size.eq(self.job.head_size)),
+            gather.held.eq(self.job.hold),
+            weights.i.valid.eq(Mux(lists, gather.o.valid, cut.o.valid)),
+            weights.i.payload.eq(Mux(lists, gather.o.payload, cut.o.payload)),
+            *(gather.o.ready.eq(weights.i.ready & lists), cut.o.ready.eq(weights.i.ready & ~lists)),
+        ]

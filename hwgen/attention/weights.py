@@ -75,12 +75,67 @@ class WordWeights(wiring.Component):
         return m
 
 
-class KeptWeights(wiring.Component):
-    """Gives the kept keys of a row to the value fetch, and their weights in words; once more for a second plane.
+class KeptList(wiring.Component):
+    """Gives the kept keys of a row, once more for a second plane.
 
     Timing
     ------
-    A key a cycle; weights of a word when its last key is there.
+    A key a cycle, at once.
+
+    Parameters
+    ----------
+    sizes : AttentionSizes
+
+    Members
+    -------
+    enable : In(1)       A pass is under way; between two of them there is a cycle without.
+    again : In(1)        The row needs two passes.
+    kept : In(stream of KeptRow)
+    o : Out(stream of KeptRow)
+    """
+
+    def __init__(self, sizes: AttentionSizes) -> None:
+        self._length = sizes.max_length
+        super().__init__(
+            {
+                "enable": In(1),
+                "again": In(1),
+                "kept": In(stream.Signature(KeptRow())),
+                "o": Out(stream.Signature(KeptRow())),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """What comes, or what came before from a memory."""
+        m = Module()
+        m.submodules.list = ram = Ram(width=KeptRow().size, depth=self._length)
+        replay, number, moves, last = Signal(), Signal(range(self._length)), Signal(), self.o.payload.last
+        m.d.comb += [
+            Value.cast(self.o.payload).eq(Mux(replay, ram.read_data, Value.cast(self.kept.payload))),
+            self.o.valid.eq(self.enable & (replay | self.kept.valid)),
+            moves.eq(self.o.valid & self.o.ready),
+            self.kept.ready.eq(self.enable & self.o.ready & ~replay),
+            ram.write_enable.eq(moves & ~replay),
+            ram.write_address.eq(number),
+            ram.write_data.eq(Value.cast(self.kept.payload)),
+            ram.read_address.eq(Mux(replay, number + moves, 0)),
+        ]
+        with m.If(moves):
+            m.d.sync += number.eq(Mux(last, 0, number + 1))
+            with m.If(last):
+                m.d.sync += replay.eq(self.again & ~replay)
+        return m
+
+
+class KeptWeights(wiring.Component):
+    """Kept keys to indices for the value fetch or the value buffer, and weights of the words that these give.
+
+    The value fetch puts kept values side by side: an index for each. The value buffer gives the words that hold them:
+    an index for each word, and weights of 0 for its other values.
+
+    Timing
+    ------
+    A key a cycle; `held`: one cycle more behind the last key of a pass.
 
     Parameters
     ----------
@@ -89,59 +144,69 @@ class KeptWeights(wiring.Component):
     Members
     -------
     head_size : In(8)
-    enable : In(1)       A pass is under way; between two of them there is a cycle without.
-    again : In(1)        The row needs two passes.
-    kept : In(stream of KeptRow)
+    held : In(1)
+    i : In(stream of KeptRow)
     indices : Out(stream of RowIndex)
     o : Out(stream of weights)
     """
 
     def __init__(self, sizes: AttentionSizes) -> None:
-        self._sizes = sizes
+        self._sizes, self._rows = sizes, sizes.multipliers // CHUNK
         super().__init__(
             {
                 "head_size": In(8),
-                "enable": In(1),
-                "again": In(1),
-                "kept": In(stream.Signature(KeptRow())),
+                "held": In(1),
+                "i": In(stream.Signature(KeptRow())),
                 "indices": Out(stream.Signature(RowIndex())),
                 "o": Out(stream.Signature(weight_layout(sizes))),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
-        """What comes, or what came before from a memory; weights are collected."""
+        """Weights are collected until their word is complete; a word of the buffer is when the next one begins."""
         m = Module()
-        m.submodules.list = ram = Ram(width=KeptRow().size, depth=self._sizes.max_length)
-        replay, number, item, there = Signal(), Signal(range(self._sizes.max_length)), Signal(KeptRow()), Signal()
-        step, full, moves = rows_per_word(m, self._sizes, self.head_size), Signal(), Signal()
-        count, rows = Signal(range(self._sizes.multipliers // CHUNK)), self._sizes.multipliers // CHUNK
-        collected = Signal(weight_layout(self._sizes))
+        item, step = self.i.payload, rows_per_word(m, self._sizes, self.head_size)
+        collected, count, takes = Signal(weight_layout(self._sizes)), Signal(range(self._rows + 1)), Signal()
+        index, filled, closing = Signal(RowIndex()["index"].shape), Signal(), Signal()
+        place, full, begins = Signal(range(self._rows + 1)), Signal(), Signal()
+        both = self.indices.ready & self.o.ready
         m.d.comb += [
-            Value.cast(item).eq(Mux(replay, ram.read_data, Value.cast(self.kept.payload))),
-            there.eq(self.enable & (replay | self.kept.valid)),
+            place.eq(Mux(self.held, item.index & (step - 1), count)),
             full.eq(item.last | (count + 1 == step)),
-            # An index and the weights that it completes go in the same cycle.
-            moves.eq(there & self.indices.ready & (~full | self.o.ready)),
-            self.kept.ready.eq(moves & ~replay),
-            self.indices.valid.eq(there & (~full | self.o.ready)),
-            self.indices.payload.index.eq(item.index),
-            self.indices.payload.last.eq(item.last),
-            self.o.valid.eq(there & full & self.indices.ready),
+            begins.eq(filled & ((item.index ^ index) & ~(step - 1)).any()),
             self.o.payload.eq(collected),
-            ram.write_enable.eq(moves & ~replay),
-            ram.write_address.eq(number),
-            ram.write_data.eq(Value.cast(self.kept.payload)),
-            ram.read_address.eq(Mux(replay & ~(moves & item.last), number + moves, 0)),
         ]
-        for row in range(rows):
-            with m.If(count == row):
-                m.d.comb += self.o.payload[row].eq(item.e)
-        with m.If(moves):
-            for row in range(rows):
-                with m.If(count == row):
-                    m.d.sync += collected[row].eq(item.e)
-            m.d.sync += [count.eq(Mux(full, 0, count + 1)), number.eq(number + 1)]
-            with m.If(item.last):
-                m.d.sync += [number.eq(0), replay.eq(self.again & ~replay)]
+        with m.If(self.held):
+            gives = closing | (self.i.valid & begins)
+            m.d.comb += [
+                self.indices.valid.eq(gives & self.o.ready),
+                self.o.valid.eq(gives & self.indices.ready),
+                self.indices.payload.index.eq(index),
+                self.indices.payload.last.eq(closing),
+                self.i.ready.eq(~closing & (~begins | both)),
+            ]
+        with m.Else():
+            m.d.comb += [
+                self.indices.valid.eq(self.i.valid & (~full | self.o.ready)),
+                self.o.valid.eq(self.i.valid & full & self.indices.ready),
+                self.indices.payload.index.eq(item.index),
+                self.indices.payload.last.eq(item.last),
+                self.i.ready.eq(self.indices.ready & (~full | self.o.ready)),
+                self._row(self.o.payload, place).eq(item.e),
+            ]
+        m.d.comb += takes.eq(self.i.valid & self.i.ready)
+        with m.If(closing & both):
+            m.d.sync += [closing.eq(0), filled.eq(0)]
+        with m.If(takes):
+            with m.If(self.held & (begins | ~filled)):
+                m.d.sync += Value.cast(collected).eq(0)
+            m.d.sync += [
+                self._row(collected, place).eq(item.e),
+                *(index.eq(item.index), filled.eq(self.held), closing.eq(self.held & item.last)),
+                count.eq(Mux(full, 0, count + 1)),
+            ]
         return m
+
+    def _row(self, word: data.View, place: Value) -> Value:
+        """The weight of a row."""
+        return Value.cast(word).word_select(place, EXP_BITS)
