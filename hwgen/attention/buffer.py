@@ -131,19 +131,8 @@ class RowBuffer(wiring.Component):
 
     def _next(self, m: Module, go: Value, full: Signal, place: Signal, tag: data.View) -> None:
         """The next word of a read, whose first row is `row`."""
-        read, index = self.read.payload, self.indices.payload
-        group, parts, part = Signal(range(self._rows + 1)), Signal(3), Signal(3)
-        counted, number, row = Signal(INDEX_BITS), Signal(address_bits(self._sizes)), Signal(INDEX_BITS)
-        with m.Switch(read.head_size):
-            for head in HEADS:
-                rows, words = self._sizes.rows_per_word(head), self._sizes.words_per_row(head)
-                shift = rows.bit_length() - 1
-                with m.Case(head):
-                    m.d.comb += [
-                        *(group.eq(rows), parts.eq(words - 1)),
-                        row.eq(Mux(read.gather, index.index >> shift << shift, counted)),
-                        number.eq((row >> shift) * words + part),
-                    ]
+        read, index, part, counted = self.read.payload, self.indices.payload, Signal(3), Signal(INDEX_BITS)
+        group, parts, row, number = self._group(m, part, counted)
         offered, ends, takes, complete = Signal(), Signal(), Signal(), part == parts
         left = read.rows - row
         m.d.comb += [
@@ -165,6 +154,22 @@ class RowBuffer(wiring.Component):
             m.d.sync += part.eq(Mux(complete, 0, part + 1))
             with m.If(complete):
                 m.d.sync += counted.eq(Mux(ends, 0, counted + group))
+
+    def _group(self, m: Module, part: Signal, counted: Signal) -> tuple[Signal, Signal, Signal, Signal]:
+        """Rows of a word, last word of a row; first row of the word at hand, its number from the base on."""
+        group, parts, row = Signal(range(self._rows + 1)), Signal(3), Signal(INDEX_BITS)
+        number, read = Signal(address_bits(self._sizes)), self.read.payload
+        with m.Switch(read.head_size):
+            for head in HEADS:
+                rows, words = self._sizes.rows_per_word(head), self._sizes.words_per_row(head)
+                shift = rows.bit_length() - 1
+                with m.Case(head):
+                    m.d.comb += [
+                        *(group.eq(rows), parts.eq(words - 1)),
+                        row.eq(Mux(read.gather, self.indices.payload.index >> shift << shift, counted)),
+                        number.eq((row >> shift) * words + part),
+                    ]
+        return group, parts, row, number
 
     def _out(self, m: Module, msb: Value, low: Value, tag: data.View) -> None:
         """Signs, and a single row in the first place of its word."""

@@ -110,22 +110,19 @@ class RowFetch(wiring.Component):
         """
         span, full, fresh, part = Signal(Span(self._sizes), reset_less=True), Signal(), Signal(), Signal(3)
         group, parts = self._groups(m, span.head_size)
-        one = span.gather | span.single
-        ends, taken = Signal(), Signal()
-        rows = Mux(one | (span.rows < group), Mux(one, 1, span.rows), group)
+        ends, taken, one = Signal(), Signal(), span.gather | span.single
+        rows = Mux(one, 1, Mux(span.rows < group, span.rows, group))
+        short = Mux(parts != 0, part == parts, ~one & (span.rows < group))
         m.d.comb += [
             ends.eq((part == parts) & (span.rows == rows)),
             step.valid.eq(full & (~ends | span.last | following.valid)),
-            step.payload.start.eq(span.start),
-            step.payload.units.eq(
-                Mux(Mux(parts != 0, part == parts, ~one & (span.rows < group)), span.tail, span.full)
-            ),
-            step.payload.move.eq(fresh),
+            *(step.payload.start.eq(span.start), step.payload.move.eq(fresh), step.payload.tag.part.eq(part)),
+            step.payload.units.eq(Mux(short, span.tail, span.full)),
             step.payload.release.eq(ends & (span.last | ~following.payload.shared)),
             taken.eq(step.valid & step.ready),
             following.ready.eq(~full | (taken & ends)),
         ]
-        self._tag(m, step.payload.tag, span, rows, part, group, ends, taken & (part == parts))
+        self._tag(m, step.payload.tag, span, rows, group, ends, taken & (part == parts))
         with m.If(taken):
             m.d.sync += [fresh.eq(0), part.eq(Mux(part == parts, 0, part + 1))]
             with m.If(part == parts):
@@ -147,15 +144,7 @@ class RowFetch(wiring.Component):
         return group, parts
 
     def _tag(
-        self,
-        m: Module,
-        tag: data.View,
-        span: data.View,
-        rows: Value,
-        part: Value,
-        group: Value,
-        ends: Value,
-        done: Value,
+        self, m: Module, tag: data.View, span: data.View, rows: Value, group: Value, ends: Value, done: Value
     ) -> None:
         """What goes along with a piece; `done`: rows are complete with it."""
         slot, closes = Signal(range(max(2, self._rows))), Signal()
@@ -163,7 +152,6 @@ class RowFetch(wiring.Component):
         m.d.comb += [
             closes.eq(~span.gather | span.single | (slot + 1 == group) | last),
             tag.rows.eq(slot + rows),
-            tag.part.eq(part),
             tag.slot.eq(slot),
             tag.opens.eq(slot == 0),
             tag.closes.eq(closes),

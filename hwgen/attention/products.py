@@ -27,6 +27,26 @@ class ProductResult(data.StructLayout):
         )
 
 
+class ScoreTag(data.StructLayout):
+    """What goes along with a word. write, seen : places of its scores. level : sums of the tree that its rows are.
+
+    single : it has one row, which may belong into any place. begins, ends : first and last word of its rows.
+    """
+
+    def __init__(self, sizes: AttentionSizes, levels: int) -> None:
+        rows = sizes.multipliers // CHUNK
+        super().__init__(
+            {
+                "index": INDEX_BITS,
+                "write": rows,
+                "seen": rows,
+                "level": range(max(2, levels)),
+                "buffer": (sizes.rows_in_flight - 1).bit_length(),
+                **dict.fromkeys(("single", "begins", "ends", "half", "low", "last", "valid"), 1),
+            }
+        )
+
+
 class ChunkProduct(wiring.Component):
     """Sum of 16 products of an element of a query and an operand.
 
@@ -168,17 +188,7 @@ class Products(wiring.Component):
 
     def _tag(self, m: Module) -> data.View:
         """What goes along with a word: where its scores belong, and which of them are seen."""
-        layout = data.StructLayout(
-            {
-                "index": INDEX_BITS,
-                "write": self._rows,
-                "seen": self._rows,
-                "level": range(max(2, len(self._levels()))),
-                "buffer": (self._sizes.rows_in_flight - 1).bit_length(),
-                **dict.fromkeys(("single", "begins", "ends", "half", "low", "last", "valid"), 1),
-            }
-        )
-        tag, word, row = Signal(layout), self.i.payload, self.command.payload
+        tag, word, row = Signal(ScoreTag(self._sizes, len(self._levels()))), self.i.payload, self.command.payload
         offset = word.index % self._rows
         present, masked = Signal(self._rows), Signal(self._rows)
         for place in range(self._rows):

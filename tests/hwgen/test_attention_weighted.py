@@ -13,7 +13,7 @@ from hwgen.attention.words import WeightedCommand
 from models.attention_engine.row import Plane
 from models.attention_engine.softmax import shrink
 from sim.step_block import StepBlock
-from tests.hwgen.attention_support import row_words
+from tests.hwgen.attention_support import element_word, row_words
 from tests.support import at_random, every_fourth, long, never
 
 pytestmark = pytest.mark.verilator
@@ -150,6 +150,18 @@ def test_sums_are_as_wide_as_the_contract_says(seed):
     row.words, row.weights = row_words(sizes, plane), weight_words(rng, sizes, 16, e)
     row.sums = e @ Plane(plane, plane * 0).rough()
     assert abs(int(row.sums[0])) < 1 << OUTPUT_BITS - 1
+    check(64, [row], Run(64, [row], never, never))
+
+
+def test_pass_of_no_values(seed):
+    """A word without rows ends a row and adds nothing, also where operands would end in a 1."""
+    rng, sizes = np.random.default_rng(seed), SIZES[64]
+    row = make_row(rng, sizes, 32, 1, count=5)
+    last = WeightedCommand()["last"].offset
+    row.commands = [command & ~(1 << last) for command in row.commands]
+    row.commands.append(WeightedCommand().const({"head_size": 32, "half": 1, "last": 1}).as_bits())
+    row.words.append(element_word(sizes, np.zeros(0, np.int64), last=1))
+    row.weights.append((1 << 4 * EXP_BITS) - 1)
     check(64, [row], Run(64, [row], never, never))
 
 
