@@ -5,16 +5,13 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from hwgen.arch.attention import CHUNK, OPERAND_BITS, SCORE_BITS, AttentionSizes
+from hwgen.arch.attention import CHUNK, SCORE_BITS, AttentionSizes
+from hwgen.attention.multiply import HALF_SHIFT, LARGEST_HEAD, ChunkProduct, operands, register
 from hwgen.attention.refine import MAGNITUDE_BITS
 from hwgen.attention.scores import StoredScores
 from hwgen.attention.words import ELEMENT_BITS, INDEX_BITS, ElementWord, ProductCommand, ScoreWord
 from hwgen.lib.pipeline import delay
 from hwgen.lib.shared import Shared
-
-LARGEST_HEAD = 128
-HALF_SHIFT = 3
-"""Products with 2 msb + 1 count 8 times: 16 msb + 8."""
 
 
 class ProductResult(data.StructLayout):
@@ -45,59 +42,6 @@ class ScoreTag(data.StructLayout):
                 **dict.fromkeys(("single", "begins", "ends", "half", "low", "last", "valid"), 1),
             }
         )
-
-
-class ChunkProduct(wiring.Component):
-    """Sum of 16 products of an element of a query and an operand.
-
-    Timing
-    ------
-    `LATENCY` cycles: operands, products, and a register every two levels of adders. No stall.
-
-    Members
-    -------
-    a : In(16 x signed(16))
-    b : In(16 x signed(13))
-    o : Out(signed(33))
-    """
-
-    LATENCY = 4
-    SUM_BITS = ELEMENT_BITS + OPERAND_BITS + 4
-
-    a: In(data.ArrayLayout(signed(ELEMENT_BITS), CHUNK))
-    b: In(data.ArrayLayout(signed(OPERAND_BITS), CHUNK))
-    o: Out(signed(SUM_BITS))
-
-    def elaborate(self, platform: object) -> Module:
-        """Operands | products | two levels | two levels."""
-        m = Module()
-        products = []
-        for lane in range(CHUNK):
-            a = Signal(signed(ELEMENT_BITS), name=f"a_{lane}", reset_less=True)
-            b = Signal(signed(OPERAND_BITS), name=f"b_{lane}", reset_less=True)
-            product = Signal(signed(ELEMENT_BITS + OPERAND_BITS), name=f"product_{lane}", reset_less=True)
-            m.d.sync += [a.eq(self.a[lane]), b.eq(self.b[lane]), product.eq(a * b)]
-            products.append(product)
-        for _ in range(2):
-            products = [register(m, sum(products[at : at + 4]), "sum") for at in range(0, len(products), 4)]
-        m.d.comb += self.o.eq(products[0])
-        return m
-
-
-def register(m: Module, value: Value, name: str) -> Signal:
-    """`value` a cycle later, with its sign."""
-    later = Signal(Value.cast(value).shape(), name=name, reset_less=True)
-    m.d.sync += later.eq(value)
-    return later
-
-
-def operands(word: data.View, half: Value) -> list[Value]:
-    """Operands of multipliers for the elements of a word: 2 msb + 1 with `half`, else as they are."""
-    result = []
-    for element in word.elements:
-        exact = Value.cast(element)
-        result.append(Mux(half, (exact[: OPERAND_BITS - 1] << 1) | 1, exact[:OPERAND_BITS]).as_signed())
-    return result
 
 
 class Products(wiring.Component):

@@ -4,12 +4,11 @@ from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.arch.attention import CHUNK, EXP_BITS, OPERAND_BITS, OUTPUT_BITS, AttentionSizes
-from hwgen.attention.products import HALF_SHIFT, LARGEST_HEAD, operands
+from hwgen.arch.attention import CHUNK, EXP_BITS, OUTPUT_BITS, AttentionSizes
+from hwgen.attention.multiply import HALF_SHIFT, LARGEST_HEAD, ChunkScale, operands
 from hwgen.attention.words import ElementWord, WeightedCommand
 from hwgen.lib.shared import Shared
 
-PRODUCT_BITS = EXP_BITS + OPERAND_BITS
 SPLIT = 24
 """Bits of the lower half of a sum that is multiplied by a factor."""
 
@@ -19,42 +18,6 @@ class WeightedSums(data.StructLayout):
 
     def __init__(self, sizes: AttentionSizes) -> None:
         super().__init__({"sums": data.ArrayLayout(signed(OUTPUT_BITS), sizes.output_lanes), "last": 1})
-
-
-class ChunkScale(wiring.Component):
-    """Products of 16 operands and one weight.
-
-    Timing
-    ------
-    `LATENCY` cycles in which `enable` is set.
-
-    Members
-    -------
-    enable : In(1)
-    weight : In(16)
-    i : In(16 x signed(13))
-    o : Out(16 x signed(29))
-    """
-
-    LATENCY = 2
-
-    enable: In(1)
-    weight: In(EXP_BITS)
-    i: In(data.ArrayLayout(signed(OPERAND_BITS), CHUNK))
-    o: Out(data.ArrayLayout(signed(PRODUCT_BITS), CHUNK))
-
-    def elaborate(self, platform: object) -> Module:
-        """Operands | products."""
-        m = Module()
-        weight = Signal(EXP_BITS, reset_less=True)
-        with m.If(self.enable):
-            m.d.sync += weight.eq(self.weight)
-            for lane in range(CHUNK):
-                operand = Signal(signed(OPERAND_BITS), name=f"operand_{lane}", reset_less=True)
-                product = Signal(signed(PRODUCT_BITS), name=f"product_{lane}", reset_less=True)
-                m.d.sync += [operand.eq(self.i[lane]), product.eq(operand * weight)]
-                m.d.comb += self.o[lane].eq(product)
-        return m
 
 
 class WeightedSum(wiring.Component):
