@@ -60,7 +60,8 @@ class DigitCounter(wiring.Component):
         for value in range(1 << self._digit):
             partial = Signal(range(self._width + 1), name=f"partial_{value}", reset_less=True)
             total = self.at_least[value]
-            m.d.sync += partial.eq(tree_sum([self.mask[i] & (self.digits[i] >= value) for i in lanes]))
+            hits = [self.mask[i] & (self.digits[i] >= value) if value else self.mask[i] for i in lanes]
+            m.d.sync += partial.eq(tree_sum(hits))
             with m.If(valid):
                 m.d.sync += total.eq(Mux(first, 0, total) + partial)
 

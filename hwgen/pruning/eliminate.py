@@ -93,7 +93,7 @@ class ZeroEliminator(wiring.Component):
             m.d.sync += held.eq(Mux(rank_stage.last, 0, fill))
 
         lanes = [
-            (Value.cast(item), rank_stage.mask[lane], (held + rank)[: width.bit_length() - 1])
+            (Value.cast(item), rank_stage.mask[lane], (held + rank)[: max(1, width.bit_length() - 1)])
             for lane, (item, rank) in enumerate(zip(rank_stage.items, rank_stage.ranks))
         ]
         control = Cat(rank_stage.valid, rank_stage.last, rank_stage.error, over, held, fill)
@@ -164,7 +164,7 @@ class _Ranked:
         self.mask = Signal(len(payload.mask), reset_less=True)
         self.count = Signal(len(self.mask).bit_length(), reset_less=True)
         self.items = [Signal(len(Value.cast(item)), reset_less=True) for item in payload.items]
-        self.ranks = [Signal(range(lane + 1), reset_less=True) for lane in range(len(self.mask))]
+        self.ranks = [Signal(range(max(2, lane + 1)), reset_less=True) for lane in range(len(self.mask))]
 
 
 def _exchange(m: Module, lanes: list, lane: int, level: int) -> tuple[Value, Value, Value]:

@@ -107,15 +107,16 @@ class QuickSelect(Selector):
                     m.next = "DECIDE"
             with m.State("DECIDE"), m.If(decided):
                 self._decide(m)
-            self._wait(m)
+            if partition_gap(sizes.width):
+                self._wait(m, partition_gap(sizes.width))
             with m.State("FOUND"):
                 self.give_found(m, self._pivot, self._ties, "COMMAND")
 
-    def _wait(self, m: Module) -> None:
-        waited = Signal(range(partition_gap(self.sizes.width) + 1))
+    def _wait(self, m: Module, gap: int) -> None:
+        waited = Signal(range(gap + 1))
         with m.State("WAIT"):
             m.d.sync += waited.eq(waited + 1)
-            with m.If(waited + 1 == partition_gap(self.sizes.width)):
+            with m.If(waited + 1 == gap):
                 m.d.sync += waited.eq(0)
                 m.next = "MIDDLE"
 

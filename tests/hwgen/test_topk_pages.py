@@ -9,6 +9,7 @@ import torch
 from amaranth.hdl import Module, Signal
 from amaranth.sim import Simulator
 
+from hwgen.emit import LINT_WAIVERS, emit_verilog
 from hwgen.pruning.count import DigitCounter
 from hwgen.pruning.eliminate import ZeroEliminator
 from hwgen.pruning.keep import KeepFilter
@@ -16,9 +17,10 @@ from hwgen.pruning.keys import fp32_key
 from hwgen.pruning.quick_select import QuickSelect
 from hwgen.pruning.radix_select import RadixSelect
 from hwgen.pruning.selector import Selector
-from hwgen.pruning.topk import TopK, TopKMask
+from hwgen.pruning.topk import METHODS, TopK, TopKMask
 from hwgen.pruning.words import TopKSizes
 from models.topk import fp32_scores
+from sim.verilator import verilate
 
 SIZES = TopKSizes(width=4, bits=12, max_length=64)
 COMPONENTS = [
@@ -70,6 +72,17 @@ def test_method_and_digit_are_checked():
 def test_eliminator_width_is_checked(width):
     with pytest.raises(ValueError, match=rf"^ZeroEliminator width must be one of 1, 2, 4, 8, 16, 32, not {width}$"):
         ZeroEliminator(shape=4, width=width)
+
+
+@pytest.mark.verilator
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("width", [1, 32])
+def test_verilog_passes_lint(width, method, tmp_path):
+    path = tmp_path / "topk.v"
+    path.write_text(emit_verilog(TopK(sizes=TopKSizes(width=width, max_length=64), method=method), "topk"))
+    waivers = [f"-Wno-{name}" for name in LINT_WAIVERS]
+    command = ["--lint-only", "--quiet", "-Wall", *waivers, "--top-module", "topk", path]
+    assert verilate(command, folder=tmp_path) == ""
 
 
 def test_keys_of_fp32_values_equal_golden(seed):
