@@ -1,7 +1,7 @@
 """Behind the last softmax of a row: importance of its keys, and which of its values are kept."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import stream, wiring
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch.attention import EXP_BITS, AttentionSizes
@@ -108,7 +108,7 @@ class FinishStage(wiring.Component):
         m.d.comb += self.busy.eq(row.valid | word.valid | selection.busy | sweeping | adding)
         return m
 
-    def _importance(self, m: Module, adds: Signal, word, sweeping: Signal) -> Signal:
+    def _importance(self, m: Module, adds: Value, word: data.View, sweeping: Signal) -> Value:
         """Words of rows, or of the sweep; gives whether one is under way."""
         job, lanes = self.job, self._sizes.softmax_lanes
         m.submodules.importance = importance = Importance(self._sizes)
@@ -120,15 +120,12 @@ class FinishStage(wiring.Component):
         m.d.comb += [
             importance.i_valid.eq(adds | sweeping),
             importance.address.eq(Mux(sweeping, number, word.number)),
-            importance.r.eq(self.inverse.r),
-            importance.n.eq(self.inverse.n),
+            *(importance.r.eq(self.inverse.r), importance.n.eq(self.inverse.n)),
             importance.decay.eq(Mux(sweeping, Cat(left > lane for lane in range(lanes)), 0)),
             importance.forget.eq(job.forget),
-            importance.read_address.eq(self.token_address),
-            self.token_data.eq(importance.read_data),
+            *(importance.read_address.eq(self.token_address), self.token_data.eq(importance.read_data)),
             importance.write_address.eq(self.token_write_address),
-            importance.write_data.eq(self.token_write_data),
-            importance.write_enable.eq(self.token_write_enable),
+            *(importance.write_data.eq(self.token_write_data), importance.write_enable.eq(self.token_write_enable)),
         ]
         for lane in range(lanes):
             e = word.bits.word_select(lane, EXP_BITS)

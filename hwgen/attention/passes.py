@@ -86,7 +86,8 @@ class PassIssue(wiring.Component):
         m.submodules.queries = queries = Queue(shape=slot_bits(self._sizes), depth=2 * _AHEAD)
         wiring.connect(m, fetches.o, wiring.flipped(self.fetch))
         wiring.connect(m, passes.o, wiring.flipped(self.products))
-        slot, place, begun = Signal(slot_bits(self._sizes)), Signal(RowPlace()), Signal()
+        self._own = own = Signal(data.StructLayout({"slot": slot_bits(self._sizes), "place": RowPlace()}))
+        begun = Signal()
         takes_low, takes_row = Signal(), Signal()
         room = fetches.i.ready & passes.i.ready & queries.i.ready & reads.i.ready & ~self.load.valid
         there = ~self.job.hold | (self.rows.payload.kv_head < self.ready)
@@ -106,12 +107,13 @@ class PassIssue(wiring.Component):
         ]
         m.d.sync += self.free.eq((self.free | self.release) & ~Mux(takes_row, 1 << found, 0))
         with m.If(takes_row):
-            m.d.sync += [begun.eq(1), slot.eq(found), place.eq(self.rows.payload)]
+            m.d.sync += [begun.eq(1), own.slot.eq(found), own.place.eq(self.rows.payload)]
         pushes = begun & room
         with m.If(pushes):
             m.d.sync += begun.eq(0)
-        self._commands(m, fetches.i, passes.i, takes_row, takes_low, pushes, slot, place)
-        self._held(m, reads, passes.i, Mux(takes_low, self.low_place.side, place.side))
+        self._product(m, passes.i, takes_low, pushes, own)
+        self._fetch(m, fetches.i, takes_row, takes_low, pushes)
+        self._held(m, reads, passes.i, Mux(takes_low, self.low_place.side, own.place.side))
         self._halves(m, takes_row, found)
         return m
 
@@ -140,37 +142,37 @@ class PassIssue(wiring.Component):
         uses = reads.o.ready & ~read.low
         m.d.sync += arrived.eq(Mux(self.job.hold, arrived + self.query_next - uses, 0))
 
-    def _commands(self, m, fetch, products, takes_row, takes_low, pushes, slot, place) -> None:
-        job = self.job
+    def _product(self, m: Module, products: stream.Interface, takes_low: Value, pushes: Value, own: data.View) -> None:
+        """The command of a pass: of a row with `own` slot and keys, or of LSBs."""
+        command = products.payload
+        m.d.comb += [
+            products.valid.eq(takes_low | pushes),
+            command.head_size.eq(self.job.head_size),
+            command.low.eq(takes_low),
+            command.half.eq(self.job.key_low & ~takes_low),
+            command.buffer.eq(Mux(takes_low, self.low.payload, own.slot)),
+            command.keys.eq(Mux(takes_low, self.low_place.keys, own.place.keys)),
+        ]
+
+    def _fetch(self, m: Module, fetch: stream.Interface, takes_row: Value, takes_low: Value, pushes: Value) -> None:
+        """A plane that is held, a query, LSBs of keys, or MSBs."""
+        job, command = self.job, fetch.payload
         m.d.comb += [
             fetch.valid.eq(self.load.valid | takes_row | ((takes_low | pushes) & ~job.hold)),
             self.load.ready.eq(fetch.ready),
-            products.valid.eq(takes_low | pushes),
-            fetch.payload.head_size.eq(job.head_size),
-            products.payload.head_size.eq(job.head_size),
-            products.payload.low.eq(takes_low),
-            products.payload.half.eq(job.key_low & ~takes_low),
-            products.payload.buffer.eq(Mux(takes_low, self.low.payload, slot)),
-            products.payload.keys.eq(Mux(takes_low, self.low_place.keys, place.keys)),
+            command.head_size.eq(job.head_size),
+            *(command.address.eq(self._own.place.key), command.bits.eq(job.key_bits)),
+            command.rows.eq(self._own.place.keys),
         ]
+        with m.If(takes_low):
+            m.d.comb += [
+                *(command.address.eq(self.low_place.key_low), command.bits.eq(LOW_BITS)),
+                command.rows.eq(self.low_place.keys),
+            ]
+        with m.If(takes_row):
+            m.d.comb += [
+                *(command.address.eq(self.rows.payload.query), command.bits.eq(job.query_bits)),
+                *(command.rows.eq(1), command.query.eq(1)),
+            ]
         with m.If(self.load.valid):
-            m.d.comb += fetch.payload.eq(self.load.payload)
-        with m.Elif(takes_low):
-            m.d.comb += [
-                fetch.payload.address.eq(self.low_place.key_low),
-                fetch.payload.bits.eq(LOW_BITS),
-                fetch.payload.rows.eq(self.low_place.keys),
-            ]
-        with m.Elif(takes_row):
-            m.d.comb += [
-                fetch.payload.address.eq(self.rows.payload.query),
-                fetch.payload.bits.eq(job.query_bits),
-                fetch.payload.rows.eq(1),
-                fetch.payload.query.eq(1),
-            ]
-        with m.Else():
-            m.d.comb += [
-                fetch.payload.address.eq(place.key),
-                fetch.payload.bits.eq(job.key_bits),
-                fetch.payload.rows.eq(place.keys),
-            ]
+            m.d.comb += command.eq(self.load.payload)

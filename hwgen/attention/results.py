@@ -91,25 +91,17 @@ class ResultStage(wiring.Component):
         m.submodules.commands = commands = Queue(shape=WriteCommand(), depth=_COMMANDS)
         m.submodules.empties = empties = Queue(shape=slot_bits(self._sizes), depth=self._sizes.rows_in_flight)
         wiring.connect(m, commands.o, writer.command)
-        command = commands.i.payload
+        command, begins, first = commands.i.payload, self.begins, empties.o.valid
+        zero = Mux(first, self.empty_place.output, self.zeros.payload)
         m.d.comb += [
-            empties.i.valid.eq(self.empty.valid),
-            empties.i.payload.eq(self.empty.payload),
-            self.empty_slot.eq(empties.o.payload),
-            self.may_begin.eq(commands.i.ready),
-            command.head_size.eq(self.job.head_size),
-            command.zero.eq(~self.begins),
-            commands.i.valid.eq(self.begins | empties.o.valid | self.zeros.valid),
-            empties.o.ready.eq(commands.i.ready & ~self.begins),
-            self.empty_done.eq(empties.o.valid & empties.o.ready),
-            self.zeros.ready.eq(commands.i.ready & ~self.begins & ~empties.o.valid),
-            command.address.eq(
-                Mux(
-                    self.begins,
-                    self.begin_place.output,
-                    Mux(empties.o.valid, self.empty_place.output, self.zeros.payload),
-                )
-            ),
+            *(empties.i.valid.eq(self.empty.valid), empties.i.payload.eq(self.empty.payload)),
+            *(self.empty_slot.eq(empties.o.payload), self.may_begin.eq(commands.i.ready)),
+            *(command.head_size.eq(self.job.head_size), command.zero.eq(~begins)),
+            command.address.eq(Mux(begins, self.begin_place.output, zero)),
+            commands.i.valid.eq(begins | first | self.zeros.valid),
+            empties.o.ready.eq(commands.i.ready & ~begins),
+            self.empty_done.eq(first & empties.o.ready),
+            self.zeros.ready.eq(commands.i.ready & ~begins & ~first),
         ]
         return empties.o.valid | commands.o.valid
 
@@ -121,28 +113,18 @@ class ResultStage(wiring.Component):
         m.submodules.output = output = Output(sizes, operand=self._operand, mul_latency=self._mul_latency)
         m.submodules.outputs = outputs = Queue(shape=16 * sizes.output_lanes, depth=depth)
         wiring.connect(m, outputs.o, writer.i)
-        inside, takes, gives = Signal(range(depth + 1)), Signal(), Signal()
-        front = rows.o.payload
+        inside, front, sums = Signal(range(depth + 1)), rows.o.payload, self.sums
+        takes, gives = sums.valid & sums.ready, outputs.o.valid & outputs.o.ready
         m.d.sync += inside.eq(inside + takes - gives)
         m.d.comb += [
             rows.i.valid.eq(self.begins),
-            rows.i.payload.slot.eq(self.begin_slot),
-            rows.i.payload.head.eq(self.begin_place.head),
-            self.slot.eq(front.slot),
-            self.record_head.eq(front.head),
-            self.sums.ready.eq(inside != depth),
-            takes.eq(self.sums.valid & self.sums.ready),
-            gives.eq(outputs.o.valid & outputs.o.ready),
-            self.row_done.eq(takes & self.sums.payload.last),
-            rows.o.ready.eq(self.row_done),
-            output.i.sums.eq(self.sums.payload.sums),
-            output.i.last.eq(self.sums.payload.last),
-            output.i.r.eq(self.inverse.r),
-            output.i.n.eq(self.inverse.n),
+            *(rows.i.payload.slot.eq(self.begin_slot), rows.i.payload.head.eq(self.begin_place.head)),
+            *(self.slot.eq(front.slot), self.record_head.eq(front.head), rows.o.ready.eq(self.row_done)),
+            *(sums.ready.eq(inside != depth), self.row_done.eq(takes & sums.payload.last)),
+            *(output.i_valid.eq(takes), outputs.i.valid.eq(output.o_valid), outputs.i.payload.eq(output.o)),
+            *(output.i.sums.eq(sums.payload.sums), output.i.last.eq(sums.payload.last)),
+            *(output.i.r.eq(self.inverse.r), output.i.n.eq(self.inverse.n)),
             output.i.value_scale.eq(self.record.value_scale),
-            output.i_valid.eq(takes),
-            outputs.i.valid.eq(output.o_valid),
-            outputs.i.payload.eq(output.o),
         ]
         ends = output.o_valid & output.o_last & self.job.importance
         self._heads(m, ends, delay(m, front.head, output.latency, "head"), output.magnitude)

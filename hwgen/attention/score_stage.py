@@ -1,6 +1,6 @@
 """From scores to final values of e: softmax of the passes of rows, and who needs LSBs."""
 
-from amaranth.hdl import Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -124,40 +124,36 @@ class ScoreStage(wiring.Component):
         return m
 
     def _words(self, m: Module, row: stream.Interface, maximum: Value, softmax: Softmax) -> tuple[Value, Value]:
-        """Send the scores of a row; gives whether a result is there, and its slot."""
+        """Send the scores of a row and store its e; gives whether a result is there, and its slot."""
         lanes, number, last = self._sizes.softmax_lanes, Signal(range(row_words(self._sizes))), Signal()
-        place, record = self.place, self.record
+        target = Signal.like(self.e_address)
         m.d.comb += [
-            self.slot.eq(row.payload),
-            self.record_head.eq(place.head),
-            self.address.eq(number),
-            self.buffer.eq(row.payload),
-            last.eq((number + 1) * lanes >= place.keys),
+            *(self.slot.eq(row.payload), self.record_head.eq(self.place.head)),
+            *(self.address.eq(number), self.buffer.eq(row.payload)),
+            last.eq((number + 1) * lanes >= self.place.keys),
             row.ready.eq(last),
-        ]
-        command, present, ends, valid = Signal(softmax.command.shape()), Signal(lanes), Signal(), Signal()
-        m.d.sync += [
-            command.maximum.eq(maximum),
-            command.mantissa.eq(record.scale_mantissa),
-            command.exponent.eq(record.scale_exponent),
-            command.limit.eq(record.sum_limit),
-            valid.eq(row.valid),
-            ends.eq(last),
-            *(present[lane].eq(number * lanes + lane < place.keys) for lane in range(lanes)),
+            target.eq(row.payload * row_words(self._sizes) + number),
+            self.e_write.eq(softmax.o_valid),
+            self.e_address.eq(delay(m, target, 1 + softmax.LATENCY, "e_address")),
+            self.e_data.eq(Value.cast(softmax.o.e)),
         ]
         with m.If(row.valid):
             m.d.sync += number.eq(Mux(last, 0, number + 1))
+        present = Cat(number * lanes + lane < self.place.keys for lane in range(lanes))
+        self._feed(m, softmax, row.valid, last, present, maximum)
+        return softmax.result_valid, delay(m, row.payload, 1 + softmax.result_latency, "judged")
+
+    def _feed(self, m: Module, softmax: Softmax, valid: Value, last: Value, present: Value, maximum: Value) -> None:
+        """What is known of a word goes along with it, a cycle later; lanes behind the end of the row are not seen."""
+        command, record = Signal(softmax.command.shape()), self.record
+        m.d.sync += [
+            *(command.maximum.eq(maximum), command.limit.eq(record.sum_limit)),
+            *(command.mantissa.eq(record.scale_mantissa), command.exponent.eq(record.scale_exponent)),
+        ]
         m.d.comb += [
             softmax.command.eq(command),
-            softmax.i_valid.eq(valid),
-            softmax.i.last.eq(ends),
+            softmax.i_valid.eq(delay(m, valid, 1, "valid", reset=True)),
+            softmax.i.last.eq(delay(m, last, 1, "last")),
             softmax.i.scores.eq(self.scores.scores),
-            softmax.i.seen.eq(self.scores.seen & present),
+            softmax.i.seen.eq(self.scores.seen & delay(m, present, 1, "present")),
         ]
-        target = row.payload * row_words(self._sizes) + number
-        m.d.comb += [
-            self.e_write.eq(softmax.o_valid),
-            self.e_address.eq(delay(m, target[: len(self.e_address)], 1 + softmax.LATENCY, "e_address")),
-            self.e_data.eq(Value.cast(softmax.o.e)),
-        ]
-        return softmax.result_valid, delay(m, row.payload, 1 + softmax.result_latency, "judged")

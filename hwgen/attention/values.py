@@ -1,7 +1,7 @@
 """Values of rows: what is fetched for them, passes of weighted sums, and weights."""
 
 from amaranth.hdl import Module, Mux, Signal, Value
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch.attention import EXP_BITS, LOW_BITS, AttentionSizes, ValueMode
@@ -14,7 +14,7 @@ from hwgen.attention.words import FetchCommand, RowIndex, WeightedCommand
 from hwgen.lib.streams import Queue
 
 _COMMANDS = 4
-_WEIGHTS = 4
+_INDICES = 4
 
 
 class ValueStage(wiring.Component):
@@ -119,18 +119,11 @@ class ValueStage(wiring.Component):
         wiring.connect(m, reads.o, wiring.flipped(self.held))
         wiring.connect(m, wiring.flipped(self.kept), kept.kept)
         row, ends, exact, lists, fires = waiting.o, Signal(), Signal(), job_prunes(job), Signal()
-        command, read = commands.i.payload, reads.i.payload
         m.d.comb += [
-            exact.eq(self._exact(row.payload)),
             *(waiting.i.valid.eq(self.rows.valid), waiting.i.payload.eq(self.rows.payload)),
-            self.slot.eq(row.payload),
+            *(self.slot.eq(row.payload), exact.eq(self._exact(row.payload))),
             fires.eq(row.valid & ~told & (low | self.may_begin) & commands.i.ready & reads.i.ready),
-            *(commands.i.valid.eq(fires), reads.i.valid.eq(fires & job.hold)),
-            *(command.head_size.eq(job.head_size), command.half.eq(job.value_low & ~low), command.low.eq(low)),
-            *(command.first.eq(~low), command.last.eq(low | ~exact)),
-            *(read.head_size.eq(job.head_size), read.rows.eq(self.place.keys), read.low.eq(low), read.gather.eq(lists)),
-            read.base.eq(Mux(self.place.side, self.words, 0)),
-            self.begins.eq(fires & ~low),
+            *(commands.i.valid.eq(fires), reads.i.valid.eq(fires & job.hold), self.begins.eq(fires & ~low)),
             *(reader.command.valid.eq(row.valid & told & ~lists), reader.bits.eq(self.e_bits)),
             *(reader.command.payload.slot.eq(row.payload), reader.command.payload.keys.eq(self.place.keys)),
             self.e_address.eq(reader.address),
@@ -142,12 +135,24 @@ class ValueStage(wiring.Component):
             m.d.sync += told.eq(1)
         with m.If(told & row.valid & ends):
             m.d.sync += [told.eq(0), low.eq(exact & ~low)]
+        self._pass(m, commands.i.payload, reads.i.payload, low, exact)
         self._weights(m, reader.o, kept.o)
+
+    def _pass(self, m: Module, command: data.View, read: data.View, low: Value, exact: Value) -> None:
+        """What weighted sums and the value buffer do in a pass."""
+        job, place = self.job, self.place
+        m.d.comb += [
+            *(command.head_size.eq(job.head_size), command.half.eq(job.value_low & ~low), command.low.eq(low)),
+            *(command.first.eq(~low), command.last.eq(low | ~exact)),
+            *(read.head_size.eq(job.head_size), read.rows.eq(place.keys), read.low.eq(low)),
+            *(read.gather.eq(job_prunes(job)), read.base.eq(Mux(place.side, self.words, 0))),
+        ]
 
     def _weights(self, m: Module, words: stream.Interface, kept: stream.Interface) -> None:
         """Weights from either source into a queue, indices into another."""
-        m.submodules.weights = weights = Queue(shape=weight_layout(self._sizes), depth=_WEIGHTS)
-        m.submodules.indices = indices = Queue(shape=RowIndex(), depth=_WEIGHTS)
+        # The weight of every value that is under way.
+        m.submodules.weights = weights = Queue(shape=weight_layout(self._sizes), depth=self._sizes.reads_in_flight)
+        m.submodules.indices = indices = Queue(shape=RowIndex(), depth=_INDICES)
         m.submodules.cut = cut = WordWeights(self._sizes)
         m.submodules.gather = gather = KeptWeights(self._sizes)
         wiring.connect(m, weights.o, wiring.flipped(self.weights))
