@@ -1,12 +1,12 @@
-"""The accelerator: command processor, engines and scratchpads behind an AXI4 and an AXI4-Lite port."""
+"""The accelerator: command processor, engines and scratchpads behind AXI4 ports and an AXI4-Lite port."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import C, Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch import Arch
 from hwgen.arch.digest import hash32
-from hwgen.arch.isa import Engine, Target
+from hwgen.arch.isa import Engine, Opcode, Target, engines
 from hwgen.arch.registers import ADDRESS_BITS, TensorState
 from hwgen.array.engine import TensorEngine
 from hwgen.control.arbiter import ReadArbiter
@@ -29,10 +29,12 @@ class Accelerator(wiring.Component):
     -------
     s_axi_control_* : AXI4-Lite slave, registers of hwgen/arch/REGISTERS.md
     m_axi_gmem_* : AXI4 master, INCR bursts of whole beats
+    m_axi_fill_* : AXI4 master, read channels alone: what FILL reads. Only if memory.ports is 2.
     interrupt : Out(1)
     activity : Out(32)   For timelines and logic analysers: 4 bits of state for each engine (load 0, tensor 4, vector 8,
-                         store 12; the tensor engine's is TensorState, the others': 0 idle, 1 busy, 2 waiting for
-                         tokens, 3 stalled), a bit for each engine that takes an instruction (16), that ends one (20).
+                         store 12, fill 24; the tensor engine's is TensorState, the others': 0 idle, 1 busy, 2 waiting
+                         for tokens, 3 stalled), a bit for each engine that takes an instruction (16, fill 28), that
+                         ends one (20, fill 29).
     """
 
     def __init__(self, arch: Arch) -> None:
@@ -43,16 +45,18 @@ class Accelerator(wiring.Component):
         lite |= {"bresp": Out(2), "bvalid": Out(1), "bready": In(1)}
         lite |= {"araddr": In(ADDRESS_BITS), "arvalid": In(1), "arready": Out(1)}
         lite |= {"rdata": Out(32), "rresp": Out(2), "rvalid": Out(1), "rready": In(1)}
-        full = {"araddr": Out(address), "arlen": Out(8), "arsize": Out(3), "arburst": Out(2), "arid": Out(1)}
-        full |= {"arvalid": Out(1), "arready": In(1)}
-        full |= {"rdata": In(beat), "rresp": In(2), "rlast": In(1), "rid": In(1), "rvalid": In(1), "rready": Out(1)}
-        full |= {"awaddr": Out(address), "awlen": Out(8), "awsize": Out(3), "awburst": Out(2)}
-        full |= {"awvalid": Out(1), "awready": In(1)}
-        full |= {"wdata": Out(beat), "wstrb": Out(beat // 8), "wlast": Out(1), "wvalid": Out(1), "wready": In(1)}
-        full |= {"bresp": In(2), "bvalid": In(1), "bready": Out(1)}
+        read = {"araddr": Out(address), "arlen": Out(8), "arsize": Out(3), "arburst": Out(2), "arid": Out(1)}
+        read |= {"arvalid": Out(1), "arready": In(1)}
+        read |= {"rdata": In(beat), "rresp": In(2), "rlast": In(1), "rid": In(1), "rvalid": In(1), "rready": Out(1)}
+        write = {"awaddr": Out(address), "awlen": Out(8), "awsize": Out(3), "awburst": Out(2)}
+        write |= {"awvalid": Out(1), "awready": In(1)}
+        write |= {"wdata": Out(beat), "wstrb": Out(beat // 8), "wlast": Out(1), "wvalid": Out(1), "wready": In(1)}
+        write |= {"bresp": In(2), "bvalid": In(1), "bready": Out(1)}
+        fill = read if arch.memory.ports == 2 else {}
         super().__init__(
             {f"s_axi_control_{name}": member for name, member in lite.items()}
-            | {f"m_axi_gmem_{name}": member for name, member in full.items()}
+            | {f"m_axi_gmem_{name}": member for name, member in (read | write).items()}
+            | {f"m_axi_fill_{name}": member for name, member in fill.items()}
             | {"interrupt": Out(1), "activity": Out(32)}
         )
 
@@ -60,7 +64,7 @@ class Accelerator(wiring.Component):
         """Blocks, engine control, data paths, ports."""
         m = Module()
         arch = self.arch
-        m.submodules.registers = self._registers = RegisterFile(arch_hash=hash32(arch))
+        m.submodules.registers = self._registers = RegisterFile(arch_hash=hash32(arch), engines=engines(arch))
         m.submodules.controller = self._controller = Controller(arch=arch)
         m.submodules.arbiter = self._arbiter = ReadArbiter(arch=arch)
         m.submodules.load = self._load = LoadEngine(arch)
@@ -69,20 +73,23 @@ class Accelerator(wiring.Component):
         m.submodules.store = self._store = StoreEngine(arch)
         m.submodules.acc = self._acc = AccScratchpad(arch)
         m.submodules.acc_loader = self._acc_loader = AccLoader(arch)
-        engines = {
+        blocks = {
             Engine.LOAD: self._load,
             Engine.TENSOR: self._tensor,
             Engine.VECTOR: self._vector,
             Engine.STORE: self._store,
         }
+        self._fill = None
+        if Engine.FILL in engines(arch):
+            m.submodules.fill = self._fill = blocks[Engine.FILL] = LoadEngine(arch, Opcode.FILL)
         wiring.connect(m, self._registers.run, self._controller.run)
-        for engine, block in engines.items():
+        for engine, block in blocks.items():
             wiring.connect(m, self._controller.engines[engine], block.control)
         self._data(m)
         self._lite_port(m)
-        self._read_port(m)
+        self._read_ports(m)
         self._write_port(m)
-        self._activity(m, engines)
+        self._activity(m, blocks)
         return m
 
     def _data(self, m: Module) -> None:
@@ -91,11 +98,14 @@ class Accelerator(wiring.Component):
         beats = load.beats
         for_acc = (beats.payload.target == Target.ACC32) | (beats.payload.target == Target.ACC16)
         for_curve = beats.payload.target == Target.CURVE
+        if self._fill:
+            wiring.connect(m, self._fill.beats, loader.i)
+            for_acc = C(0)
+        else:
+            m.d.comb += [loader.i.payload.eq(beats.payload), loader.i.valid.eq(beats.valid & for_acc)]
         m.d.comb += [
             tensor.beats.payload.eq(beats.payload),
             tensor.beats.valid.eq(beats.valid & ~for_acc & ~for_curve),
-            loader.i.payload.eq(beats.payload),
-            loader.i.valid.eq(beats.valid & for_acc),
             beats.ready.eq(Mux(for_acc, loader.i.ready, tensor.beats.ready | for_curve)),
             tensor.waiting.eq(self._controller.waiting[Engine.TENSOR]),
             self._controller.tensor_state.eq(tensor.state),
@@ -141,12 +151,16 @@ class Accelerator(wiring.Component):
             m.d.comb += [port[f"{channel}valid"].eq(getattr(bus, channel).valid)]
             m.d.comb += [getattr(bus, channel).ready.eq(port[f"{channel}ready"])]
 
-    def _read_port(self, m: Module) -> None:
-        """Read channels, shared by program fetch and load engine."""
+    def _read_ports(self, m: Module) -> None:
+        """Read channels, shared by program fetch and load engine; those of FILL."""
         wiring.connect(m, self._controller.program, self._arbiter.fetch)
         wiring.connect(m, self._load.read, self._arbiter.load)
-        bus: ReadSignature = self._arbiter.bus
-        port = _Flat(self, "m_axi_gmem_")
+        self._read_port(m, self._arbiter.bus, _Flat(self, "m_axi_gmem_"))
+        if self._fill:
+            self._read_port(m, self._fill.read, _Flat(self, "m_axi_fill_"))
+
+    def _read_port(self, m: Module, bus: ReadSignature, port: "_Flat") -> None:
+        """AXI4 read channels: flat names to a master."""
         m.d.comb += [
             port.araddr.eq(bus.ar.payload.addr),
             port.arlen.eq(bus.ar.payload.len),
@@ -184,19 +198,26 @@ class Accelerator(wiring.Component):
             port.bready.eq(bus.b.ready),
         ]
 
-    def _activity(self, m: Module, engines: dict) -> None:
+    def _activity(self, m: Module, blocks: dict) -> None:
         """What every engine does, and whether anything moves at all."""
-        controller, load, vector = self._controller, self._load, self._vector
+        controller, vector = self._controller, self._vector
         port = _Flat(self, "m_axi_gmem_")
-        read_beat, write_beat = port.rvalid & port.rready, port.wvalid & port.wready
+        read_beats, write_beat = [port.rvalid & port.rready], port.wvalid & port.wready
+        if self._fill:
+            fill_port = _Flat(self, "m_axi_fill_")
+            read_beats.append(fill_port.rvalid & fill_port.rready)
         vector_word = Cat(port.valid & port.ready for port in vector.d).any()
         stalls = {
-            Engine.LOAD: ~(load.beats.valid & load.beats.ready),
+            **{
+                engine: ~(block.beats.valid & block.beats.ready)
+                for engine, block in blocks.items()
+                if engine in (Engine.LOAD, Engine.FILL)
+            },
             Engine.VECTOR: ~vector_word,
             Engine.STORE: ~write_beat,
         }
         states, issues, ends = [], [], []
-        for engine, block in engines.items():
+        for engine, block in blocks.items():
             control, waiting = block.control, controller.waiting[engine].any()
             state = Signal(4, name=f"{engine.name.lower()}_state")
             if engine in stalls:
@@ -208,10 +229,12 @@ class Accelerator(wiring.Component):
             issues.append(control.command.valid & control.command.ready)
             ends.append(control.done)
         m.d.comb += [
-            self.activity.eq(Cat(*states, *issues, *ends)),
-            controller.read_beat.eq(read_beat),
+            self.activity.eq(Cat(*states[:4], *issues[:4], *ends[:4], *states[4:], *issues[4:], *ends[4:])),
+            controller.read_beat.eq(Cat(*read_beats)),
             controller.write_beat.eq(write_beat),
-            controller.progress.eq(read_beat | write_beat | (self._tensor.state == TensorState.BUSY) | vector_word),
+            controller.progress.eq(
+                Cat(*read_beats).any() | write_beat | (self._tensor.state == TensorState.BUSY) | vector_word
+            ),
         ]
 
 

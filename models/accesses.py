@@ -60,7 +60,7 @@ def scratchpad_words(arch: Arch) -> dict[str, int]:
 def scratchpad_accesses(item: Command, arch: Arch) -> list[Access]:
     """Scratchpad words that a legal instruction reads and writes."""
     match item.opcode:
-        case Opcode.LOAD:
+        case Opcode.LOAD | Opcode.FILL:
             return _loaded(item, arch)
         case Opcode.TENSOR:
             return _tensor(item, arch)
@@ -75,7 +75,7 @@ def scratchpad_accesses(item: Command, arch: Arch) -> list[Access]:
 
 def memory_rows(item: Command, arch: Arch) -> Rows | None:
     """External memory that a legal instruction reads or writes; None if it does neither."""
-    if item.opcode is Opcode.LOAD and item.beats:
+    if item.opcode in (Opcode.LOAD, Opcode.FILL) and item.beats:
         size = item.beats * arch.beat_bytes
         return Rows(item.dram_addr, item.rows, size, item.row_stride, False, item.planes, item.plane_stride)
     if item.opcode is Opcode.STORE:

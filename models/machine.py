@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgen.arch import INSTRUCTION_BYTES, Arch, ProgramError, UserError
-from hwgen.arch.isa import TABLE, Cause, Command, Opcode, decode
+from hwgen.arch.isa import TABLE, Cause, Command, Opcode, decode, engines
 from hwgen.arch.registers import FETCH
 from models.machine_load import execute_load
 from models.machine_output import execute_store
@@ -61,11 +61,11 @@ class Machine:
         """
         work = []
         count = 0
-        for pc, item in enumerate(commands(program)):
+        for pc, item in enumerate(commands(program, self.arch)):
             count = pc + 1
             try:
                 match item.opcode:
-                    case Opcode.LOAD:
+                    case Opcode.LOAD | Opcode.FILL:
                         execute_load(self.state, item)
                     case Opcode.TENSOR:
                         work.append(execute_tensor(self.state, item, pc))
@@ -80,8 +80,8 @@ class Machine:
         return MachineResult(count, tuple(work))
 
 
-def commands(program: bytes) -> Iterator[Command]:
-    """Decode a program one instruction at a time, so that those before a bad one can be executed.
+def commands(program: bytes, arch: Arch) -> Iterator[Command]:
+    """Decode a program of an architecture one instruction at a time, so that those before a bad one can be executed.
 
     Raises `UserError` if the length is not a multiple of 32, `MachineError` at an instruction that is BAD_OPCODE or
     BAD_FIELD on its own.
@@ -89,13 +89,20 @@ def commands(program: bytes) -> Iterator[Command]:
     if len(program) % INSTRUCTION_BYTES:
         raise UserError(f"a program must be a multiple of {INSTRUCTION_BYTES} bytes, not {len(program)}")
     for pc in range(len(program) // INSTRUCTION_BYTES):
-        yield _command(pc, program[pc * INSTRUCTION_BYTES : (pc + 1) * INSTRUCTION_BYTES])
+        yield _command(pc, program[pc * INSTRUCTION_BYTES : (pc + 1) * INSTRUCTION_BYTES], arch)
 
 
-def _command(pc: int, data: bytes) -> Command:
-    if data[0] not in TABLE:
+def _command(pc: int, data: bytes, arch: Arch) -> Command:
+    present = engines(arch)
+    if data[0] not in TABLE or TABLE[Opcode(data[0])].engine not in present:
         raise MachineError(Cause.BAD_OPCODE, FETCH, pc, f"no instruction has opcode {data[0]}")
+    engine = TABLE[Opcode(data[0])].engine
     try:
-        return decode(data)
+        item = decode(data)
     except ProgramError as error:
-        raise MachineError(Cause.BAD_FIELD, TABLE[Opcode(data[0])].engine, pc, str(error)) from None
+        raise MachineError(Cause.BAD_FIELD, engine, pc, str(error)) from None
+    for name, mask in (("wait", item.wait), ("signal", item.signal)):
+        if mask >> len(present):
+            text = f"{item.opcode.name}.{name} mask must name engines below {len(present)}, not {mask:#x}"
+            raise MachineError(Cause.BAD_FIELD, engine, pc, text)
+    return item

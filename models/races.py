@@ -38,7 +38,7 @@ def check_races(program: bytes, arch: Arch) -> Race | None:
     problem = check_tokens(program, arch)
     if problem is not None and problem.cause is not Cause.TOKEN_OVERFLOW:
         raise ProgramError(f"races cannot be looked for: {problem.text}")
-    items = list(commands(program))
+    items = list(commands(program, arch))
     order = _Order()
     cells = _MemoryCells([memory_rows(item, arch) for item in items])
     touched = {name: _Touched(size) for name, size in {**scratchpad_words(arch), "dram": cells.count}.items()}

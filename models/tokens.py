@@ -46,7 +46,7 @@ def check_tokens(program: bytes, arch: Arch) -> TokenProblem | None:
     Raises `MachineError` on a malformed instruction. An instruction in front of its engine counts as one of the
     `control.queue_depth` entries of its queue.
     """
-    items = list(commands(program))
+    items = list(commands(program, arch))
     return _check_program_order(items, _Simulation(items, arch).run())
 
 

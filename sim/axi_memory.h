@@ -1,6 +1,6 @@
-// External memory behind the accelerator's AXI4 master port, with protocol checks.
+// External memory behind the accelerator's AXI4 master ports, with protocol checks.
 //
-// One object serves one port. A cycle is `drive` (set the slave's outputs), evaluation of the design, `sample` (look at the
+// One object serves all ports. A cycle is `drive` (set the slave's outputs), evaluation of the design, `sample` (look at the
 // handshakes before the clock edge). When it answers is up to `MemoryTiming`, here are data, answers and checks.
 #pragma once
 
@@ -9,9 +9,40 @@
 #include <cstring>
 #include <deque>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "memory_timing.h"
+
+/// Read channels of a port; `araddr` and `rdata` have the types of their widths.
+template <class Small, class Address, class Data>
+struct ReadPins {
+    const Address& araddr;
+    const Small &arlen, &arsize, &arburst, &arid, &arvalid;
+    Small& arready;
+    Data& rdata;
+    Small &rresp, &rlast, &rid, &rvalid;
+    const Small& rready;
+};
+
+#define READ_PINS(top, port)                                                                                       \
+    make_pins(top.port##_araddr, top.port##_arlen, top.port##_arsize, top.port##_arburst, top.port##_arid,          \
+              top.port##_arvalid, top.port##_arready, top.port##_rdata, top.port##_rresp, top.port##_rlast,         \
+              top.port##_rid, top.port##_rvalid, top.port##_rready)
+
+template <class Small, class Address, class Data>
+ReadPins<Small, Address, Data> make_pins(Address& araddr, Small& arlen, Small& arsize, Small& arburst, Small& arid,
+                                         Small& arvalid, Small& arready, Data& rdata, Small& rresp, Small& rlast,
+                                         Small& rid, Small& rvalid, Small& rready) {
+    return {araddr, arlen, arsize, arburst, arid, arvalid, arready, rdata, rresp, rlast, rid, rvalid, rready};
+}
+
+/// Whether a design has the port of FILL.
+template <class Top, class = void>
+struct HasFill : std::false_type {};
+template <class Top>
+struct HasFill<Top, std::void_t<decltype(std::declval<Top&>().m_axi_fill_arvalid)>> : std::true_type {};
 
 class AxiMemory {
   public:
@@ -26,10 +57,9 @@ class AxiMemory {
     template <class Top>
     void drive(Top& top, uint64_t now) {
         timing_.drive(now);
-        if (timing_.r_new) offer_read(top);
+        drive_reads(READ_PINS(top, m_axi_gmem), 0);
+        if constexpr (HasFill<Top>::value) drive_reads(READ_PINS(top, m_axi_fill), 1);
         if (timing_.b_new) offer_answer(top);
-        top.m_axi_gmem_arready = timing_.ar_ready;
-        top.m_axi_gmem_rvalid = timing_.r_valid;
         top.m_axi_gmem_awready = timing_.aw_ready;
         top.m_axi_gmem_wready = timing_.w_ready;
         top.m_axi_gmem_bvalid = timing_.b_valid;
@@ -38,15 +68,21 @@ class AxiMemory {
     /// Takes the handshakes of cycle `now`; call it after evaluation and before the clock edge.
     template <class Top>
     void sample(Top& top, uint64_t now) {
-        const Address ar{uint64_t(top.m_axi_gmem_araddr), uint32_t(top.m_axi_gmem_arlen), uint32_t(top.m_axi_gmem_arid)};
+        sample_reads(READ_PINS(top, m_axi_gmem), 0, now);
+        if constexpr (HasFill<Top>::value) sample_reads(READ_PINS(top, m_axi_fill), 1, now);
         const Address aw{uint64_t(top.m_axi_gmem_awaddr), uint32_t(top.m_axi_gmem_awlen), 0};
-        if (steady(held_ar_, top.m_axi_gmem_arvalid, timing_.ar_ready, ar, "AR", now))
-            take_read(ar, top.m_axi_gmem_arsize, top.m_axi_gmem_arburst, sizeof(top.m_axi_gmem_rdata), now);
-        if (timing_.r_valid && top.m_axi_gmem_rready) pop_read();
         sample_write_data(top, now);
         if (steady(held_aw_, top.m_axi_gmem_awvalid, timing_.aw_ready, aw, "AW", now))
             take_write(aw, top.m_axi_gmem_awsize, top.m_axi_gmem_awburst, sizeof(top.m_axi_gmem_wdata), now);
         if (timing_.b_valid && top.m_axi_gmem_bready) timing_.take_answer();
+    }
+
+    /// True when the master offers something.
+    template <class Top>
+    static bool valid(const Top& top) {
+        bool fills = false;
+        if constexpr (HasFill<Top>::value) fills = top.m_axi_fill_arvalid;
+        return fills || top.m_axi_gmem_arvalid || top.m_axi_gmem_awvalid || top.m_axi_gmem_wvalid;
     }
 
     /// True when no transaction is under way.
@@ -106,34 +142,51 @@ class AxiMemory {
         if ((at.addr ^ last) >> 12) complain(now, std::string(name) + " burst crosses a 4 KiB boundary");
     }
 
-    void take_read(const Address& at, uint32_t size, uint32_t burst, size_t bytes, uint64_t now) {
-        check(at, size, burst, bytes, "AR", now);
+    template <class Pins>
+    void drive_reads(Pins pins, int port) {
+        if (timing_.read[port].r_new) offer_read(pins, port);
+        pins.arready = timing_.read[port].ar_ready;
+        pins.rvalid = timing_.read[port].r_valid;
+    }
+
+    template <class Pins>
+    void sample_reads(Pins pins, int port, uint64_t now) {
+        const Address ar{uint64_t(pins.araddr), uint32_t(pins.arlen), uint32_t(pins.arid)};
+        if (steady(held_ar_[port], pins.arvalid, timing_.read[port].ar_ready, ar, "AR", now)) {
+            check(ar, pins.arsize, pins.arburst, sizeof(pins.rdata), "AR", now);
+            take_read(ar, port, sizeof(pins.rdata), now);
+        }
+        if (timing_.read[port].r_valid && pins.rready) pop_read(port);
+    }
+
+    void take_read(const Address& at, int port, size_t bytes, uint64_t now) {
         Burst made;
         made.at = at;
-        timing_.take_read(at.len + 1, at.id, now);
+        timing_.take_read(port, at.len + 1, at.id, now);
         made.data.resize((at.len + 1) * bytes, 0xEE);
         made.marks.resize(at.len + 1);
         for (uint32_t i = 0; i <= at.len; i++) {  // read now: a write that has not been answered is not seen
             made.marks[i] = response(at.addr + i * bytes, bytes);
             if (!made.marks[i]) std::memcpy(&made.data[i * bytes], image_ + (at.addr - set_.base) + i * bytes, bytes);
         }
-        reads_.push_back(std::move(made));
+        reads_[port].push_back(std::move(made));
     }
 
-    template <class Top>
-    void offer_read(Top& top) {
-        const Burst& burst = reads_.front();
-        const size_t bytes = sizeof(top.m_axi_gmem_rdata);
-        std::memcpy(&top.m_axi_gmem_rdata, &burst.data[burst.beat * bytes], bytes);
-        top.m_axi_gmem_rresp = burst.marks[burst.beat];
-        top.m_axi_gmem_rlast = timing_.r_last();
-        top.m_axi_gmem_rid = timing_.r_id();
+    template <class Pins>
+    void offer_read(Pins pins, int port) {
+        const Burst& burst = reads_[port].front();
+        const size_t bytes = sizeof(pins.rdata);
+        std::memcpy(&pins.rdata, &burst.data[burst.beat * bytes], bytes);
+        pins.rresp = burst.marks[burst.beat];
+        pins.rlast = timing_.read[port].last();
+        pins.rid = timing_.read[port].id();
     }
 
-    void pop_read() {
-        timing_.take_read_beat();
+    void pop_read(int port) {
+        std::deque<Burst>& reads = reads_[port];
+        timing_.take_read_beat(port);
         beats_read++;
-        if (reads_.front().beat++ == reads_.front().at.len) reads_.pop_front();
+        if (reads.front().beat++ == reads.front().at.len) reads.pop_front();
     }
 
     void take_write(const Address& at, uint32_t size, uint32_t burst, size_t bytes, uint64_t now) {
@@ -187,7 +240,7 @@ class AxiMemory {
     uint8_t* image_ = nullptr;
     MemorySettings set_{};
     MemoryTiming timing_;
-    std::deque<Burst> reads_, writes_, answers_;
-    Held<Address> held_ar_, held_aw_;
+    std::deque<Burst> reads_[MemoryTiming::READ_PORTS], writes_, answers_;
+    Held<Address> held_ar_[MemoryTiming::READ_PORTS], held_aw_;
     Held<WriteBeat> held_w_;
 };

@@ -41,7 +41,7 @@ class Harness {
         if (!top->rst) {
             memory.sample(*top, cycle);
             log.sample(top->activity, now);
-        } else if (top->m_axi_gmem_arvalid || top->m_axi_gmem_awvalid || top->m_axi_gmem_wvalid) {
+        } else if (memory.valid(*top)) {
             memory.complain(cycle, "VALID is high during reset");
         }
         lite.aw_fired = top->s_axi_control_awvalid && top->s_axi_control_awready;

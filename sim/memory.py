@@ -23,9 +23,9 @@ class MemoryModel:
     write_latency: int = 20
     """Cycles from the last beat of a write burst to its answer, at least 1."""
     bandwidth: Fraction | None = None
-    """Bytes per cycle, reads and writes together; None: one beat each way in every cycle."""
+    """Bytes per cycle, reads and writes of all ports together; None: one beat each way of a port in every cycle."""
     outstanding: int = 32
-    """Bursts in flight in each direction."""
+    """Bursts in flight of a port in each direction."""
     stalls: float | tuple[float, float, float, float, float] = 0.0
     """Chance that a channel stalls in a cycle, for all or for each of CHANNELS."""
     stall_every: int = 0

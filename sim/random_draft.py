@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwgen.arch import Arch
-from hwgen.arch.isa import Opcode, Target, command
+from hwgen.arch.isa import Opcode, Target, command, load_opcode
 from sim.dependencies import Access, Step
 from sim.random_data import fp32_bytes, index_bytes, operand_bytes
 
@@ -123,7 +123,7 @@ class Draft:
         group: int = 0,
         **fields: int,
     ) -> None:
-        """Append a LOAD of `rows` rows of `beats` beats, zeros among them; indices are below `group`."""
+        """Append a LOAD or FILL of `rows` rows of `beats` beats, zeros among them; indices are below `group`."""
         packed = self.usable(group) if target is Target.PACKED else []
         if packed and self.chance(0.7):
             source, runs = self._stored_again(packed, rows, beats)
@@ -135,7 +135,7 @@ class Draft:
         fields |= {"dram_addr": source, "row_stride": runs.row_stride * beat}
         fields |= {"planes": runs.planes, "plane_stride": runs.plane_stride * beat}
         reads = [Access("dram", source, source + runs.size * beat)] if runs.size else []
-        self.add(Opcode.LOAD, reads, touched, **fields)
+        self.add(load_opcode(self.arch, target), reads, touched, **fields)
 
     def _stored_again(self, packed: list[tuple[int, int, int]], rows: int, beats: int) -> tuple[int, Runs]:
         """Address of packed columns that an earlier instruction stored; each row has them as often as they fit."""

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hwgen.arch import Arch
-from hwgen.arch.isa import Engine
+from hwgen.arch.isa import engines
 from hwgen.arch.registers import TENSOR_STATE_DOC, TensorState
 from models.machine import MachineResult
 from sim.runner import RunResult
@@ -90,7 +90,7 @@ class Report:
 
     def _engine_states(self) -> dict[str, dict[str, int]]:
         table = {}
-        for engine in Engine:
+        for engine in engines(self.arch):
             states = {state_name(engine, i): int(n) for i, n in enumerate(self.run.states[engine]) if n}
             table[engine.name.lower()] = {"executing": self.run.counters[f"BUSY_{engine.name}"], **states}
         return table

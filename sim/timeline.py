@@ -47,7 +47,10 @@ def instruction_spans(events: np.ndarray, commands: Sequence[Command]) -> list[t
 def timeline(events: np.ndarray, commands: Sequence[Command], *, title: str = "sparseloom") -> dict[str, Any]:
     """Chrome trace object of a run; see `write_timeline`."""
     entries: list[dict[str, Any]] = []
+    used = {item.engine for item in commands}
     for engine in Engine:
+        if engine == Engine.FILL and engine not in used:
+            continue
         entries += _metadata(engine, title)
         spans = [span for span in instruction_spans(events, commands) if commands[span[0]].engine == engine]
         entries += _instructions(engine, spans, commands)

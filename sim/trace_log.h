@@ -16,7 +16,7 @@ struct TraceEvent {
 
 class TraceLog {
   public:
-    static constexpr int ENGINES = 4, STATES = 16;
+    static constexpr int ENGINES = 5, STATES = 16;
     enum Kind : uint8_t { STATE = 0, ISSUE = 1, DONE = 2 };
 
     /// Forgets everything; `origin` becomes cycle 0 and at most `limit` events are kept.
@@ -30,14 +30,15 @@ class TraceLog {
     /// Takes the port's value in cycle `now`.
     void sample(uint32_t activity, uint64_t now) {
         const uint64_t cycle = now - origin_;
-        const uint32_t changed = (activity ^ last_) & 0xFFFF;
-        if (changed)
+        const uint32_t changed = activity ^ last_;
+        if (changed & STATE_BITS)
             for (int engine = 0; engine < ENGINES; engine++)
-                if (changed >> (4 * engine) & 15) close(engine, cycle);
-        if (activity >> 16)
+                if (state_of(changed, engine)) close(engine, cycle);
+        if (activity & ~STATE_BITS)
             for (int engine = 0; engine < ENGINES; engine++) {
-                if (activity >> (16 + engine) & 1) add({cycle, 0, ISSUE, uint8_t(engine), 0, 0});
-                if (activity >> (20 + engine) & 1) add({cycle, 0, DONE, uint8_t(engine), 0, 0});
+                const int issue = engine < 4 ? 16 + engine : 28, done = engine < 4 ? 20 + engine : 29;
+                if (activity >> issue & 1) add({cycle, 0, ISSUE, uint8_t(engine), 0, 0});
+                if (activity >> done & 1) add({cycle, 0, DONE, uint8_t(engine), 0, 0});
             }
         last_ = activity;
         end_ = cycle + 1;
@@ -53,8 +54,11 @@ class TraceLog {
     uint64_t dropped = 0;  // events beyond the limit
 
   private:
+    static constexpr uint32_t STATE_BITS = 0x0F00FFFF;
+    static uint8_t state_of(uint32_t activity, int engine) { return activity >> (engine < 4 ? 4 * engine : 24) & 15; }
+
     void close(int engine, uint64_t cycle) {
-        const uint8_t state = last_ >> (4 * engine) & 15;
+        const uint8_t state = state_of(last_, engine);
         const uint64_t length = cycle - since_[engine];
         states[engine][state] += length;
         if (length && state) add({since_[engine], uint32_t(length), STATE, uint8_t(engine), state, 0});

@@ -114,14 +114,16 @@ class Reducer:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Memory:
-    """The AXI4 port to external memory."""
+    """The AXI4 ports to external memory."""
 
     data_bits: Literal[64, 128, 256, 512, 1024]
     address_bits: Annotated[int, Field(ge=24, le=48)] = 40
     burst_beats: Literal[1, 2, 4, 8, 16, 32, 64] = 16
     """Longest burst; bursts also never cross a 4 KiB boundary."""
     outstanding: Literal[1, 2, 4, 8, 16, 32] = 16
-    """Read bursts (and write bursts) in flight."""
+    """Read bursts (and write bursts) in flight on a port."""
+    ports: Literal[1, 2] = 1
+    """With 2, accumulator words are loaded by an engine and a read-only port of their own (FILL)."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -15,6 +15,6 @@ def bit_range(low: int, width: int) -> str:
     return str(low) if width == 1 else f"{low}-{low + width - 1}"
 
 
-def codes(kind: type[enum.IntEnum]) -> str:
-    """Numbers and names of an enumeration."""
+def codes(kind: Iterable[enum.IntEnum]) -> str:
+    """Numbers and names of members of an enumeration."""
     return ", ".join(f"{item.value} {item.name}" for item in kind)

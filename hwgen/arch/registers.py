@@ -59,13 +59,14 @@ TENSOR_STATE_DOC = {
     TensorState.IDLE: "no tensor instruction is left or has arrived yet",
     TensorState.BUSY: "every processing element takes a product",
     TensorState.TOKENS: "waits for the vector engine",
-    TensorState.MEMORY: "waits for the load or store engine",
+    TensorState.MEMORY: "waits for the load, fill or store engine",
     TensorState.FILL: "waits for activations or earlier sums on their way through the array",
     TensorState.WEIGHTS: "waits for stationary weights on their way into the array",
     TensorState.DRAIN: "waits for results on their way out of the array",
     TensorState.BUBBLE: "interleave factor is below the adder latency",
 }
 
+_ABSENT = {Engine.FILL: "; 0 with one memory port"}
 _RW, _RO = Access.READ_WRITE, Access.READ_ONLY
 MAGIC = 0x53504C4D
 """Content of ID: 'SPLM'."""
@@ -111,11 +112,13 @@ REGISTERS: tuple[Register, ...] = (
     Register("ERROR_PC", 0x2C, "Index of the instruction that met the error."),
     Register("CYCLES_LOW", 0x30, "Cycles of the last run, bits 31-0."),
     Register("CYCLES_HIGH", 0x34, "Cycles of the last run, bits 63-32."),
-    Register("READ_BEATS", 0x38, "Beats read from memory in the last run, program included."),
+    Register("READ_BEATS", 0x38, "Beats read from memory in the last run by all ports, program included."),
     Register("WRITE_BEATS", 0x3C, "Beats written to memory in the last run."),
     *(
         Register(
-            f"BUSY_{engine.name}", 0x40 + 4 * engine, f"Cycles in which the {engine.name.lower()} engine executed."
+            f"BUSY_{engine.name}",
+            0x40 + 4 * engine,
+            f"Cycles in which the {engine.name.lower()} engine executed{_ABSENT.get(engine, '')}.",
         )
         for engine in Engine
     ),

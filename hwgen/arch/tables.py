@@ -39,7 +39,7 @@ END = "<!-- end -->"
 PREFIX = "SPARSELOOM"
 """First word of every name in the C header."""
 
-_LOAD, _TENSOR, _VECTOR, _STORE = (1 << engine for engine in Engine)
+_LOAD, _TENSOR, _VECTOR, _STORE, _FILL = (1 << engine for engine in Engine)
 EXAMPLES: tuple[Command, ...] = (
     make(
         Opcode.LOAD,
@@ -97,6 +97,16 @@ EXAMPLES: tuple[Command, ...] = (
         dram_addr=0x20000,
         row_stride=32,
     ),
+    make(
+        Opcode.FILL,
+        wait=_VECTOR,
+        signal=_VECTOR,
+        target=Target.ACC16,
+        addr=0x10,
+        rows=1,
+        beats=4,
+        dram_addr=0x16000,
+    ),
 )
 """One instruction of each kind; ISA.md shows how it is encoded."""
 
@@ -107,7 +117,7 @@ def _value_range(item: Field, row: Instruction) -> str:
     if item.name in ("wait", "signal"):
         return f"bits of engines other than {row.engine.value}"
     if item.choices is not None:
-        return codes(item.choices)
+        return codes(code for code in item.choices if item.low <= code <= item.limit)
     if item.signed:
         return f"{item.low} to {item.limit}"
     return str(item.low) if item.low == item.limit else f"{item.low}-{item.limit}"
@@ -221,6 +231,7 @@ def _sizes(arch: Arch) -> dict[str, int]:
         "wgt_depth": arch.scratchpads.wgt_depth,
         "acc_depth": arch.scratchpads.acc_depth,
         "address_bits": arch.memory.address_bits,
+        "memory_ports": arch.memory.ports,
         "clock_mhz": arch.clock_mhz,
     }
 

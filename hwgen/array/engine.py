@@ -5,7 +5,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch import INDEX_BITS, Arch
-from hwgen.arch.isa import Target
+from hwgen.arch.isa import Engine, Target, engines
 from hwgen.arch.registers import TensorState
 from hwgen.array.mesh import Mesh
 from hwgen.array.row import RowHead
@@ -39,7 +39,7 @@ class TensorEngine(wiring.Component):
     acc_read : Out(AccRead), acc_write : Out(AccWrite)   `ready` must always be 1.
     acc_write_odd : Out(AccWrite)   Only if array.drain is 2: odd rows of the array. Of two words written in a cycle,
                                     one has an even and one an odd address.
-    waiting : In(4)     Engines that the next instruction waits for, for the account of idle cycles.
+    waiting : In(E)     Engines that the next instruction waits for, for the account of idle cycles; E is their number.
     state : Out(TensorState)
     """
 
@@ -51,7 +51,7 @@ class TensorEngine(wiring.Component):
                 "beats": In(stream.Signature(LoadBeat(arch))),
                 "acc_read": Out(AccRead(arch)),
                 "acc_write": Out(AccWrite(arch)),
-                "waiting": In(4),
+                "waiting": In(len(engines(arch))),
                 "state": Out(TensorState),
             }
             | ({"acc_write_odd": Out(AccWrite(arch))} if arch.array.drain == 2 else {})
@@ -154,6 +154,8 @@ class TensorEngine(wiring.Component):
             control.error_valid.eq(sequencer.error_valid & ~failed),
             self.state.eq(sequencer.state),
         ]
-        load_or_store = self.waiting[0] | self.waiting[3]
+        for_memory = self.waiting[Engine.LOAD] | self.waiting[Engine.STORE]
+        if Engine.FILL in engines(self.arch):
+            for_memory |= self.waiting[Engine.FILL]
         with m.If(~sequencer.active & self.waiting.any()):
-            m.d.comb += self.state.eq(Mux(load_or_store, TensorState.MEMORY, TensorState.TOKENS))
+            m.d.comb += self.state.eq(Mux(for_memory, TensorState.MEMORY, TensorState.TOKENS))

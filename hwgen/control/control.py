@@ -1,20 +1,20 @@
-"""The command processor: from a program in memory to commands for four engines, and back to a report."""
+"""The command processor: from a program in memory to commands for the engines, and back to a report."""
 
 from amaranth.hdl import C, Cat, Module, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch import Arch
-from hwgen.arch.isa import Cause, Engine
+from hwgen.arch.isa import Cause, Engine, engines
 from hwgen.arch.registers import FETCH, TensorState
-from hwgen.control.counters import Counters
+from hwgen.control.counters import Counters, read_ports
 from hwgen.control.dispatch import Dispatch
 from hwgen.control.fetch import Fetch
 from hwgen.control.queue import EngineQueue, TokenBank
 from hwgen.control.run import RunControl
 from hwgen.control.words import RunSignature
 from hwgen.lib.axi import ReadSignature
-from hwgen.lib.shapes import ENGINE_COUNT, EngineSignature
+from hwgen.lib.shapes import EngineSignature
 
 
 class Controller(wiring.Component):
@@ -40,29 +40,34 @@ class Controller(wiring.Component):
 
     Members
     -------
+    E is the number of engines, P that of read ports.
+
     run : In(RunSignature)                  To the register file.
     program : Out(ReadSignature)            To the read arbiter.
     engines : In(EngineSignature) of each engine, indexed by `Engine`
     progress : In(1)        An engine gets on with its instruction; holds off the watchdog, as every command, `done` and
                             memory beat does.
     tensor_state : In(TensorState)          What the tensor engine does; IDLE while it has no command.
-    read_beat : In(1), write_beat : In(1)   A beat passes on the memory port, program included.
-    waiting : Out(4) of each engine         Engines whose token its next instruction lacks.
+    read_beat : In(P)       Bit p: a beat passes on read port p, program included.
+    write_beat : In(1)      A beat is written.
+    waiting : Out(E) of each engine         Engines whose token its next instruction lacks.
     running : Out(1)                        A run is under way.
     """
 
     def __init__(self, *, arch: Arch) -> None:
         self._arch = arch
+        self._engines = engines(arch)
+        count = len(self._engines)
         super().__init__(
             {
-                "run": In(RunSignature()),
+                "run": In(RunSignature(self._engines)),
                 "program": Out(ReadSignature(arch)),
-                "engines": In(EngineSignature()).array(ENGINE_COUNT),
+                "engines": In(EngineSignature()).array(count),
                 "progress": In(1),
                 "tensor_state": In(range(len(TensorState))),
-                "read_beat": In(1),
+                "read_beat": In(read_ports(self._engines)),
                 "write_beat": In(1),
-                "waiting": Out(ENGINE_COUNT).array(ENGINE_COUNT),
+                "waiting": Out(count).array(count),
                 "running": Out(1),
             }
         )
@@ -71,10 +76,11 @@ class Controller(wiring.Component):
         """Fetch, dispatch, queues, tokens; then what goes back to the host."""
         m = Module()
         m.submodules.fetch = fetch = Fetch(arch=self._arch)
-        m.submodules.dispatch = dispatch = Dispatch()
-        m.submodules.tokens = tokens = TokenBank(width=self._arch.control.token_bits)
+        m.submodules.dispatch = dispatch = Dispatch(self._engines)
+        m.submodules.tokens = tokens = TokenBank(width=self._arch.control.token_bits, engines=self._engines)
         m.submodules.control = control = RunControl()
-        queues = [EngineQueue(engine=engine, depth=self._arch.control.queue_depth) for engine in Engine]
+        depth = self._arch.control.queue_depth
+        queues = [EngineQueue(engine=engine, depth=depth, engines=self._engines) for engine in self._engines]
         m.d.comb += self.running.eq(control.running)
 
         # Program
@@ -91,7 +97,7 @@ class Controller(wiring.Component):
         ]
 
         # Engines
-        for engine, queue in zip(Engine, queues):
+        for engine, queue in zip(self._engines, queues):
             m.submodules[f"{engine.name.lower()}_queue"] = queue
             self._elaborate_engine(m, engine, queue, tokens)
             wiring.connect(m, dispatch.o[engine], queue.i)
@@ -144,7 +150,7 @@ class Controller(wiring.Component):
     ) -> None:
         """Choose among the errors of a cycle: the list is in order of importance."""
         faults: list[tuple[Value, Value | Cause, int, Value]] = []
-        for engine, queue in zip(Engine, queues):
+        for engine, queue in zip(self._engines, queues):
             port = self.engines[engine]
             bad_field = dispatch.error_valid & (dispatch.error_engine == engine)
             faults += [
@@ -156,7 +162,7 @@ class Controller(wiring.Component):
             (dispatch.error_valid, dispatch.error.cause, FETCH, dispatch.error.pc),
             (fetch.error_valid, fetch.error.cause, FETCH, fetch.error.pc),
         ]
-        stuck = [(~queue.empty, Cause.WATCHDOG, engine, queue.pc) for engine, queue in zip(Engine, queues)]
+        stuck = [(~queue.empty, Cause.WATCHDOG, engine, queue.pc) for engine, queue in zip(self._engines, queues)]
         stuck.append((C(1), Cause.WATCHDOG, FETCH, fetch.pc))
 
         m.d.comb += control.fault_valid.eq(Cat(fault[0] for fault in faults).any())
@@ -167,7 +173,7 @@ class Controller(wiring.Component):
 
     def _elaborate_report(self, m: Module, control: RunControl) -> None:
         """Counters and the first error, as the host reads them."""
-        m.submodules.counters = counters = Counters()
+        m.submodules.counters = counters = Counters(self._engines)
         m.d.comb += [
             counters.running.eq(control.running),
             counters.clear.eq(self.run.start),

@@ -1,62 +1,77 @@
 """Counts what a run does, for the host-visible counters."""
 
-from amaranth.hdl import Module, Signal
+from collections.abc import Collection
+
+from amaranth.hdl import Module, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch.isa import Engine
 from hwgen.arch.registers import TensorState
 from hwgen.control.words import REGISTER_BITS
-from hwgen.lib.shapes import ENGINE_COUNT
+from hwgen.lib.shapes import ALL_ENGINES
 
 
 class Counts(data.StructLayout):
     """All counters; the cycles are 64 bits wide, the others wrap at 2**32."""
 
-    def __init__(self) -> None:
+    def __init__(self, engines: Collection[Engine]) -> None:
         super().__init__(
             {
                 "cycles": 2 * REGISTER_BITS,
                 "read_beats": REGISTER_BITS,
                 "write_beats": REGISTER_BITS,
-                **{f"busy_{engine.name.lower()}": REGISTER_BITS for engine in Engine},
+                **{f"busy_{engine.name.lower()}": REGISTER_BITS for engine in engines},
                 **{f"tensor_{state.name.lower()}": REGISTER_BITS for state in TensorState},
             }
         )
+
+
+def read_ports(engines: Collection[Engine]) -> int:
+    """Ports by which a design with `engines` reads memory."""
+    return 2 if Engine.FILL in engines else 1
 
 
 class Counters(wiring.Component):
     """Counts cycles, beats, busy cycles of each engine and what the tensor engine did.
 
     In each cycle of a run exactly one TENSOR counter counts: the state that the engine shows, but IDLE becomes MEMORY
-    while its next instruction lacks a token of LOAD or STORE, and TOKENS while it lacks one of VECTOR only.
+    while its next instruction lacks a token of LOAD, STORE or FILL, and TOKENS while it lacks one of VECTOR only.
 
     Timing
     ------
     A cycle with `running` counts 1 cycle later. `clear` wins.
 
+    Parameters
+    ----------
+    engines : Engines of the design. With FILL there is a second read port.
+
     Members
     -------
+    E is the number of engines, P that of read ports.
+
     running : In(1)         Count this cycle.
     clear : In(1)           All counters to zero.
-    busy : In(4)            Bit e: engine e executes.
+    busy : In(E)            Bit e: engine e executes.
     tensor_state : In(TensorState)
-    waiting : In(4)         Engines whose token the next tensor instruction lacks.
-    read_beat : In(1), write_beat : In(1)   A beat passes on the AXI port.
+    waiting : In(E)         Engines whose token the next tensor instruction lacks.
+    read_beat : In(P)       Bit p: a beat passes on read port p.
+    write_beat : In(1)      A beat is written.
     counts : Out(Counts)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, engines: Collection[Engine] = ALL_ENGINES) -> None:
+        self._engines = engines
         super().__init__(
             {
                 "running": In(1),
                 "clear": In(1),
-                "busy": In(ENGINE_COUNT),
+                "busy": In(len(engines)),
                 "tensor_state": In(range(len(TensorState))),
-                "waiting": In(ENGINE_COUNT),
-                "read_beat": In(1),
+                "waiting": In(len(engines)),
+                "read_beat": In(read_ports(engines)),
                 "write_beat": In(1),
-                "counts": Out(Counts()),
+                "counts": Out(Counts(engines)),
             }
         )
 
@@ -64,7 +79,9 @@ class Counters(wiring.Component):
         """One incrementer for each counter."""
         m = Module()
         state = Signal.like(self.tensor_state)
-        memory = self.waiting[Engine.LOAD] | self.waiting[Engine.STORE]
+        memory: Value = self.waiting[Engine.LOAD] | self.waiting[Engine.STORE]
+        if Engine.FILL in self._engines:
+            memory |= self.waiting[Engine.FILL]
         m.d.comb += state.eq(self.tensor_state)
         with m.If(self.tensor_state == TensorState.IDLE):
             with m.If(memory):
@@ -72,8 +89,8 @@ class Counters(wiring.Component):
             with m.Elif(self.waiting[Engine.VECTOR]):
                 m.d.comb += state.eq(TensorState.TOKENS)
 
-        events = {"cycles": 1, "read_beats": self.read_beat, "write_beats": self.write_beat}
-        events |= {f"busy_{engine.name.lower()}": self.busy[engine] for engine in Engine}
+        events = {"cycles": 1, "read_beats": sum(self.read_beat[1:], self.read_beat[0]), "write_beats": self.write_beat}
+        events |= {f"busy_{engine.name.lower()}": self.busy[engine] for engine in self._engines}
         events |= {f"tensor_{item.name.lower()}": state == item for item in TensorState}
         with m.If(self.running):
             for name, event in events.items():

@@ -1,25 +1,32 @@
 """Checks instructions against the instruction table and hands them to their engine's queue."""
 
+from collections.abc import Collection
+
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.arch.isa import TABLE, Cause, Instruction, Opcode
+from hwgen.arch.isa import TABLE, Cause, Engine, Instruction, Opcode
 from hwgen.arch.registers import FETCH
 from hwgen.control.words import HEADER_BITS, InstructionWord, QueueEntry
-from hwgen.lib.shapes import ENGINE_COUNT, ErrorLayout, instruction_layout
+from hwgen.lib.shapes import ALL_ENGINES, ErrorLayout, instruction_layout
 
 
 class Dispatch(wiring.Component):
     """Sends each instruction to the queue of its engine, in program order; waits while that queue is full.
 
-    An unknown opcode is BAD_OPCODE, reported for engine FETCH. A field outside the range in its table, a reserved bit
-    that is set or a token for oneself or for an engine that does not exist is BAD_FIELD, reported for the engine that
-    should have executed it. After an error nothing more is taken until `clear`.
+    An unknown opcode, or one of an engine that the design lacks, is BAD_OPCODE, reported for engine FETCH. A field
+    outside the range in its table, a reserved bit that is set or a token for oneself or for an engine that does not
+    exist is BAD_FIELD, reported for the engine that should have executed it. After an error nothing more is taken until
+    `clear`.
 
     Timing
     ------
     Latency 1 cycle; one instruction a cycle. The error rises in the cycle in which the instruction would be on `o`.
+
+    Parameters
+    ----------
+    engines : Engines of the design.
 
     Members
     -------
@@ -32,11 +39,12 @@ class Dispatch(wiring.Component):
 
     LATENCY = 1
 
-    def __init__(self) -> None:
+    def __init__(self, engines: Collection[Engine] = ALL_ENGINES) -> None:
+        self._engines = engines
         super().__init__(
             {
                 "i": In(stream.Signature(InstructionWord())),
-                "o": Out(stream.Signature(QueueEntry())).array(ENGINE_COUNT),
+                "o": Out(stream.Signature(QueueEntry(len(engines)))).array(len(engines)),
                 "error": Out(ErrorLayout()),
                 "error_valid": Out(1),
                 "error_engine": Out(8),
@@ -48,9 +56,9 @@ class Dispatch(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Judge the instruction at the input; hold it with its verdict for a queue."""
         m = Module()
-        held = Signal(QueueEntry(), reset_less=True)
-        target = Signal(ENGINE_COUNT)
-        verdict = _Verdict(self.i.p.word)
+        held = Signal(QueueEntry(len(self._engines)), reset_less=True)
+        target = Signal(len(self._engines))
+        verdict = _Verdict(self.i.p.word, self._engines)
         verdict.elaborate(m)
 
         # Output
@@ -91,19 +99,21 @@ class _Verdict:
     target : one bit for each engine. engine : number for STATUS. cause : `Cause`, NONE if the word may run.
     """
 
-    def __init__(self, word: Value) -> None:
-        self._word = word
+    def __init__(self, word: Value, engines: Collection[Engine]) -> None:
+        self._word, self._engines = word, engines
         layout = instruction_layout(TABLE[Opcode.LOAD])  # the header is the same in every row
         self.header = data.View(layout, word[: layout.size])
-        self.target = Signal(ENGINE_COUNT)
+        self.target = Signal(len(engines))
         self.engine = Signal(8)
         self.cause = Signal(ErrorLayout()["cause"].shape)
 
     def elaborate(self, m: Module) -> None:
         """One case for each opcode."""
         with m.Switch(self.header.opcode):
-            for opcode, row in TABLE.items():
-                with m.Case(opcode):
+            for row in TABLE.values():
+                if row.engine not in self._engines:
+                    continue
+                with m.Case(row.opcode):
                     m.d.comb += [
                         self.target.eq(1 << row.engine),
                         self.engine.eq(row.engine),
@@ -115,7 +125,7 @@ class _Verdict:
     def _broken(self, row: Instruction) -> Value:
         """Whether a rule that a single field or mask can break is broken."""
         fields = data.View(instruction_layout(row), self._word[: instruction_layout(row).size])
-        others = (1 << ENGINE_COUNT) - 1 & ~(1 << row.engine)
+        others = (1 << len(self._engines)) - 1 & ~(1 << row.engine)
         rules = [(fields[mask] & ~others & 0xFF).any() for mask in ("wait", "signal")]
         for item in row.fields:
             if item.low > 0:

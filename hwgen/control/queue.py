@@ -1,20 +1,22 @@
 """Per-engine command queues and the tokens that order engines among each other."""
 
+from collections.abc import Collection
+
 from amaranth.hdl import Assert, Cat, Format, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch.isa import Engine
 from hwgen.control.words import QueueEntry, operand_bits
-from hwgen.lib.shapes import ENGINE_COUNT, PC_BITS, CommandLayout
+from hwgen.lib.shapes import ALL_ENGINES, PC_BITS, CommandLayout
 from hwgen.lib.streams import Queue
 
 
 class _Issued(data.StructLayout):
     """What is remembered of an instruction until it is done."""
 
-    def __init__(self) -> None:
-        super().__init__({"pc": PC_BITS, "signal": ENGINE_COUNT})
+    def __init__(self, engines: int) -> None:
+        super().__init__({"pc": PC_BITS, "signal": engines})
 
 
 class EngineQueue(wiring.Component):
@@ -33,15 +35,16 @@ class EngineQueue(wiring.Component):
     ----------
     engine : Engine     Decides how many operand bits are stored.
     depth : int         Instructions that can wait.
+    engines : Engines of the design, E of them.
 
     Members
     -------
     i : In(stream of QueueEntry)
     command : Out(stream of CommandLayout)
     done : In(1)            The engine has finished its oldest command.
-    available : In(4)       Bit e: there is a token from engine e.
-    take : Out(4), give : Out(4)    Tokens taken from, and given to, each engine in this cycle.
-    waiting : Out(4)        Engines whose token the next instruction still lacks.
+    available : In(E)       Bit e: there is a token from engine e.
+    take : Out(E), give : Out(E)    Tokens taken from, and given to, each engine in this cycle.
+    waiting : Out(E)        Engines whose token the next instruction still lacks.
     pc : Out(24)            Oldest instruction that is not done; of use while `empty` is 0.
     empty : Out(1)          Nothing waits and nothing is in flight.
     stop : In(1)            Start nothing.
@@ -50,18 +53,19 @@ class EngineQueue(wiring.Component):
 
     IN_FLIGHT = 8
 
-    def __init__(self, *, engine: Engine, depth: int) -> None:
+    def __init__(self, *, engine: Engine, depth: int, engines: Collection[Engine] = ALL_ENGINES) -> None:
         self._engine = engine
         self._depth = depth
+        self._count = count = len(engines)
         super().__init__(
             {
-                "i": In(stream.Signature(QueueEntry())),
+                "i": In(stream.Signature(QueueEntry(count))),
                 "command": Out(stream.Signature(CommandLayout())),
                 "done": In(1),
-                "available": In(ENGINE_COUNT),
-                "take": Out(ENGINE_COUNT),
-                "give": Out(ENGINE_COUNT),
-                "waiting": Out(ENGINE_COUNT),
+                "available": In(count),
+                "take": Out(count),
+                "give": Out(count),
+                "waiting": Out(count),
                 "pc": Out(PC_BITS),
                 "empty": Out(1),
                 "stop": In(1),
@@ -72,9 +76,9 @@ class EngineQueue(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """A queue of instructions to start, and one of masks to signal."""
         m = Module()
-        layout = QueueEntry(operand_bits(self._engine))
+        layout = QueueEntry(self._count, operand_bits(self._engine))
         m.submodules.entries = entries = Queue(shape=layout, depth=self._depth)
-        m.submodules.issued = issued = Queue(shape=_Issued(), depth=self.IN_FLIGHT)
+        m.submodules.issued = issued = Queue(shape=_Issued(self._count), depth=self.IN_FLIGHT)
         m.d.comb += [entries.clear.eq(self.clear), issued.clear.eq(self.clear)]
 
         # Enter
@@ -119,24 +123,26 @@ class TokenBank(wiring.Component):
     Parameters
     ----------
     width : int     Bits of a counter.
+    engines : Engines of the design, E of them.
 
     Members
     -------
-    give : In(4) of each engine         `give[a][b]`: engine a gives a token to engine b.
-    take : In(4) of each engine         `take[b][a]`: engine b takes a token from engine a; only if available.
-    available : Out(4) of each engine   `available[b][a]`: engine b has a token from engine a.
-    overflow : Out(4)                   Bit a: what engine a gives in this cycle does not fit; the token is lost.
+    give : In(E) of each engine         `give[a][b]`: engine a gives a token to engine b.
+    take : In(E) of each engine         `take[b][a]`: engine b takes a token from engine a; only if available.
+    available : Out(E) of each engine   `available[b][a]`: engine b has a token from engine a.
+    overflow : Out(E)                   Bit a: what engine a gives in this cycle does not fit; the token is lost.
     clear : In(1)                       All counters to zero.
     """
 
-    def __init__(self, *, width: int) -> None:
-        self._width = width
-        masks = {name: In(ENGINE_COUNT).array(ENGINE_COUNT) for name in ("give", "take")}
+    def __init__(self, *, width: int, engines: Collection[Engine] = ALL_ENGINES) -> None:
+        self._width, self._engines = width, engines
+        count = len(engines)
+        masks = {name: In(count).array(count) for name in ("give", "take")}
         super().__init__(
             {
                 **masks,
-                "available": Out(ENGINE_COUNT).array(ENGINE_COUNT),
-                "overflow": Out(ENGINE_COUNT),
+                "available": Out(count).array(count),
+                "overflow": Out(count),
                 "clear": In(1),
             }
         )
@@ -144,9 +150,9 @@ class TokenBank(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """A counter that may go up and down."""
         m = Module()
-        overflows: dict[Engine, list[Signal]] = {source: [] for source in Engine}
-        for source in Engine:
-            for sink in Engine:
+        overflows: dict[Engine, list[Signal]] = {source: [] for source in self._engines}
+        for source in self._engines:
+            for sink in self._engines:
                 if source == sink:
                     continue
                 count = Signal(self._width, name=f"{source.name}_to_{sink.name}".lower())

@@ -1,12 +1,16 @@
 """Host-visible registers behind AXI4-Lite, generated from the register table."""
 
+from collections.abc import Collection
+
 from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
-from hwgen.arch.registers import ADDRESS_BITS, MAGIC, REGISTERS, Access, Register
-from hwgen.control.words import CONSTANTS, REGISTER_BITS, RunSignature, register_shape
+from hwgen.arch.isa import Engine
+from hwgen.arch.registers import ADDRESS_BITS, MAGIC, Access, Register
+from hwgen.control.words import CONSTANTS, REGISTER_BITS, RunSignature, register_shape, registers_of
 from hwgen.lib.axi import OKAY, LiteSignature
+from hwgen.lib.shapes import ALL_ENGINES
 from hwgen.lib.streams import SkidBuffer
 
 _BYTE = 8
@@ -34,6 +38,7 @@ class RegisterFile(wiring.Component):
     Parameters
     ----------
     arch_hash : int     Content of ARCH_HASH, 32 bits (see `hwgen.arch.digest.hash32`).
+    engines : Engines of the design; registers of others do not exist.
 
     Members
     -------
@@ -44,24 +49,26 @@ class RegisterFile(wiring.Component):
 
     READ_LATENCY = 1
 
-    def __init__(self, *, arch_hash: int) -> None:
+    def __init__(self, *, arch_hash: int, engines: Collection[Engine] = ALL_ENGINES) -> None:
         if not 0 <= arch_hash < 1 << REGISTER_BITS:
             raise ValueError(f"Architecture hash must be in 0..2**32-1, not {arch_hash!r}")
-        self._arch_hash = arch_hash
-        super().__init__({"bus": Out(LiteSignature(ADDRESS_BITS)), "run": Out(RunSignature()), "interrupt": Out(1)})
+        self._arch_hash, self._registers = arch_hash, registers_of(engines)
+        super().__init__(
+            {"bus": Out(LiteSignature(ADDRESS_BITS)), "run": Out(RunSignature(engines)), "interrupt": Out(1)}
+        )
 
     def elaborate(self, platform: object) -> Module:
         """Write side, read side, then the handshake of a run, whose events win over the host's."""
         m = Module()
         contents = {
             item.name: Signal(register_shape(item), init=self._init(item), name=item.name.lower())
-            for item in REGISTERS
+            for item in self._registers
             if item.access == Access.READ_WRITE
         }
         constants = dict(zip(CONSTANTS, (MAGIC, self._arch_hash)))
         report = {
             item.name: getattr(self.run.report, item.name.lower())
-            for item in REGISTERS
+            for item in self._registers
             if item.name not in contents and item.name not in constants
         }
         self._elaborate_write(m, contents)
@@ -107,7 +114,7 @@ class RegisterFile(wiring.Component):
         mask = Signal(REGISTER_BITS)
         m.d.comb += mask.eq(Cat(strobe.replicate(_BYTE) for strobe in word.o.p.strb))
         with m.If(do_write), m.Switch(address.o.payload[2:]):
-            for item in REGISTERS:
+            for item in self._registers:
                 if item.name not in contents:
                     continue
                 with m.Case(item.offset >> 2):
@@ -135,7 +142,7 @@ class RegisterFile(wiring.Component):
         with m.If(do_read):
             m.d.sync += answer.p.data.eq(0)
             with m.Switch(self.bus.ar.payload[2:]):
-                for item in REGISTERS:
+                for item in self._registers:
                     with m.Case(item.offset >> 2):
                         m.d.sync += answer.p.data.eq(Value.cast(contents[item.name]))
                         for bits in item.bits:

@@ -1,5 +1,7 @@
 """What travels inside the command processor, and the bundle between register file and controller."""
 
+from collections.abc import Collection
+
 from amaranth.hdl import ShapeLike, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -7,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from hwgen.arch.config import INSTRUCTION_BYTES
 from hwgen.arch.isa import TABLE, Engine
 from hwgen.arch.registers import REGISTERS, Access, Register
-from hwgen.lib.shapes import ENGINE_COUNT, PC_BITS
+from hwgen.lib.shapes import ALL_ENGINES, PC_BITS
 
 INSTRUCTION_BITS = 8 * INSTRUCTION_BYTES
 HEADER_BITS = 32
@@ -24,12 +26,10 @@ class InstructionWord(data.StructLayout):
 
 
 class QueueEntry(data.StructLayout):
-    """A checked instruction on its way to a queue: the masks have one bit for each engine."""
+    """A checked instruction on its way to a queue: the masks have one bit for each of `engines`."""
 
-    def __init__(self, operand_bits: int = INSTRUCTION_BITS - HEADER_BITS) -> None:
-        super().__init__(
-            {"pc": PC_BITS, "wait": ENGINE_COUNT, "signal": ENGINE_COUNT, "opcode": 8, "operands": operand_bits}
-        )
+    def __init__(self, engines: int, operand_bits: int = INSTRUCTION_BITS - HEADER_BITS) -> None:
+        super().__init__({"pc": PC_BITS, "wait": engines, "signal": engines, "opcode": 8, "operands": operand_bits})
 
 
 def operand_bits(engine: Engine) -> int:
@@ -52,21 +52,27 @@ class Settings(data.StructLayout):
         super().__init__({name.lower(): REGISTER_BITS for name in names})
 
 
+def registers_of(engines: Collection[Engine]) -> list[Register]:
+    """Registers of a design that has `engines`: those of an engine that it lacks are left out."""
+    absent = {f"BUSY_{engine.name}" for engine in Engine if engine not in engines}
+    return [item for item in REGISTERS if item.name not in absent]
+
+
 class Report(data.StructLayout):
     """Registers that the hardware fills during a run, by name in lower case."""
 
-    def __init__(self) -> None:
+    def __init__(self, engines: Collection[Engine] = ALL_ENGINES) -> None:
         super().__init__(
             {
                 item.name.lower(): register_shape(item)
-                for item in REGISTERS
+                for item in registers_of(engines)
                 if item.access == Access.READ_ONLY and item.name not in CONSTANTS
             }
         )
 
 
 class RunSignature(wiring.Signature):
-    """Between register file and controller, seen from the register file.
+    """Between register file and controller of a design with `engines`, seen from the register file.
 
     Members
     -------
@@ -77,13 +83,13 @@ class RunSignature(wiring.Signature):
     report : In(Report)         Live during a run, then kept until the next one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, engines: Collection[Engine] = ALL_ENGINES) -> None:
         super().__init__(
             {
                 "start": Out(1),
                 "settings": Out(Settings()),
                 "idle": In(1),
                 "done": In(1),
-                "report": In(Report()),
+                "report": In(Report(engines)),
             }
         )

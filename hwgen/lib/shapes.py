@@ -137,7 +137,8 @@ class AccWrite(wiring.Signature):
         )
 
 
-ENGINE_COUNT = len(Engine)
+ALL_ENGINES = tuple(Engine)
+"""Engines that an architecture can have; `hwgen.arch.isa.engines` has those of one."""
 TRACE_BITS = 4
 """Bits of the state that each engine shows on the top-level `trace` port."""
 OPERAND = unsigned(16)

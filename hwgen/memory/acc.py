@@ -1,4 +1,4 @@
-"""Accumulator scratchpad: banks of FP32 words, who may use them, and the way of LOAD beats into them."""
+"""Accumulator scratchpad: banks of FP32 words, who may use them, and the way of loaded beats into them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -210,7 +210,7 @@ def _most_urgent(wanted: Sequence[Value], values: Sequence[Value]) -> Value:
 
 
 class AccLoader(wiring.Component):
-    """Turns LOAD beats for ACC32 and ACC16 into writes of the accumulator scratchpad.
+    """Turns beats of LOAD or FILL for ACC32 and ACC16 into writes of the accumulator scratchpad.
 
     Timing
     ------

@@ -1,11 +1,14 @@
-"""Load engine: reads strided blocks of external memory and sends them, beat by beat, to the scratchpads."""
+"""Load engine: reads strided blocks of external memory and sends them, beat by beat, to the scratchpads.
 
-from amaranth.hdl import Const, Module, Mux, Signal, Value
+With two memory ports there are two: one for LOAD, one for FILL.
+"""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch import Arch
-from hwgen.arch.isa import Cause, Opcode, Target
+from hwgen.arch.isa import ACC_TARGETS, Cause, Opcode, Target
 from hwgen.lib.axi import ReadSignature
 from hwgen.lib.shapes import CommandLayout, EngineSignature, LoadBeat
 from hwgen.lib.streams import Queue
@@ -14,7 +17,7 @@ from hwgen.memory.faults import FaultReporter, first_cause, operands_of
 from hwgen.memory.place import PLACE_FIELDS, BeatPlacer, PlaceJob
 
 READ_ID = 1
-"""AXI identifier of the load engine; instruction fetch has 0."""
+"""AXI identifier of the load engines; instruction fetch has 0."""
 
 
 class LoadJob(data.StructLayout):
@@ -25,7 +28,7 @@ class LoadJob(data.StructLayout):
 
 
 class LoadSetup(wiring.Component):
-    """Checks the rules of LOAD that tie fields together, and works out what both sides of the engine need.
+    """Checks the rules of LOAD and FILL that tie fields together, and works out what both sides of the engine need.
 
     That each field is in its range has been checked at dispatch.
 
@@ -36,6 +39,7 @@ class LoadSetup(wiring.Component):
     Parameters
     ----------
     arch : Arch
+    opcode : Opcode     LOAD or FILL.
 
     Members
     -------
@@ -47,8 +51,9 @@ class LoadSetup(wiring.Component):
 
     LATENCY = 2
 
-    def __init__(self, arch: Arch) -> None:
+    def __init__(self, arch: Arch, opcode: Opcode = Opcode.LOAD) -> None:
         self._arch = arch
+        self._lacks_acc = opcode == Opcode.LOAD and arch.memory.ports == 2
         super().__init__(
             {
                 "i": In(stream.Signature(CommandLayout())),
@@ -67,7 +72,7 @@ class LoadSetup(wiring.Component):
         with m.If(self.i.ready):
             m.d.sync += waiting.eq(self.i.valid)
         with m.If(self.i.ready & self.i.valid):
-            load = operands_of(Opcode.LOAD, self.i.payload.operands)
+            load = operands_of(Opcode.LOAD, self.i.payload.operands)  # FILL has the same fields
             m.d.sync += [command.eq(self.i.payload), row_beats.eq(load.planes * load.beats)]
         job = Signal(LoadJob(), reset_less=True)
         m.d.comb += self.o.payload.eq(job)
@@ -113,8 +118,11 @@ class LoadSetup(wiring.Component):
         round_size = Const(array.rows) << load.chunk_log2
         uneven = (load.target == Target.ACT_CHUNKS) & (load.stride != 0) & (round_size < array.cols)
         torn = (load.target == Target.PACKED) & ~_is_multiple_of_5(total[:16])
+        bad = (total == 0) | (total >= 1 << 16) | odd | split | uneven | torn
+        if self._lacks_acc:
+            bad |= Cat(load.target == target for target in ACC_TARGETS).any()
         return first_cause(
-            (Cause.BAD_FIELD, (total == 0) | (total >= 1 << 16) | odd | split | uneven | torn),
+            (Cause.BAD_FIELD, bad),
             (Cause.MEMORY_ALIGNMENT, ((load.dram_addr | load.row_stride | load.plane_stride) & low) != 0),
         )
 
@@ -127,7 +135,7 @@ def _is_multiple_of_5(value: Value) -> Value:
 
 
 class LoadEngine(wiring.Component):
-    """Executes LOAD: bursts on the AXI read channels, pads, and the place of each beat.
+    """Executes LOAD, or FILL: bursts on the AXI read channels, pads, and the place of each beat.
 
     The request side runs ahead of the receive side by up to `queue_depth` instructions and `outstanding` bursts, so
     that consecutive instructions keep the bus busy. Errors are reported in program order, for the first beat that
@@ -142,6 +150,7 @@ class LoadEngine(wiring.Component):
     Parameters
     ----------
     arch : Arch
+    opcode : Opcode     LOAD or FILL. With FILL the design has no LOAD of accumulator words: it is BAD_FIELD.
 
     Members
     -------
@@ -150,8 +159,8 @@ class LoadEngine(wiring.Component):
     beats : Out(stream of LoadBeat)
     """
 
-    def __init__(self, arch: Arch) -> None:
-        self._arch = arch
+    def __init__(self, arch: Arch, opcode: Opcode = Opcode.LOAD) -> None:
+        self._arch, self._opcode = arch, opcode
         super().__init__(
             {
                 "control": Out(EngineSignature()),
@@ -164,10 +173,10 @@ class LoadEngine(wiring.Component):
         """Wire set-up, request side, receive side and error reports together."""
         m = Module()
         arch, control = self._arch, self.control
-        m.submodules.setup = setup = LoadSetup(arch)
+        m.submodules.setup = setup = LoadSetup(arch, self._opcode)
         m.submodules.bursts = bursts = BurstGenerator(arch)
         m.submodules.queue = queue = Queue(shape=PlaceJob(), depth=arch.control.queue_depth)
-        m.submodules.placer = placer = BeatPlacer(arch)
+        m.submodules.placer = placer = BeatPlacer(arch, acc_only=self._opcode == Opcode.FILL)
         m.submodules.faults = faults = FaultReporter()
         wiring.connect(m, queue.o, placer.i)
         outstanding = Signal(range(arch.memory.outstanding + 1))

@@ -1,8 +1,8 @@
-"""Where each beat of a LOAD goes: counters that follow the table of targets in ISA.md."""
+"""Where each beat of a LOAD or FILL goes: counters that follow the table of targets in ISA.md."""
 
 from dataclasses import dataclass
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -80,6 +80,7 @@ class BeatPlacer(wiring.Component):
     Parameters
     ----------
     arch : Arch
+    acc_only : bool     All targets are in the accumulators, so that the rules of the others are left out.
 
     Members
     -------
@@ -90,8 +91,8 @@ class BeatPlacer(wiring.Component):
 
     LATENCY = 1
 
-    def __init__(self, arch: Arch) -> None:
-        self._arch = arch
+    def __init__(self, arch: Arch, *, acc_only: bool = False) -> None:
+        self._arch, self._acc_only = arch, acc_only
         super().__init__(
             {"i": In(stream.Signature(PlaceJob())), "o": Out(stream.Signature(Place(arch))), "clear": In(1)}
         )
@@ -112,6 +113,8 @@ class BeatPlacer(wiring.Component):
         ]
         with m.If(do_job):
             m.d.sync += [job.eq(self.i.payload), active.eq(1)]
+            if self._acc_only:
+                m.d.sync += job.target.eq(Cat(self.i.payload.target[0], C(Target.ACC32 >> 1, 3)))
         with m.Elif(do_beat & self.o.payload.last):
             m.d.sync += active.eq(0)
         with m.If(self.clear):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from hwgen.arch import INSTRUCTION_BYTES, Arch
-from hwgen.arch.isa import Dataflow, Format, Opcode, Operation, Target, command
+from hwgen.arch.isa import Dataflow, Format, Opcode, Operation, Target, command, load_opcode
 from scheduler.describe import describe
 from scheduler.hazards import Recorder, Region
 from scheduler.passes.place import check_space, input_ports, output_ports
@@ -199,7 +199,7 @@ class _Emitter:
         return region
 
     def _load_operands(self, buffer: str, tile: _Tile, address: int) -> Region:
-        """Record LOAD ACC16 of the part of a buffer that lies under a tile."""
+        """Record LOAD or FILL ACC16 of the part of a buffer that lies under a tile."""
         place, beat = self.state.memory.placements[buffer], self.arch.beat_bytes
         region = Region("acc", address, address + tile.rows * tile.words)
         start = place.address + tile.start_row * place.row_stride + tile.start_word * beat
@@ -221,7 +221,7 @@ class _Emitter:
         **fields: int,
     ) -> None:
         item = command(
-            Opcode.LOAD,
+            load_opcode(self.arch, target),
             target=target,
             addr=addr,
             rows=rows,

@@ -11,7 +11,7 @@ from math import ceil
 import numpy as np
 
 from hwgen.arch import Arch, UserError
-from hwgen.arch.isa import READS_X, READS_Z, Format, Opcode, Operation, Target, command
+from hwgen.arch.isa import READS_X, READS_Z, Format, Opcode, Operation, Target, command, load_opcode
 from scheduler.hazards import Recorder, Region
 from scheduler.training.banks import AccRing, Banks
 from scheduler.training.blocks import Block, Chunk, Feature
@@ -175,7 +175,7 @@ class Emitter:
         return d
 
     def load_block(self, block: Block, address: int, row_stride: int, reads: Region, *, wide: bool = False) -> Block:
-        """LOAD ACC16 (or, `wide`, ACC32) of `block.rows` rows into a block."""
+        """LOAD or FILL ACC16 (or, `wide`, ACC32) of `block.rows` rows into a block."""
         self.load(
             Target.ACC32 if wide else Target.ACC16,
             block.addr,
@@ -190,8 +190,8 @@ class Emitter:
         return block
 
     def load(self, target: Target, addr: int, reads: Region | None, writes: Region, **fields: int) -> None:
-        """Any LOAD; `reads` is None for padding alone."""
-        item = command(Opcode.LOAD, target=target, addr=addr, **fields)
+        """Any LOAD or FILL; `reads` is None for padding alone."""
+        item = command(load_opcode(self.arch, target), target=target, addr=addr, **fields)
         spaces = [writes, replace(writes, space="idx")] if target == Target.PACKED else [writes]
         self.recorder.add(item, reads=[] if reads is None else [reads], writes=spaces)
 

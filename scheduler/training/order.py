@@ -43,6 +43,7 @@ def durations(commands: Sequence[Command], arch: Arch) -> Durations:
     """How long instructions take when nothing stalls them."""
     busy, total = np.zeros((2, len(commands)), np.int64)
     kinds = {Opcode.LOAD: _load, Opcode.TENSOR: _tensor, Opcode.VECTOR: _vector, Opcode.STORE: _store}
+    kinds[Opcode.FILL] = _load
     for found in columns(commands):
         busy[found.positions], total[found.positions] = kinds[found.opcode](found, arch)
     return Durations(busy, total)

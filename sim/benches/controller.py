@@ -6,7 +6,7 @@ from collections import Counter
 import cocotb
 
 from hwgen.arch import INSTRUCTION_BYTES
-from hwgen.arch.isa import Cause, Engine, Opcode, command, encode
+from hwgen.arch.isa import Cause, Engine, Opcode, command, encode, engines
 from hwgen.arch.registers import FETCH
 from hwgen.control.words import Report, Settings
 from hwgen.lib.shapes import CommandLayout, ErrorLayout
@@ -70,14 +70,14 @@ class StandIn(Actor):
 
 
 class ControllerBench(Bench):
-    """Program memory in front, four engines behind; tokens are counted and instructions decoded beside it."""
+    """Program memory in front, the engines behind; tokens are counted and instructions decoded beside it."""
 
     def __init__(self, dut, inputs: str, outputs: str, longest: int = 12) -> None:
         super().__init__(dut)
         self.arch = bench_arch()
         to_design, from_design = stalls(inputs, cocotb.RANDOM_SEED), stalls(outputs, cocotb.RANDOM_SEED + 1)
         self.memory = AxiMemory(self.arch, Memory(1), to_design=to_design, from_design=from_design, on_read=self.read)
-        self.engines = [StandIn(self, engine, from_design, longest) for engine in Engine]
+        self.engines = [StandIn(self, engine, from_design, longest) for engine in engines(self.arch)]
         self.program: list = []
         self.tokens: Counter = Counter()
         self.count = self.beats = self.running = 0
@@ -92,7 +92,7 @@ class ControllerBench(Bench):
         while len(self.received) >= INSTRUCTION_BYTES:
             word, self.received = self.received[:INSTRUCTION_BYTES], self.received[INSTRUCTION_BYTES:]
             if len(self.program) < self.count and word[0]:
-                item = next(commands(word))
+                item = next(commands(word, self.arch))
                 operands = int.from_bytes(word, "little") >> 32
                 self.engines[item.engine].scoreboard.expect((len(self.program), item.opcode, operands))
                 self.program.append(item)

@@ -5,7 +5,7 @@ from collections import deque
 import cocotb
 
 from hwgen.arch import INSTRUCTION_BYTES
-from hwgen.arch.isa import Cause, Format, Opcode, Target, command, decode, encode
+from hwgen.arch.isa import TABLE, Cause, Engine, Format, Opcode, Target, command, decode, encode, load_opcode
 from hwgen.arch.registers import MAGIC, REGISTERS, register
 from models.machine import Machine
 from models.memory import Memory
@@ -25,7 +25,7 @@ CHANNELS = {
     "w": ("data", "last"),
     "b": ("resp",),
 }
-"""Fields of the memory port."""
+"""Fields of the memory port; that of FILL has the first two channels."""
 
 
 class Host:
@@ -94,12 +94,11 @@ class TopBench(Bench):
         self.registers: dict[str, int] = {}
         self.reads: list[int] = []
         self.writes: list[int] = []
+        settings = {"to_design": to_design, "from_design": from_design, "latency": latency}
         self.memory = AxiMemory(
             self.arch,
             Memory(1),
-            to_design=to_design,
-            from_design=from_design,
-            latency=latency,
+            **settings,
             outstanding=2 * self.arch.memory.outstanding,
             on_read=lambda address, data, cycle: self.reads.append(cycle),
             on_write=self.written,
@@ -111,6 +110,12 @@ class TopBench(Bench):
             *self.memory.serve_write(port["aw"], port["w"], port["b"]),
             *self.host.actors,
         ]
+        self.memories = [self.memory]
+        if self.arch.memory.ports == 2:
+            fill = {name: Channel.flat(dut, f"m_axi_fill_{name}", CHANNELS[name]) for name in ("ar", "r")}
+            on_read = self.memory.on_read
+            self.memories.append(AxiMemory(self.arch, Memory(1), **settings, on_read=on_read))
+            self.actors += self.memories[1].serve_read(fill["ar"], fill["r"])
 
     def register_written(self, name: str, value: int) -> None:
         self.registers[name] = value
@@ -134,6 +139,8 @@ class TopBench(Bench):
     async def execute(self, contents: dict, program: int, count: int) -> None:
         """Run the program at address `program` with new memory contents and check how it ends."""
         self.memory.contents, self.machine.state.memory = Memory(contents), Memory(contents)
+        for memory in self.memories:
+            memory.contents = self.memory.contents
         settings = {"PROGRAM_LOW": program & 0xFFFFFFFF, "PROGRAM_HIGH": program >> 32, "COUNT": count, "ISR": 1}
         for name, value in (settings | {"GIE": 1, "IER": 1, "CTRL": 1}).items():
             await self.host.write(name, value)
@@ -142,7 +149,7 @@ class TopBench(Bench):
         assert await self.host.read("STATUS") == Cause.NONE
         assert await self.host.read("CTRL") & 2, "ap_done is not set"
         self.scoreboard.finish(least=0)
-        assert self.memory.idle
+        assert all(memory.idle for memory in self.memories)
         for base, image in contents.items():
             assert self.memory.contents.read(base, len(image)) == self.machine.memory.read(base, len(image))
 
@@ -156,7 +163,7 @@ class TopBench(Bench):
             command(Opcode.LOAD, target=Target.ACT_ROWS, rows=array.rows, pad=pads.act_depth),
             command(Opcode.LOAD, target=Target.WGT, pad=pads.wgt_depth * array.lanes),
             command(Opcode.LOAD, target=Target.IDX, pad=pads.wgt_depth // words),
-            command(Opcode.LOAD, target=Target.ACC16, pad=pads.acc_depth),
+            command(load_opcode(self.arch, Target.ACC16), target=Target.ACC16, pad=pads.acc_depth),
         ]
         await self.execute({0: b"".join(map(encode, zeros)) + bytes(0x1000)}, 0, len(zeros))
 
@@ -178,9 +185,11 @@ async def a_beat_in_every_cycle_each_way(dut):
     bench = TopBench(dut, "never", "never", latency=2)
     await bench.power_up()
     bench.reads.clear()
+    load = load_opcode(bench.arch, Target.ACC16)
+    after_load = {"lanes": bench.arch.array.cols, "wait": 1 << TABLE[load].engine}
     program = [
-        command(Opcode.LOAD, target=Target.ACC16, beats=BEATS, dram_addr=0x1000, signal=1 << 3),
-        command(Opcode.STORE, format=Format.FP32, lanes=bench.arch.array.cols, words=BEATS, dram_addr=0x4000, wait=1),
+        command(load, target=Target.ACC16, beats=BEATS, dram_addr=0x1000, signal=1 << Engine.STORE),
+        command(Opcode.STORE, format=Format.FP32, words=BEATS, dram_addr=0x4000, **after_load),
     ]
     image = b"".join(map(encode, program)).ljust(0x1000, b"\0") + bytes(range(256)) * 64
     await bench.execute({0: image + bytes(0x8000)}, 0, len(program))

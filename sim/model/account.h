@@ -22,7 +22,7 @@ class Account {
     /// Keeps `limit` events, those of states only if `stretches`.
     Account(Cycle origin, Cycle first, uint64_t limit, bool stretches)
         : origin_(origin), limit_(limit), stretches_(stretches) {
-        for (Track* track : {&shown_[0], &shown_[1], &shown_[2], &shown_[3]}) track->since = origin;
+        for (Track& track : shown_) track.since = origin;
         for (Track* track : {&tensor_, &tensor_busy_, &read_}) track->since = first;
     }
 
@@ -39,14 +39,14 @@ class Account {
     /// The tensor engine is in `state` from cycle `now` on; `waiting`: engines that its next instruction waits for.
     void show_tensor(Cycle now, bool busy, unsigned waiting, uint32_t state) {
         using namespace isa::TensorState;
-        const uint32_t reason = waiting & (1 << LOAD | 1 << STORE) ? MEMORY : TOKENS;
+        const uint32_t reason = waiting & (1 << LOAD | 1 << STORE | 1 << FILL_ENGINE) ? MEMORY : TOKENS;
         show(TENSOR, now, uint8_t(busy || !waiting ? state : reason));
         tensor_.set(now, state == isa::TensorState::IDLE && waiting ? reason : state, counters.tensor);
         tensor_busy_.set(now, busy, flags_);
     }
 
-    /// Whether beats come from memory from cycle `now` on.
-    void show_read(Cycle now, bool reads) { read_.set(now, reads, reads_); }
+    /// How many beats come from memory in each cycle from `now` on.
+    void show_read(Cycle now, uint32_t beats) { read_.set(now, beats, reads_); }
 
     /// Bits of engines that take an instruction, that end one, in cycle `now`.
     void pulse(Cycle now, unsigned taken, unsigned done) {
@@ -67,7 +67,7 @@ class Account {
         tensor_busy_.set(end, ~0u, flags_);
         read_.set(end, ~0u, reads_);
         counters.cycles = uint64_t(end - first);
-        counters.read_beats = reads_[1];
+        counters.read_beats = reads_[1] + 2 * reads_[2];
         counters.write_beats = states[STORE][Shown::BUSY];
         for (int engine = 0; engine < ENGINES; engine++)
             counters.busy[engine] = states[engine][Shown::BUSY] + states[engine][Shown::STALLED];
@@ -105,5 +105,5 @@ class Account {
     size_t limit_;
     bool stretches_;
     Track shown_[ENGINES], tensor_, tensor_busy_, read_;
-    uint64_t flags_[2] = {}, reads_[2] = {};
+    uint64_t flags_[2] = {}, reads_[3] = {};
 };

@@ -13,7 +13,11 @@ using Cycle = int64_t;
 constexpr Cycle NEVER = INT64_MAX / 4;
 
 constexpr int LOAD = isa::Engine::LOAD, TENSOR = isa::Engine::TENSOR, VECTOR = isa::Engine::VECTOR,
-              STORE = isa::Engine::STORE, ENGINES = 4;
+              STORE = isa::Engine::STORE, FILL_ENGINE = isa::Engine::FILL, ENGINES = 5;
+constexpr unsigned ALL_ENGINES = (1u << ENGINES) - 1;
+
+/// Of masks of engines side by side, one for each engine, that of `engine`.
+inline unsigned mask_of(unsigned masks, int engine) { return masks >> ENGINES * engine & ALL_ENGINES; }
 
 /// Numbers of an architecture and latencies of its components; the same fields in the same order as in
 /// `sim/cycle_library.py`.
@@ -58,8 +62,8 @@ struct Instruction {
         return int64_t(get(field) << spare) >> spare;
     }
     unsigned opcode() const { return words[0] & 0xFF; }
-    unsigned wait() const { return words[0] >> 8 & 0xF; }
-    unsigned signal() const { return words[0] >> 16 & 0xF; }
+    unsigned wait() const { return words[0] >> 8 & ALL_ENGINES; }
+    unsigned signal() const { return words[0] >> 16 & ALL_ENGINES; }
 };
 
 /// What an engine did in a cycle: it took the instruction that was offered, ended one, moved a word or beat to where it

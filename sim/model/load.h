@@ -1,4 +1,4 @@
-// hwgen/memory/load.py: the load engine.
+// hwgen/memory/load.py: the load engines. The fields of FILL are those of LOAD.
 #pragma once
 
 #include "acc.h"

@@ -23,7 +23,7 @@ class Machine {
     /// `every_cycle`: pass cycles one by one, however alike they are.
     Machine(const Sizes& sizes, bool every_cycle)
         : sizes_(sizes), every_cycle_(every_cycle), acc_(sizes_), fetch_(sizes_), queues_(sizes_, nullptr),
-          load_(sizes_, acc_), tensor_(sizes_, acc_, every_cycle_), vector_(sizes_, acc_, account_),
+          load_(sizes_, acc_), fill_(sizes_, acc_), tensor_(sizes_, acc_, every_cycle_), vector_(sizes_, acc_, account_),
           store_(sizes_, acc_), account_(0, 0, 0, false) {}
 
     /// Begins a run; the one before must have ended. What the engines remember of it stays.
@@ -67,11 +67,12 @@ class Machine {
         ended_ = complete();
         const unsigned busy = busy_;
         const int requester = request();
-        const bool for_fetch = memory_.r_valid && memory_.r_id() == FETCH_ID;
+        const bool for_fetch = port().r_valid && port().id() == FETCH_ID;
         Pulse pulse;
-        last_ = step_engines(requester == LOAD_ID, pulse);
-        last_.read |= for_fetch;
-        if (last_.read) memory_.take_read_beat();
+        last_ = step_engines(requester == LOAD_ID, request_fill(), pulse);
+        last_.read |= unsigned(for_fetch);
+        for (int number = 0; number < MemoryTiming::READ_PORTS; number++)
+            if (last_.read >> number & 1) memory_.take_read_beat(number);
         tell(pulse);
         const bool fetched = fetch_.offers() && queues_.accepts();
         const bool changed = queues_.step(pulse.taken, pulse.done, fetched ? int64_t(fetch_.pc()) : -1);
@@ -91,16 +92,18 @@ class Machine {
         }
     };
 
-    /// What moves in a cycle: a beat from memory, a word of the load engine, a beat of the store engine.
+    /// What moves in a cycle: a beat from memory (bit 0: of program or LOAD, 1: of FILL), a word of the load engine, of
+    /// that of FILL, a beat of the store engine.
     struct Moves {
-        bool read = false, load = false, store = false;
+        unsigned read = 0;
+        bool load = false, fill = false, store = false;
     };
 
     /// The engines in the order of their claim to the accumulators; those that have nothing to do are left out.
-    Moves step_engines(bool requested, Pulse& pulse) {
+    Moves step_engines(bool requested, bool fill_requested, Pulse& pulse) {
         const unsigned active = busy_ | queues_.offered();
-        const bool shared = active & (1 << VECTOR | 1 << STORE) || load_.uses_acc();
-        const bool arrived = memory_.r_valid && memory_.r_id() == LOAD_ID;
+        const bool shared = active & (1 << VECTOR | 1 << STORE) || load_.uses_acc() || fill_.uses_acc();
+        const bool arrived = port().r_valid && port().id() == LOAD_ID;
         Moves moves;
         pulse.note(TENSOR, {queues_.offer(TENSOR) && tensor_.accepts(), tensor_.done()});
         state_ = tensor_.step(now_, queues_.offer(TENSOR), shared);
@@ -111,11 +114,18 @@ class Machine {
             moves.store = store.moves;
         }
         if (active >> LOAD & 1) {
-            const Outcome load =
-                load_.step(now_, queues_.offer(LOAD), requested, arrived, arrived && memory_.r_last());
+            const Outcome load = load_.step(now_, queues_.offer(LOAD), requested, arrived, arrived && port().last());
             pulse.note(LOAD, load);
             moves.load = load.moves;
-            moves.read = load.reads;
+            moves.read = unsigned(load.reads);
+        }
+        if (active >> FILL_ENGINE & 1) {
+            const bool come = fill_port().r_valid;
+            const Outcome fill =
+                fill_.step(now_, queues_.offer(FILL_ENGINE), fill_requested, come, come && fill_port().last());
+            pulse.note(FILL_ENGINE, fill);
+            moves.fill = fill.moves;
+            moves.read |= unsigned(fill.reads) << 1;
         }
         return moves;
     }
@@ -124,7 +134,7 @@ class Machine {
     bool vector_is_alone() {
         if (every_cycle_) return false;
         const uint32_t reads = acc_.reads() | tensor_.reads_banks() | store_.reads_banks();
-        const uint32_t writes = acc_.writes() | tensor_.writes_banks() | load_.writes_banks();
+        const uint32_t writes = acc_.writes() | tensor_.writes_banks() | load_.writes_banks() | fill_.writes_banks();
         return !(vector_.reads_banks() & reads) && !(vector_.writes_banks() & writes);
     }
 
@@ -133,45 +143,52 @@ class Machine {
         const unsigned waiting = queues_.waiting();
         const auto state = [&](int engine, bool moves) -> uint8_t {
             if (busy_ >> engine & 1) return moves ? Shown::BUSY : Shown::STALLED;
-            return waiting >> 4 * engine & 15 ? Shown::WAITING : Shown::IDLE;
+            return mask_of(waiting, engine) ? Shown::WAITING : Shown::IDLE;
         };
         account_.show(LOAD, now_, state(LOAD, last_.load));
-        account_.show_tensor(now_, busy_ >> TENSOR & 1, waiting >> 4 * TENSOR & 15, state_);
+        account_.show(FILL_ENGINE, now_, state(FILL_ENGINE, last_.fill));
+        account_.show_tensor(now_, busy_ >> TENSOR & 1, mask_of(waiting, TENSOR), state_);
         if (!(busy_ >> VECTOR & 1)) account_.show(VECTOR, now_, state(VECTOR, false));
         account_.show(STORE, now_, state(STORE, last_.store));
-        account_.show_read(now_, last_.read);
+        account_.show_read(now_, (last_.read & 1) + (last_.read >> 1));
         if (pulse.taken | pulse.done) account_.pulse(now_, pulse.taken, pulse.done);
     }
 
     /// Cycles from now on in each of which the same happens as in the last one; FOREVER if nothing happens any more.
     Cycle quiet() {
-        if (memory_.r_valid && (load_.reads() || memory_.r_id() != LOAD_ID)) return 0;
-        const bool reading = memory_.streams(uint64_t(now())) && load_.reads() && memory_.r_id() == LOAD_ID;
+        if (port().r_valid && (load_.reads() || port().id() != LOAD_ID)) return 0;
+        if (fill_port().r_valid && fill_.reads()) return 0;
+        const bool loads = memory_.streams(0, uint64_t(now())) && load_.reads() && port().id() == LOAD_ID;
+        const bool fills = memory_.streams(1, uint64_t(now())) && fill_.reads();
+        const unsigned reading = unsigned(loads) | unsigned(fills) << 1;
         const bool writing = store_.writes(now_, memory_);
         if (reading != last_.read || writing != last_.store || moves()) return 0;
         Cycle cycles = Cycle(memory_.quiet(uint64_t(now()), reading, writing));
-        if (cycles > 0) cycles = std::min(cycles, load_.quiet(reading, last_.load));
+        if (cycles > 0) cycles = std::min(cycles, load_.quiet(loads, last_.load));
+        if (cycles > 0) cycles = std::min(cycles, fill_.quiet(fills, last_.fill));
         if (cycles > 0) cycles = std::min(cycles, store_.quiet(now_, writing, memory_));
         if (cycles > 0) cycles = std::min({cycles, vector_.until() - now_, tensor_.until() - now_});
         return cycles <= 0 || conflict() ? 0 : cycles;
     }
 
     bool moves() const {
-        const unsigned accepts = bits(load_.accepts(), tensor_.accepts(), vector_.accepts(), store_.accepts());
-        return arbiter_.moves(fetch_.request(), load_.request(), memory_.takes_reads()) ||
-               fetch_.moves(queues_.accepts()) || queues_.moves(accepts);
+        const unsigned accepts =
+            bits(load_.accepts(), tensor_.accepts(), vector_.accepts(), store_.accepts(), fill_.accepts());
+        return arbiter_.moves(fetch_.request(), load_.request(), memory_.takes_reads(0)) ||
+               (fill_.request() && memory_.takes_reads(1)) || fetch_.moves(queues_.accepts()) || queues_.moves(accepts);
     }
 
     /// Whether two engines might want the same bank before one of them is stepped.
     bool conflict() {
-        const uint32_t reads = store_.reads_banks(), writes = load_.writes_banks();
+        const uint32_t reads = store_.reads_banks(), writes = load_.writes_banks() | fill_.writes_banks();
         if ((reads && reads & tensor_.reads_banks()) || (writes && writes & tensor_.writes_banks())) return true;
         return busy_ >> VECTOR & 1 && !vector_is_alone();
     }
 
     void skip(Cycle cycles) {
         memory_.skip(uint64_t(cycles), last_.read, last_.store);
-        load_.skip(now_, cycles, last_.read);
+        load_.skip(now_, cycles, last_.read & 1);
+        fill_.skip(now_, cycles, last_.read >> 1);
         store_.skip(cycles, last_.store);
         now_ += cycles;
     }
@@ -179,23 +196,34 @@ class Machine {
     static constexpr int FETCH_ID = 0, LOAD_ID = 1;
 
     /// A bit for each engine.
-    static unsigned bits(bool load, bool tensor, bool vector, bool store) {
+    static unsigned bits(bool load, bool tensor, bool vector, bool store, bool fill) {
         return unsigned(load) << LOAD | unsigned(tensor) << TENSOR | unsigned(vector) << VECTOR |
-               unsigned(store) << STORE;
+               unsigned(store) << STORE | unsigned(fill) << FILL_ENGINE;
     }
 
     bool complete() const { return !busy_ && !fetch_.busy() && fetch_.finished() && queues_.empty(); }
 
     unsigned busy_engines() const {
-        return bits(load_.busy(), tensor_.busy(), vector_.busy(), store_.busy());
+        return bits(load_.busy(), tensor_.busy(), vector_.busy(), store_.busy(), fill_.busy());
     }
 
     /// The read request goes to the memory, the next one to the arbiter; returns whose it is, or -1.
     int request() {
-        const bool leaves = arbiter_.valid() && memory_.ar_ready;
-        if (leaves) memory_.take_read(arbiter_.beats(), arbiter_.id(), uint64_t(now()));
+        const bool leaves = arbiter_.valid() && port().ar_ready;
+        if (leaves) memory_.take_read(0, arbiter_.beats(), arbiter_.id(), uint64_t(now()));
         return arbiter_.step(fetch_.request(), load_.request(), leaves);
     }
+
+    /// The request of FILL goes to the memory; true if there is one and it is taken.
+    bool request_fill() {
+        const bool leaves = fill_.request() && fill_port().ar_ready;
+        if (leaves) memory_.take_read(1, fill_.request(), LOAD_ID, uint64_t(now()));
+        return leaves;
+    }
+
+    /// Read channels of program and LOAD, of FILL.
+    const ReadTiming& port() const { return memory_.read[0]; }
+    const ReadTiming& fill_port() const { return memory_.read[1]; }
 
     const Sizes sizes_;
     const bool every_cycle_;
@@ -209,7 +237,7 @@ class Machine {
     Arbiter arbiter_;
     Fetch fetch_;
     Queues queues_;
-    LoadEngine load_;
+    LoadEngine load_, fill_;
     TensorEngine tensor_;
     VectorEngine vector_;
     StoreEngine store_;

@@ -31,7 +31,7 @@ void model_queues(void* m, int64_t* values) {
     for (int engine = 0; engine < ENGINES; engine++, values += 3) {
         values[0] = queues.oldest(engine);
         values[1] = queues.next(engine);
-        values[2] = queues.waiting() >> 4 * engine & 15;
+        values[2] = mask_of(queues.waiting(), engine);
     }
 }
 }

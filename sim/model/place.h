@@ -1,4 +1,4 @@
-// hwgen/memory/place.py: where each beat of a LOAD goes, as far as it decides about time.
+// hwgen/memory/place.py: where each beat of a LOAD or FILL goes, as far as it decides about time.
 #pragma once
 
 #include "base.h"

@@ -46,7 +46,7 @@ class Queues {
         for (int engine = 0; engine < ENGINES; engine++) all &= entries_[engine].empty() && issued_[engine].empty();
         return all;
     }
-    /// Engines whose token the next instruction lacks, 4 bits for each engine.
+    /// Engines whose token the next instruction lacks, for each engine; see `mask_of`.
     unsigned waiting() const { return waiting_; }
     /// Bits of engines that are offered an instruction, and that instruction or null.
     unsigned offered() const { return offered_; }
@@ -108,7 +108,7 @@ class Queues {
         for (int engine = 0; engine < ENGINES; engine++) {
             if (entries_[engine].empty()) continue;
             const unsigned lacks = heads_[engine].wait() & ~tokens_.available(engine);
-            waiting_ |= lacks << 4 * engine;
+            waiting_ |= lacks << ENGINES * engine;
             offered_ |= unsigned(!lacks && issued_[engine].size() < in_flight_) << engine;
         }
     }

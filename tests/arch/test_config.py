@@ -215,7 +215,7 @@ def test_hash_is_that_of_text_anyone_can_write():
         '{"array":{"accumulate":"fp32","act_buffer":64,"act_width":4,"add_latency":4,"cols":4,"drain":1,"group_max":16,'
         '"interleave_max":16,"lanes":1,"mul_latency":2,"operand":"fp16","rows":4,"weight_buffer":32},"clock_mhz":200,'
         '"control":{"queue_depth":8,"token_bits":4},"memory":{"address_bits":40,"burst_beats":16,"data_bits":64,'
-        '"outstanding":8},"name":"tiny","reducer":{"style":"serial"},"scratchpads":{"acc_banks":4,"acc_depth":1024,'
+        '"outstanding":8,"ports":1},"name":"tiny","reducer":{"style":"serial"},"scratchpads":{"acc_banks":4,"acc_depth":1024,'
         '"act_depth":256,"wgt_depth":2048},"vector":{"add_latency":4,"curve_entries":64,"mul_latency":3,"words":1}}'
     )
     assert canonical_json(load("tiny")) == text

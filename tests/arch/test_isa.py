@@ -116,6 +116,22 @@ BY_HAND = {
         planes=0x0246,
         plane_stride=-0x12345678,
     ),
+    # As LOAD, with another opcode and target.
+    0x13579BDF_0246_BBCCDDE0_0566778899A0_3344_1122_9ABC_00678_12345_0_5_000C0205: command(
+        Opcode.FILL,
+        wait=0b0010,
+        signal=0b1100,
+        target=Target.ACC16,
+        addr=0x12345,
+        stride=0x678,
+        rows=0x9ABC,
+        beats=0x1122,
+        pad=0x3344,
+        dram_addr=0x0566778899A0,
+        row_stride=0xBBCCDDE0,
+        planes=0x0246,
+        plane_stride=0x13579BDF,
+    ),
 }
 
 
@@ -127,8 +143,8 @@ def commands(draw):
     """Any command whose fields are in the ranges of the table."""
     row = TABLE[draw(st.sampled_from(Opcode))]
     operands = {item.name: draw(st.integers(item.low, item.limit)) for item in row.operands}
-    others = 0xF & ~(1 << row.engine)
-    masks = {name: draw(st.integers(0, 15)) & others for name in ("wait", "signal")}
+    others = 0x1F & ~(1 << row.engine)
+    masks = {name: draw(st.integers(0, 31)) & others for name in ("wait", "signal")}
     return command(row.opcode, **masks, **operands)
 
 
@@ -188,7 +204,7 @@ def test_unknown_field_is_named():
         command(Opcode.STORE, target=1, beats=2)
 
 
-@pytest.mark.parametrize("opcode", [0, 5, 255])
+@pytest.mark.parametrize("opcode", [0, 6, 255])
 def test_unknown_opcode_is_refused(opcode):
     with pytest.raises(ProgramError, match=f"^no instruction has opcode {opcode} in 32 bytes$"):
         decode(bytes([opcode]) + bytes(INSTRUCTION_BYTES - 1))

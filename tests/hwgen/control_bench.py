@@ -16,7 +16,8 @@ GOOD = [
     command(Opcode.LOAD, signal=BITS[Engine.TENSOR] | BITS[Engine.STORE]),
     command(Opcode.TENSOR, wait=BITS[Engine.LOAD], signal=BITS[Engine.VECTOR]),
     command(Opcode.VECTOR, wait=BITS[Engine.TENSOR]),
-    command(Opcode.STORE, wait=BITS[Engine.LOAD]),
+    command(Opcode.STORE, wait=BITS[Engine.LOAD], signal=BITS[Engine.FILL]),
+    command(Opcode.FILL, wait=BITS[Engine.STORE]),
 ] * 3
 
 

@@ -123,10 +123,10 @@ class FakeEngine:
 
 
 def wide_arch(data_bits: int, **memory):
-    """The tiny preset with another beat width (and array to fit) and memory settings."""
+    """The tiny preset with all engines, another beat width (and array to fit) and memory settings."""
     data = dataclasses.asdict(load("tiny"))
     data["array"]["cols"] = data_bits // 16
-    data["memory"] |= {"data_bits": data_bits, **memory}
+    data["memory"] |= {"data_bits": data_bits, "ports": 2, **memory}
     return arch_from_dict(data)
 
 

@@ -4,7 +4,7 @@ import itertools
 import random
 from functools import partial
 
-from hwgen.arch.isa import Opcode, Target, command
+from hwgen.arch.isa import Opcode, Target, command, load_opcode
 from hwgen.memory.load import LoadEngine
 from tests.support import AxiMemory, EngineBench, never, receive, simulate
 
@@ -118,8 +118,8 @@ def fill(arch, memory: AxiMemory, commands, seed: int) -> None:
 
 
 def run(arch, commands, *, stalls=never, sink=never, latency=10, memory=None, seed=1, limit=20_000, drive=None):
-    """Run commands; gives the bench, the memory and the `(cycle, beat)` list."""
-    engine = LoadEngine(arch)
+    """Run commands of one engine, LOAD or FILL; gives the bench, the memory and the `(cycle, beat)` list."""
+    engine = LoadEngine(arch, commands[0].opcode)
     bench, memory, taken = EngineBench(engine), memory or AxiMemory(arch), []
     memory.latency, memory.stalls = latency, stalls
     fill(arch, memory, commands, seed)
@@ -152,21 +152,22 @@ def check(arch, commands, **options) -> tuple:
 
 
 def load(arch, target, *, addr=0, at=0, skip=None, hop=0, **fields):
-    """A LOAD with `at`, `skip` (row stride) and `hop` (plane stride) in beats."""
+    """A LOAD (or FILL) with `at`, `skip` (row stride) and `hop` (plane stride) in beats."""
     size = arch.beat_bytes
     skip = fields.get("beats", 0) if skip is None else skip
     strides = {"row_stride": skip * size, "plane_stride": hop * size}
-    return command(Opcode.LOAD, target=target, addr=addr, dram_addr=at * size, **strides, **fields)
+    return command(load_opcode(arch, target), target=target, addr=addr, dram_addr=at * size, **strides, **fields)
 
 
-def random_load(arch, source: random.Random):
+def random_load(arch, source: random.Random, opcode=Opcode.LOAD):
     room = arch.vector.curve_entries >= 128
-    target = source.choice([one for one in Target if room or one is not Target.CURVE])
+    targets = [one for one in Target if load_opcode(arch, one) == opcode]
+    target = source.choice([one for one in targets if room or one is not Target.CURVE])
     unit = 4 // arch.array.lanes if target == Target.IDX else 1
     rows, planes, beats = source.randint(1, 6), source.choice([1, 1, 2, 3]), source.randint(0, 7)
     pad = source.choice([0, 0, 1, 2, 3])
+    pad += planes * beats + pad == 0
     total = planes * beats + pad
-    pad += total == 0
     pad += {Target.ACC32: total % 2, Target.PACKED: -total % 5}.get(target, 0)
     stride, chunk_log2 = source.randint(0, 10) * unit, source.randint(0, 6)
     if target == Target.ACT_CHUNKS and arch.array.rows << chunk_log2 < arch.array.cols:

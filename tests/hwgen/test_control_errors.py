@@ -13,9 +13,9 @@ from tests.support import at_random
 ERRORS = {
     "unknown opcode": (bad_bytes(5, 0, 9), {}, (Cause.BAD_OPCODE, FETCH, 5)),
     "empty memory": (bytes(96), {}, (Cause.BAD_OPCODE, FETCH, 0)),
-    "reserved byte": (bad_bytes(6, 3, 1), {}, (Cause.BAD_FIELD, Engine.VECTOR, 6)),
-    "token for oneself": (bad_bytes(4, 1, 1), {}, (Cause.BAD_FIELD, Engine.LOAD, 4)),
-    "token for engine 4": (bad_bytes(7, 2, 16), {}, (Cause.BAD_FIELD, Engine.STORE, 7)),
+    "reserved byte": (bad_bytes(7, 3, 1), {}, (Cause.BAD_FIELD, Engine.VECTOR, 7)),
+    "token for oneself": (bad_bytes(5, 1, 1), {}, (Cause.BAD_FIELD, Engine.LOAD, 5)),
+    "token for engine 5": (bad_bytes(8, 2, 32), {}, (Cause.BAD_FIELD, Engine.STORE, 8)),
     "address not aligned": (GOOD, {"address": BASE + 8}, (Cause.MEMORY_ALIGNMENT, FETCH, 0)),
     "program past the end": (GOOD, {"address": (1 << 40) - 64}, (Cause.MEMORY_ALIGNMENT, FETCH, 0)),
     "count too large": (GOOD, {"count": 1 << 25}, (Cause.BAD_FIELD, FETCH, 0)),
@@ -52,7 +52,7 @@ def test_errors_are_reported_and_the_next_run_is_clean(name):
 @pytest.mark.parametrize("engine", Engine)
 def test_error_of_an_engine_stops_the_others(engine):
     bench = ControllerBench(duration=random_duration(7, 2, 20), depth=2)
-    failing = 4 + engine
+    failing = len(Engine) + engine
 
     async def drive(ctx):
         for cause in (Cause.BAD_FIELD, Cause.SCRATCHPAD_RANGE, Cause.READ_RESPONSE, Cause.WRITE_RESPONSE):
@@ -110,7 +110,7 @@ def test_run_ends_when_the_last_engine_is_idle(faults):
     async def drive(ctx):
         engine = bench.engines[Engine.STORE]
         engine.linger, engine.faults = 30, faults
-        result = await bench.run(ctx, GOOD[:4])
+        result = await bench.run(ctx, GOOD[:5])
         assert result.error[0] == faults.get(3, 0)
         assert not ctx.get(bench.dut.engines[Engine.STORE].busy)
         assert result.busy_store > 30

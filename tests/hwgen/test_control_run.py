@@ -151,16 +151,16 @@ def test_counters_equal_counts(seed):
     expected = dict.fromkeys(dut.counts.shape().members, 0)
 
     def shown(state, waiting):
-        if state == TensorState.IDLE and waiting & (1 << Engine.LOAD | 1 << Engine.STORE):
+        if state == TensorState.IDLE and waiting & (1 << Engine.LOAD | 1 << Engine.STORE | 1 << Engine.FILL):
             return TensorState.MEMORY
         return TensorState.TOKENS if state == TensorState.IDLE and waiting >> Engine.VECTOR & 1 else state
 
     async def drive(ctx):
         for cycle in range(1200):
             running, clear = source.random() < 0.8, cycle in (300, 301)
-            busy, state = source.getrandbits(4), source.choice(list(TensorState))
-            waiting = source.choice([0, source.getrandbits(4) & ~(1 << Engine.TENSOR)])
-            beats = {name: source.getrandbits(1) for name in ("read_beat", "write_beat")}
+            busy, state = source.getrandbits(5), source.choice(list(TensorState))
+            waiting = source.choice([0, source.getrandbits(5) & ~(1 << Engine.TENSOR)])
+            beats = {"read_beat": source.getrandbits(2), "write_beat": source.getrandbits(1)}
             inputs = {
                 "running": running,
                 "clear": clear,
@@ -175,10 +175,11 @@ def test_counters_equal_counts(seed):
                 expected.update(dict.fromkeys(expected, 0))
             elif running:
                 counted = {"cycles", f"tensor_{shown(state, waiting).name.lower()}"}
-                counted |= {name + "s" for name, value in beats.items() if value}
                 counted |= {f"busy_{engine.name.lower()}" for engine in Engine if busy >> engine & 1}
                 for name in counted:
                     expected[name] += 1
+                for name, value in beats.items():
+                    expected[name + "s"] += value.bit_count()
             await ctx.tick()
             counts = ctx.get(dut.counts)
             assert {name: counts[name] for name in expected} == expected, f"cycle {cycle}"

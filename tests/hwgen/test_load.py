@@ -5,17 +5,19 @@ import random
 import pytest
 
 from hwgen.arch import load as load_arch
-from hwgen.arch.isa import Target
+from hwgen.arch.isa import Opcode, Target
 from tests.hwgen.load_support import check, load, random_load
 from tests.support import ARCHS, at_random, every_fourth, long, never
 
 
-@pytest.mark.parametrize("preset", ARCHS)
+@pytest.mark.parametrize(
+    ("preset", "opcode"), [*((preset, Opcode.LOAD) for preset in ARCHS), ("tiny2", Opcode.FILL)], ids=str
+)
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("stalled", [False, True])
-def test_random_loads_land_where_the_isa_says(preset, seed, stalled):
+def test_random_loads_land_where_the_isa_says(preset, opcode, seed, stalled):
     arch, source = ARCHS[preset](), random.Random(seed)
-    commands = [random_load(arch, source) for _ in range(16)]
+    commands = [random_load(arch, source, opcode) for _ in range(16)]
     stalls = (at_random(seed), at_random(seed + 100)) if stalled else (never, never)
     check(arch, commands, stalls=stalls[0], sink=stalls[1], latency=source.choice([1, 7, 30]), seed=seed)
 

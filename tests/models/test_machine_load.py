@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hwgen.arch.isa import Opcode, Target, command
+from hwgen.arch.isa import Opcode, Target, command, load_opcode
 from models.formats import decode, fp32_bits
 from models.machine import Machine
 from tests.models.support import SEED, arch, assert_bits, run
@@ -137,7 +137,7 @@ def test_planes_are_runs_of_one_row(name, case, plane_beats):
     chosen = ARCHES[name]
     machine, memory = machine_with_noise(chosen)
     strides = {"row_stride": 23 * chosen.beat_bytes, "plane_stride": plane_beats * chosen.beat_bytes}
-    item = command(Opcode.LOAD, dram_addr=6 * chosen.beat_bytes, **strides, **case)
+    item = command(load_opcode(chosen, case["target"]), dram_addr=6 * chosen.beat_bytes, **strides, **case)
     expected = loaded_by_hand(machine, memory, item)
     run(machine, item)
     for pad, words in expected.items():
@@ -149,7 +149,8 @@ def test_planes_are_runs_of_one_row(name, case, plane_beats):
 def test_every_beat_goes_where_the_table_says(name, case):
     chosen = ARCHES[name]
     machine, memory = machine_with_noise(chosen)
-    item = command(Opcode.LOAD, dram_addr=6 * chosen.beat_bytes, row_stride=19 * chosen.beat_bytes, **case)
+    place = {"dram_addr": 6 * chosen.beat_bytes, "row_stride": 19 * chosen.beat_bytes}
+    item = command(load_opcode(chosen, case["target"]), **place, **case)
     expected = loaded_by_hand(machine, memory, item)
     run(machine, item)
     for pad, words in expected.items():

@@ -15,7 +15,7 @@ from tests.models.support import SEED, arch, normal_operands, program, run
 
 TINY = arch("tiny")
 SIZE = 1 << 13
-LOAD, TENSOR, VECTOR, STORE = (1 << engine for engine in Engine)
+LOAD, TENSOR, VECTOR, STORE, _ = (1 << engine for engine in Engine)
 
 
 def random_command(rng: np.random.Generator):
@@ -26,7 +26,7 @@ def random_command(rng: np.random.Generator):
 
     match rng.integers(0, 4):
         case 0:
-            fields = {"target": upto(7), "chunk_log2": upto(6), "addr": 4 * upto(9), "stride": 4 * upto(4)}
+            fields = {"target": upto(8), "chunk_log2": upto(6), "addr": 4 * upto(9), "stride": 4 * upto(4)}
             fields |= {"rows": 1 + upto(5), "beats": upto(4), "pad": upto(2), "planes": 1 + upto(3)}
             fields |= {"row_stride": 8 * upto(9), "plane_stride": 8 * upto(20)}
             return command(Opcode.LOAD, dram_addr=8 * upto(99), **fields)
@@ -44,7 +44,7 @@ def random_command(rng: np.random.Generator):
             return command(Opcode.TENSOR, acc_addr=upto(30), acc_stride=upto(5), **fields)
         case 2:
             fields = {f"{name}_{what}": upto(high) for name in "xyzd" for what, high in (("addr", 90), ("stride", 6))}
-            fields |= {f"{name}_hold": upto(1) for name in "xyz"} | {"operation": upto(13), "shuffle": upto(2)}
+            fields |= {f"{name}_hold": upto(1) for name in "xyz"} | {"operation": upto(14), "shuffle": upto(2)}
             return command(Opcode.VECTOR, relu=upto(1), rows=1 + upto(4), words=1 + upto(3), **fields)
         case _:
             fields = {"format": upto(3), "lanes": 1 + upto(3), "addr": upto(50), "stride": upto(6), "m": 1 + upto(3)}
@@ -60,6 +60,7 @@ def fill(machine: Machine, rng: np.random.Generator, keep: dict[str, np.ndarray]
         "wgt": state.wgt,
         "idx": state.idx,
         "acc": state.acc,
+        "curve": state.curve,
     }
     for name, pad in words.items():
         fresh = rng.integers(0, 4, pad.shape) if name == "idx" else normal_operands(rng, pad.shape, "fp16")
@@ -71,7 +72,8 @@ def fill(machine: Machine, rng: np.random.Generator, keep: dict[str, np.ndarray]
 
 def snapshot(machine: Machine) -> dict[str, np.ndarray]:
     state = machine.state
-    pads = {"act": state.act.reshape(-1, machine.arch.array.cols), "wgt": state.wgt, "idx": state.idx, "acc": state.acc}
+    pads = {"act": state.act.reshape(-1, machine.arch.array.cols), "wgt": state.wgt, "idx": state.idx}
+    pads |= {"acc": state.acc, "curve": state.curve}
     found = {name: pad.reshape(len(pad), -1).copy() for name, pad in pads.items()}
     return {**found, "dram": np.frombuffer(machine.memory.read(0, SIZE), dtype=np.uint8)[:, None].copy()}
 
@@ -106,6 +108,7 @@ def test_accesses_are_what_the_machine_touches():
         # The twin starts with other contents wherever the instruction neither reads nor writes.
         twin.state.act[:], twin.state.wgt[:] = machine.state.act, machine.state.wgt
         twin.state.idx[:], twin.state.acc[:] = machine.state.idx, machine.state.acc
+        twin.state.curve[:] = machine.state.curve
         twin.memory.write(0, machine.memory.read(0, SIZE))
         before = snapshot(machine)
         try:

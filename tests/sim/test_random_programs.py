@@ -1,10 +1,24 @@
 from collections import Counter, defaultdict, deque
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from hwgen.arch import ProgramError, load
-from hwgen.arch.isa import INTEGER, TABLE, Engine, Format, Opcode, Operation, Target, Walk, command, decode
+from hwgen.arch.isa import (
+    INTEGER,
+    TABLE,
+    Engine,
+    Format,
+    Opcode,
+    Operation,
+    Target,
+    Walk,
+    command,
+    decode,
+    engines,
+    load_opcode,
+)
 from models.machine import Machine
 from models.machine_output import stored_shape
 from models.races import check_races
@@ -33,7 +47,7 @@ def test_random_programs_are_legal(name, seed):
 def traits(item, row) -> set:
     """What an instruction uses: values of its small fields, and combinations that matter."""
     found = {(item.opcode, field.name, item.operands[field.name]) for field in row.operands if is_small(field)}
-    if item.opcode is Opcode.LOAD:
+    if item.opcode in (Opcode.LOAD, Opcode.FILL):
         found |= {("planes", item.target, item.planes > 1), ("padded", item.target, item.pad > 0)}
         found |= {("rounds", item.target, item.stride > 0), ("zeros only", item.beats == 0)}
     if item.opcode is Opcode.TENSOR:
@@ -50,14 +64,23 @@ def is_small(field) -> bool:
     return field.choices is not None or field.limit == 1
 
 
-def test_random_programs_cover_the_instruction_set(seed):
-    arch, seen = load("tiny"), Counter()
+def with_ports(name, ports):
+    arch = load(name)
+    return replace(arch, memory=replace(arch.memory, ports=ports))
+
+
+@pytest.mark.parametrize("ports", [1, 2])
+def test_random_programs_cover_the_instruction_set(seed, ports):
+    arch, seen = with_ports("tiny", ports), Counter()
     for number in range(200):
         for item in random_program(arch, seed + number).commands:
             seen.update(traits(item, TABLE[item.opcode]))
     patterns = [(1, 4), (2, 4), (2, 8), (4, 8), (2, 16)]
-    small = [(row.opcode, field) for row in TABLE.values() for field in row.operands if is_small(field)]
+    rows = [row for row in TABLE.values() if row.engine in engines(arch)]
+    small = [(row.opcode, field) for row in rows for field in row.operands if is_small(field)]
+    small = [(opcode, field) for opcode, field in small if field.name != "target"]
     wanted = [(opcode, field.name, value) for opcode, field in small for value in range(field.limit + 1)]
+    wanted += [(load_opcode(arch, target), "target", target) for target in Target]
     wanted += [(name, target, used) for name in ("planes", "padded") for target in Target for used in (False, True)]
     wanted += [("rounds", Target.ACT_CHUNKS, used) for used in (False, True)] + [("zeros only", True)]
     wanted += [("walk", walk, sparse) for walk in Walk for sparse in (0, 1)]
