@@ -12,6 +12,7 @@ from hwgen.arch.attention import (
     RECORD_BYTES,
     AttentionSizes,
     KeyMode,
+    keep_count,
     keep_share,
     pack,
 )
@@ -34,13 +35,14 @@ SIZES = {
         rows_in_flight=4, reads_in_flight=16,
     ),
 }  # fmt: skip
+FULL = AttentionSizes()
 DESCRIPTOR = 8 * SPAN
 WHOLE = 1 << KEEP_FRACTION
 
 
 @cache
 def block(name: str) -> AttentionBlock:
-    return AttentionBlock(SIZES[name], f"attention_{name}")
+    return AttentionBlock(SIZES.get(name, FULL), f"attention_{name}")
 
 
 def random_job(rng: np.random.Generator, **choices: object) -> Layer:
@@ -80,7 +82,7 @@ def wanted_reads(layer: Layer, sizes: AttentionSizes, result: JobResult) -> int:
 
 def check(name: str, layer: Layer, alive: int, tokens: list[int], **memory: object) -> None:
     """Run a job on both; outputs, importance and traffic are the same."""
-    sizes, core = SIZES[name], block(name)
+    sizes, core = SIZES.get(name, FULL), block(name)
     contents = images(layer, sizes)
     golden, image = AttentionEngine(sizes, Memory(contents)), Memory(contents)
     golden.importance.tokens[:] = tokens
@@ -167,3 +169,39 @@ def test_held_back_until_lsbs_are_there(seed):
     words = SIZES["32"].words(layer.job["head_size"], 40)
     run = block("32").run(DESCRIPTOR, Memory(images(layer, SIZES["32"])))
     assert run.products_busy == 2 * 8 * words
+
+
+PLAIN = {"group": 1, "masked": 0, "causal": 0, "value_low": 0, "importance": 1, "forget": 256}
+DENSE = PLAIN | {
+    **{"queries": 1, "keys": 993, "head_size": 64, "hold": 0, "query_bits": 10, "key_bits": 10, "value_bits": 10},
+    **{"key_low": 0, "key_mode": KeyMode.NEVER, "value_keep": WHOLE},
+}
+PRUNED = DENSE | {
+    **{"keys": 921, "query_bits": 12, "key_bits": 6, "value_bits": 6, "key_low": 1, "key_mode": KeyMode.ROW},
+    **{"threshold": 2, "spread": 1, "value_keep": keep_count(184, 921)},
+}
+ENCODER = DENSE | {
+    **{"queries": 128, "keys": 128, "hold": 1, "query_bits": 6, "key_bits": 6, "value_bits": 6},
+    "value_keep": keep_count(64, 128),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("workload", "limit"),
+    [
+        (DENSE | {"heads": 1}, 2_900),
+        (DENSE | {"heads": 4}, 10_500),
+        (PRUNED | {"heads": 12}, 24_500),
+        (ENCODER | {"heads": 2}, 34_500),
+        (ENCODER | {"heads": 4, "head_size": 32, "queries": 64, "keys": 64, "value_keep": keep_count(32, 64)}, 14_500),
+    ],
+    ids=["dense query", "dense, 4 heads", "pruned, 12 heads", "encoder, 2 heads of 64", "encoder, 4 heads of 32"],
+)
+def test_cycles_of_published_sizes(workload, limit):
+    """64 + 64 multipliers, memory latency 40; the table in hwgen/attention/README.md."""
+    layer = random_layer(np.random.default_rng(3), **workload)
+    check("64", layer, 15 if layer.job["heads"] <= 4 else 0xFFF, [0] * 1024)
+    run = block("64").run(DESCRIPTOR, Memory(images(layer, FULL)))
+    print(f"{run.cycles:,} cycles, memory busy {run.read_beats:,}, products busy {run.products_busy:,}")
+    assert run.cycles <= limit
