@@ -108,4 +108,3 @@ def test_a_word_a_cycle():
     rows = [(4096 + 128 * number, bytes(range(128)), False) for number in range(20)]
     _, _, cycles = run("usual", rows, never, never)
     assert cycles == 20 * 17 + 1
-
