@@ -15,7 +15,7 @@ ENGINES = {
     "paper": (TopKSizes(width=16, bits=12, max_length=1024), "radix", 4),
     "wide": (TopKSizes(width=32, bits=6, max_length=256), "radix", 2),
     "fp32": (TopKSizes(width=4, bits=32, max_length=64), "radix", 4),
-    "quick": (TopKSizes(width=8, bits=12, max_length=128), "quick", 4),
+    "quick": (TopKSizes(width=4, bits=12, max_length=100), "quick", 4),
     "quick_wide": (TopKSizes(width=32, bits=5, max_length=128), "quick", 4),
 }
 """Widths with no, one and two registers in the network; two digits and more; lengths that are no multiple."""
