@@ -213,16 +213,22 @@ def place(instructions, size=1 << 14):
 GOOD = encode(command(Opcode.LOAD, beats=2))
 
 
-@pytest.mark.parametrize("what", BAD_INSTRUCTIONS)
-def test_a_bad_instruction_stops_the_run_as_golden_says(tiny, what):
-    instructions = [GOOD, GOOD, BAD_INSTRUCTIONS[what], GOOD]
-    error = run_golden(tiny.arch, place(instructions), 0, b"".join(instructions)).error
-    with tiny.power_up() as device:
+def run_with_a_bad_instruction(design, good, bad):
+    """(cause, engine, pc) of the hardware and of the golden machine, and the status of a good run afterwards."""
+    instructions = [good, good, bad, good]
+    error = run_golden(design.arch, place(instructions), 0, b"".join(instructions)).error
+    with design.power_up() as device:
         options = {"program": 8192, "timeout_cycles": TIMEOUT, "memory": MemoryModel(stalls=0.1)}
         status = run_on(device, place(instructions), count=4, **options).status
-        after = run_on(device, place([GOOD]), count=1, **options).status
+        after = run_on(device, place([good]), count=1, **options).status
     engine = FETCH if status.engine is None else status.engine
-    assert (status.cause, engine, status.pc) == (error.cause, error.engine, error.pc)
+    return (status.cause, engine, status.pc), (error.cause, error.engine, error.pc), after
+
+
+@pytest.mark.parametrize("what", BAD_INSTRUCTIONS)
+def test_a_bad_instruction_stops_the_run_as_golden_says(tiny, what):
+    status, error, after = run_with_a_bad_instruction(tiny, GOOD, BAD_INSTRUCTIONS[what])
+    assert status == error
     assert after.ok
 
 

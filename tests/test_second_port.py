@@ -7,12 +7,11 @@ import pytest
 
 from hwgen.arch import load
 from hwgen.arch.isa import Cause, Engine, Opcode, Target, command, encode
-from hwgen.arch.registers import FETCH
 from sim.check import check_run, run_golden
 from sim.cycles import run_model
 from sim.memory import MemoryModel
 from sim.runner import build, run_on
-from tests.test_end_to_end import place, raw
+from tests.test_end_to_end import place, raw, run_with_a_bad_instruction
 
 pytestmark = pytest.mark.verilator
 TIMEOUT = 400_000
@@ -39,14 +38,8 @@ def tiny2():
 
 @pytest.mark.parametrize("what", BAD_INSTRUCTIONS)
 def test_a_bad_instruction_stops_the_run_as_golden_says(tiny2, what):
-    instructions = [GOOD, GOOD, BAD_INSTRUCTIONS[what], GOOD]
-    error = run_golden(tiny2.arch, place(instructions), 0, b"".join(instructions)).error
-    with tiny2.power_up() as device:
-        options = {"program": 8192, "timeout_cycles": TIMEOUT, "memory": MemoryModel(stalls=0.1)}
-        status = run_on(device, place(instructions), count=4, **options).status
-        after = run_on(device, place([GOOD]), count=1, **options).status
-    engine = FETCH if status.engine is None else status.engine
-    assert (status.cause, engine, status.pc) == (error.cause, error.engine, error.pc)
+    status, error, after = run_with_a_bad_instruction(tiny2, GOOD, BAD_INSTRUCTIONS[what])
+    assert status == error
     assert after.ok
 
 
