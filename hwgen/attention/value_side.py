@@ -4,13 +4,10 @@ from amaranth.hdl import Module, Mux
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.arch.attention import EXP_BITS, AttentionSizes
-from hwgen.attention.buffer import BufferLoad, RowBuffer, address_bits
+from hwgen.arch.attention import AttentionSizes
+from hwgen.attention.buffer import BufferLoad, RowBuffer
 from hwgen.attention.fetch import RowFetch
-from hwgen.attention.job import JobFields
 from hwgen.attention.key_side import LOADS
-from hwgen.attention.rows import RowPlace, row_words, slot_bits
-from hwgen.attention.select import KeptRow
 from hwgen.attention.values import ValueStage
 from hwgen.attention.weighted import WeightedSum, WeightedSums
 from hwgen.attention.words import FetchCommand, ReadRequest
@@ -20,6 +17,8 @@ _SHARED = (
     *("refined", "fetch_slot", "fetch_place", "slot", "place", "e_address", "e_bits", "words", "begins", "may_begin"),
 )
 """Ports of `ValueStage` that are those of the side."""
+_ROWS = ("certain", "rows")
+"""The same, of streams that are always taken."""
 
 
 class ValueSide(wiring.Component):
@@ -46,37 +45,24 @@ class ValueSide(wiring.Component):
 
     def __init__(self, sizes: AttentionSizes) -> None:
         self._sizes = sizes
-        slot = slot_bits(sizes)
-        rows = stream.Signature(slot, always_ready=True)
+        self._stage = ValueStage(sizes)
+        stage = self._stage.signature.members
         super().__init__(
-            {
-                "job": In(JobFields()),
+            {name: stage[name] for name in ("job", "kept", *_ROWS, *_SHARED)}
+            | {
                 "load_fetch": In(stream.Signature(FetchCommand())),
                 "load": In(stream.Signature(BufferLoad(sizes))),
                 "loaded": Out(1),
                 "request": Out(stream.Signature(ReadRequest())),
                 "data": In(stream.Signature(8 * sizes.beat_bytes)),
                 "o": Out(stream.Signature(WeightedSums(sizes))),
-                "certain": In(rows),
-                "rows": In(rows),
-                "refined": In(sizes.rows_in_flight),
-                "fetch_slot": Out(slot),
-                "fetch_place": In(RowPlace()),
-                "slot": Out(slot),
-                "place": In(RowPlace()),
-                "e_address": Out(range(sizes.rows_in_flight * row_words(sizes))),
-                "e_bits": In(EXP_BITS * sizes.softmax_lanes),
-                "kept": In(stream.Signature(KeptRow())),
-                "words": In(address_bits(sizes) + 1),
-                "begins": Out(1),
-                "may_begin": In(1),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         """Fetch | buffer, or past it | sums."""
         m = Module()
-        m.submodules.stage = stage = ValueStage(self._sizes)
+        m.submodules.stage = stage = self._stage
         m.submodules.fetch = fetch = RowFetch(self._sizes)
         m.submodules.rows_held = rows = RowBuffer(self._sizes)
         m.submodules.loads = loads = Queue(shape=BufferLoad(self._sizes), depth=LOADS)
@@ -84,7 +70,7 @@ class ValueSide(wiring.Component):
         for name in _SHARED:
             own, inner = getattr(self, name), getattr(stage, name)
             m.d.comb += inner.eq(own) if self.signature.members[name].flow is In else own.eq(inner)
-        for name in ("certain", "rows"):
+        for name in _ROWS:
             own, inner = getattr(self, name), getattr(stage, name)
             m.d.comb += [inner.payload.eq(own.payload), inner.valid.eq(own.valid)]
         m.d.comb += [stage.job.eq(self.job), rows.bypass.eq(~self.job.hold), self.loaded.eq(rows.loaded)]
