@@ -3,6 +3,7 @@
 from hwgen.arch.attention import JOB, JOB_BYTES, RECORD, RECORD_BYTES
 from hwgen.arch.isa import Field
 from hwgen.arch.markdown import bit_range, codes, table
+from hwgen.arch.services import SERVICE_BYTES, SERVICES
 
 
 def _section(title: str, size: int, fields: tuple[Field, ...]) -> list[str]:
@@ -22,5 +23,9 @@ def _section(title: str, size: int, fields: tuple[Field, ...]) -> list[str]:
 
 
 def descriptors_block() -> str:
-    """Field tables of the attention job and of a head record."""
-    return "\n".join(_section("Job", JOB_BYTES, JOB) + _section("Head record", RECORD_BYTES, RECORD))
+    """Field tables of the attention job, of a head record, and of the other jobs."""
+    lines = _section("Job", JOB_BYTES, JOB) + _section("Head record", RECORD_BYTES, RECORD)
+    for job, fields in SERVICES.items():
+        if fields:
+            lines += _section(job.name, SERVICE_BYTES, fields)
+    return "\n".join(lines)
