@@ -1,4 +1,4 @@
-"""What the attention engine does beside attention: descriptors of its other jobs; prose in hwgen/attention/README.md."""
+"""Descriptors of what the attention engine does beside attention; prose in hwgen/attention/README.md."""
 
 import enum
 from typing import Final
@@ -41,7 +41,7 @@ QUANTIZE: Final = (
     Field("rows", 16, "rows (tokens)", low=1),
     Field("heads", 5, "heads, side by side in a row of the source", low=1, high=16),
     Field("head_size", 8, "elements, a multiple of 16", low=16, high=128),
-    Field("bits", 5, "of an element of the MSB plane, or of the integer if there is no LSB plane; even", low=4, high=16),
+    Field("bits", 5, "of an element of the MSB plane, or of the whole integer; even", low=4, high=16),
     Field("split", 1, "1: an LSB plane is written too; `bits` is then 12 at most"),
     Field("src_addr", 48, "operands [row][head][element]: byte address, a multiple of 4"),
     Field("src_stride", 32, "bytes between rows, a multiple of 4"),
