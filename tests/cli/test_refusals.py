@@ -10,7 +10,6 @@ import sim.design
 from hwgen.arch import load
 from tests.cli.support import arch_file, settings
 
-
 # Architectures that cannot be.
 
 
