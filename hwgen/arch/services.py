@@ -3,6 +3,7 @@
 import enum
 from typing import Final
 
+from hwgen.arch.attention import pack
 from hwgen.arch.isa import Field
 
 SERVICE_BYTES = 64
@@ -55,16 +56,20 @@ QUANTIZE: Final = (
 
 SELECT: Final = (
     Field("score", 1, "whose importance", choices=Score),
-    Field("length", 16, "candidates: tokens 0 .. length - 1; all heads that there are", low=1),
+    Field("length", 16, "candidates: tokens 0 .. length - 1, or heads 0 .. length - 1 that are alive", low=1),
     Field("keep", 16, "survivors, at most `length`", low=1),
-    Field("first", 16, "tokens 0 .. first - 1 survive before all others"),
-    Field("protected", 1, "1: so do tokens j whose bit j at `protect_addr` is set"),
-    Field("compact", 1, "1: importance of the survivors moves to their new places, the rest is 0"),
-    Field("dropped", 1, "1: the list is of those that do not survive"),
+    Field("first", 16, "tokens 0 .. first - 1 survive before all others; 0 for HEADS"),
+    Field("protected", 1, "1: so do tokens j whose bit j at `protect_addr` is set; 0 for HEADS"),
+    Field("compact", 1, "1: importance of the survivors moves to their new places, all the rest is 0; 0 for HEADS"),
+    Field("dropped", 1, "1: the list is of those of 0 .. length - 1 that do not survive; not with `compact`"),
     Field("protect_addr", 48, f"bits, token 0 lowest: {_BEAT}"),
-    Field("index_addr", 48, f"index list of the survivors, ascending: {_BEAT}"),
+    Field("index_addr", 48, f"index list, ascending: {_BEAT}"),
 )
-"""The most important tokens or heads. Of heads, only those alive are candidates, and the others are alive no more."""
+"""The most important tokens or heads; ties to the lower index, also among protected tokens.
+
+HEADS: the survivors are alive, and no others. Where fewer than `keep` are alive, all of them survive and the list is
+shorter.
+"""
 
 GATHER: Final = (
     Field("rows", 16, "rows that are copied", low=1),
@@ -75,7 +80,10 @@ GATHER: Final = (
     Field("dst_addr", 48, f"row 0 of the copy: {_BEAT}"),
     Field("dst_stride", 32, "bytes between rows of the copy, a multiple of the beat size"),
 )
-"""Row index[i] of the source becomes row i of the copy; rows that are not in the list are never read."""
+"""Row index[i] of the source becomes row i of the copy; rows that are not in the list are never read.
+
+List, source and copy don't overlap.
+"""
 
 TOPK: Final = (
     Field("key", 1, "by value or by magnitude; NaN is above infinity", choices=Key),
@@ -91,3 +99,8 @@ RESET: Final = ()
 """All heads are alive, and their importance is 0; that of tokens is cleared by `forget` = 0 of a job."""
 
 SERVICES: Final = {Job.QUANTIZE: QUANTIZE, Job.SELECT: SELECT, Job.GATHER: GATHER, Job.TOPK: TOPK, Job.RESET: RESET}
+
+
+def pack_service(job: Job, values: dict[str, int]) -> bytes:
+    """Bytes of the descriptor of a job beside attention. Raises `UserError` naming a field that is out of range."""
+    return pack(SERVICES[job], SERVICE_BYTES, values)
