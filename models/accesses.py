@@ -44,6 +44,11 @@ class Rows:
         rows = self.stride * np.arange(self.rows, dtype=np.int64)
         return (self.address + rows[:, None] + self.plane_stride * np.arange(self.planes, dtype=np.int64)).ravel()
 
+    def touches(self, address: int, size: int) -> bool:
+        """Whether one of `size` bytes from `address` on is among the rows."""
+        starts = self.starts()
+        return bool(((starts < address + size) & (address < starts + self.size)).any())
+
 
 def scratchpad_words(arch: Arch) -> dict[str, int]:
     """Words of every scratchpad, all banks together."""
@@ -71,6 +76,8 @@ def scratchpad_accesses(item: Command, arch: Arch) -> list[Access]:
         case Opcode.STORE:
             words = block_words(item.addr, item.stride, item.rows, item.planes * item.words)
             return [Access("acc", words.ravel(), False)]
+        case Opcode.ATTEND:
+            return []
 
 
 def memory_rows(item: Command, arch: Arch) -> Rows | None:

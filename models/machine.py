@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgen.arch import INSTRUCTION_BYTES, Arch, ProgramError, UserError
-from hwgen.arch.isa import TABLE, Cause, Command, Opcode, decode, engines
+from hwgen.arch.isa import TABLE, Cause, Command, Opcode, decode, engines, mask_of
 from hwgen.arch.registers import FETCH
+from models.machine_attend import execute_attend
 from models.machine_load import execute_load
 from models.machine_output import execute_store
 from models.machine_state import Fault, MachineError, State, Undefined, UndefinedResultError
@@ -73,6 +74,8 @@ class Machine:
                         execute_vector(self.state, item)
                     case Opcode.STORE:
                         execute_store(self.state, item)
+                    case Opcode.ATTEND:
+                        execute_attend(self.state, item)
             except Fault as fault:
                 raise MachineError(fault.cause, item.engine, pc, str(fault)) from None
             except Undefined as error:
@@ -102,7 +105,7 @@ def _command(pc: int, data: bytes, arch: Arch) -> Command:
     except ProgramError as error:
         raise MachineError(Cause.BAD_FIELD, engine, pc, str(error)) from None
     for name, mask in (("wait", item.wait), ("signal", item.signal)):
-        if mask >> len(present):
-            text = f"{item.opcode.name}.{name} mask must name engines below {len(present)}, not {mask:#x}"
+        if mask & ~mask_of(present):
+            text = f"{item.opcode.name}.{name} mask must name engines that exist ({mask_of(present):#x}), not {mask:#x}"
             raise MachineError(Cause.BAD_FIELD, engine, pc, text)
     return item

@@ -1,11 +1,15 @@
 """What the golden machine remembers between instructions, the errors it meets, and checks that its engines share."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from hwgen.arch import Arch, ProgramError, UserError
 from hwgen.arch.isa import Cause, Command, Engine
 from hwgen.arch.registers import FETCH
-from models.memory import Memory
+from models.attention_engine.engine import AttentionEngine
+from models.memory import BusError, Memory
 
 
 class Fault(Exception):
@@ -40,6 +44,32 @@ class UndefinedResultError(ProgramError):
         self.pc = pc
 
 
+class AttentionPort:
+    """The memory as the attention engine sees it: an access to a gap stops the instruction. Methods are `Memory`'s."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+
+    def read(self, address: int, size: int) -> bytes:
+        """Raises `Fault` with READ_RESPONSE."""
+        return _access(Cause.READ_RESPONSE, self._memory.read, address, size)
+
+    def read_rows(self, address: int, rows: int, size: int, stride: int) -> NDArray[np.uint8]:
+        """Raises `Fault` with READ_RESPONSE."""
+        return _access(Cause.READ_RESPONSE, self._memory.read_rows, address, rows, size, stride)
+
+    def write(self, address: int, data: bytes | NDArray[np.uint8]) -> None:
+        """Raises `Fault` with WRITE_RESPONSE."""
+        _access(Cause.WRITE_RESPONSE, self._memory.write, address, data)
+
+
+def _access(cause: Cause, access: Any, *arguments: Any) -> Any:
+    try:
+        return access(*arguments)
+    except BusError as error:
+        raise Fault(cause, str(error)) from None
+
+
 class State:
     """Scratchpads and external memory.
 
@@ -50,6 +80,7 @@ class State:
     curve : uint32 [curve_entries, 2], FP32 bit patterns of slope and offset
     held : uint32 [interleave_max, C, R], sums that an output-stationary instruction left in the array, slot by slot
     held_slots : how many slots of `held` are valid
+    attention : attention engine with its importance, or None
     """
 
     def __init__(self, arch: Arch, memory: Memory) -> None:
@@ -62,6 +93,10 @@ class State:
         self.curve = np.zeros((arch.vector.curve_entries, 2), dtype=np.uint32)
         self.held = np.zeros((array.interleave_max, array.cols, array.rows), dtype=np.uint32)
         self.held_slots = 0
+        self.attention: AttentionEngine | None = None
+        if arch.attention:
+            port = AttentionPort(memory)
+            self.attention = AttentionEngine(arch.attention, port, operand=array.operand)
 
 
 def require(condition: bool, text: str) -> None:

@@ -6,9 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgen.arch import Arch, ProgramError
-from hwgen.arch.isa import Cause, Command, Engine
+from hwgen.arch.isa import Cause, Command, Engine, Opcode
 from models.accesses import Access, Rows, memory_rows, scratchpad_accesses, scratchpad_words
+from models.accesses_attend import AttendRows
 from models.machine import commands
+from models.memory import Memory
 from models.tokens import check_tokens
 
 
@@ -29,22 +31,25 @@ class Race:
         return f"{pair} touch word {self.word:#x} of {self.memory} in no defined order"
 
 
-def check_races(program: bytes, arch: Arch) -> Race | None:
+def check_races(program: bytes, arch: Arch, memory: Memory | None = None) -> Race | None:
     """The first race of an encoded program, by the later of its instructions, or None.
 
+    `memory`, as it is before the run, is needed for ATTEND, whose descriptors say what it touches.
     Raises `MachineError` on a malformed instruction and `ProgramError` if `check_tokens` finds an instruction that can
-    never start or that depends on a later one. Time and memory grow with the words that the program touches.
+    never start or that depends on a later one, for a descriptor that is refused and one that the program writes. Time
+    and memory grow with the words that the program touches.
     """
     problem = check_tokens(program, arch)
     if problem is not None and problem.cause is not Cause.TOKEN_OVERFLOW:
         raise ProgramError(f"races cannot be looked for: {problem.text}")
     items = list(commands(program, arch))
     order = _Order()
-    cells = _MemoryCells([memory_rows(item, arch) for item in items])
+    rows = _rows_of(items, arch, memory)
+    cells = _MemoryCells([one for found in rows for one in found])
     touched = {name: _Touched(size) for name, size in {**scratchpad_words(arch), "dram": cells.count}.items()}
     for pc, item in enumerate(items):
         before = order.start(pc, item)
-        accesses = [*scratchpad_accesses(item, arch), *cells.accesses(memory_rows(item, arch))]
+        accesses = [*scratchpad_accesses(item, arch), *(cells.access(one) for one in rows[pc])]
         for access in accesses:
             found = touched[access.memory].conflict(item.engine, access, before)
             if found is not None:
@@ -54,6 +59,23 @@ def check_races(program: bytes, arch: Arch) -> Race | None:
         for access in accesses:
             touched[access.memory].record(item.engine, access, order.count(item.engine))
     return None
+
+
+def _rows_of(items: list[Command], arch: Arch, memory: Memory | None) -> list[list[Rows]]:
+    """External memory that each instruction touches."""
+    attend, found = AttendRows(arch, memory), []
+    for item in items:
+        if item.opcode is Opcode.ATTEND:
+            found.append(attend.rows(item))
+        else:
+            found.append([rows for rows in (memory_rows(item, arch),) if rows is not None])
+    descriptors = [rows[0] for item, rows in zip(items, found) if item.opcode is Opcode.ATTEND and rows]
+    for pc, rows in enumerate(found):
+        for written in (one for one in rows if one.writes):
+            for read in descriptors:
+                if written.touches(read.address, read.size):
+                    raise ProgramError(f"instruction {pc} writes the descriptor at {read.address:#x}")
+    return found
 
 
 class _Order:
@@ -120,8 +142,8 @@ class _Touched:
 class _MemoryCells:
     """External memory cut into cells at every address where some instruction's row begins or ends."""
 
-    def __init__(self, accesses: list[Rows | None]) -> None:
-        edges = [edge for one in accesses if one is not None for edge in (one.starts(), one.starts() + one.size)]
+    def __init__(self, accesses: list[Rows]) -> None:
+        edges = [edge for one in accesses for edge in (one.starts(), one.starts() + one.size)]
         self._edges = np.unique(np.concatenate(edges)) if edges else np.zeros(1, dtype=np.int64)
         self.count = len(self._edges)
 
@@ -129,11 +151,9 @@ class _MemoryCells:
         """First byte of a cell."""
         return int(self._edges[cell])
 
-    def accesses(self, rows: Rows | None) -> list[Access]:
+    def access(self, rows: Rows) -> Access:
         """Rows as an access to cells."""
-        if rows is None:
-            return []
         first = np.searchsorted(self._edges, rows.starts())
         end = np.searchsorted(self._edges, rows.starts() + rows.size)
         covered = np.concatenate([np.arange(low, high) for low, high in zip(first, end)])
-        return [Access("dram", covered, rows.writes)]
+        return Access("dram", covered, rows.writes)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hwgen.arch.errors import UserError
-from hwgen.arch.isa import Field
+from hwgen.arch.fields import Field
 
 CHUNK = 16
 """Elements; head sizes are multiples of it."""

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from functools import cached_property
 from math import ceil, log2
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
+from hwgen.arch.attention import AttentionSizes
 from hwgen.arch.errors import ArchError
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
@@ -151,6 +152,8 @@ class Arch:
     vector: Vector = Field(default_factory=Vector)
     reducer: Reducer = Field(default_factory=Reducer)
     control: Control = Field(default_factory=Control)
+    attention: AttentionSizes | None = None
+    """The attention engine (ATTEND); None: there is none. Files leave out its `beat_bytes`, which is that of memory."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -158,6 +161,10 @@ class Arch:
             raise ValueError(
                 f"memory.data_bits ({self.memory.data_bits}) must be 16 x array.cols "
                 f"({16 * self.array.cols}): one beat is one operand for every column"
+            )
+        if self.attention and self.attention.beat_bytes != self.beat_bytes:
+            raise ValueError(
+                f"attention.beat_bytes ({self.attention.beat_bytes}) must be memory.data_bits / 8 ({self.beat_bytes})"
             )
         return self
 
@@ -186,6 +193,7 @@ def arch_from_dict(data: Any, *, where: str = "architecture") -> Arch:
     """Validate plain data as an `Arch`; `where` names the source in the error."""
     if not isinstance(data, dict):
         raise ArchError(f"{where}: an architecture must be a mapping of settings, not {reprlib.repr(data)}")
+    data = _with_beat_bytes(data, where)
     try:
         # Through JSON, because pydantic's strict mode takes mappings for dataclasses only from there.
         return TypeAdapter(Arch).validate_json(json.dumps(data))
@@ -193,6 +201,16 @@ def arch_from_dict(data: Any, *, where: str = "architecture") -> Arch:
         raise ArchError(f"{where}: {_sentence(error)}") from None
     except (TypeError, ValueError, RecursionError):
         raise ArchError(f"{where}: only plain numbers, text and mappings are allowed") from None
+
+
+def _with_beat_bytes(data: dict, where: str) -> dict:
+    """`data` with the beat size of the memory in its attention section, if that doesn't give one."""
+    attention, memory = data.get("attention"), data.get("memory")
+    if not isinstance(attention, dict) or not isinstance(memory, dict) or not isinstance(memory.get("data_bits"), int):
+        return data
+    if memory["data_bits"] == 64:
+        raise ArchError(f"{where}: attention needs memory.data_bits of at least 128, not 64")
+    return {**data, "attention": {"beat_bytes": memory["data_bits"] // 8, **attention}}
 
 
 _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
@@ -220,7 +238,8 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] in ("missing", "missing_argument"):
         return f"{path} is missing and has no default"
     if first["type"] == "value_error":
-        return ".".join(filter(None, (path, first["msg"].removeprefix("Value error, "))))
+        message = first["msg"].removeprefix("Value error, ")
+        return message if path and message.startswith(f"{path}.") else ".".join(filter(None, (path, message)))
     rule = _RULES.get(first["type"], first["msg"]).format_map(first.get("ctx", {}))
     return f"{path} must be {rule}, not {reprlib.repr(first['input'])}"
 
@@ -229,7 +248,8 @@ def _names(path: Sequence[int | str]) -> list[str]:
     """Settings of the part of an architecture at `path`."""
     part: type = Arch
     for name in path:
-        part = next(item.type for item in dataclasses.fields(part) if item.name == name)
+        kind = next(item.type for item in dataclasses.fields(part) if item.name == name)
+        part = next((item for item in get_args(kind) if dataclasses.is_dataclass(item)), kind)
     return [item.name for item in dataclasses.fields(part)]
 
 

@@ -1,7 +1,7 @@
 """The generated part of DESCRIPTORS.md: what lies in memory beside programs."""
 
 from hwgen.arch.attention import JOB, JOB_BYTES, RECORD, RECORD_BYTES
-from hwgen.arch.isa import Field
+from hwgen.arch.fields import Field
 from hwgen.arch.markdown import bit_range, codes, table
 from hwgen.arch.services import SERVICE_BYTES, SERVICES
 

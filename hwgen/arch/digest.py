@@ -8,8 +8,9 @@ from hwgen.arch.config import Arch
 
 
 def canonical_json(arch: Arch) -> str:
-    """Text that is equal for equal architectures: every setting, keys sorted, no spaces."""
-    return json.dumps(dataclasses.asdict(arch), sort_keys=True, separators=(",", ":"))
+    """Text that is equal for equal architectures: every setting of parts that there are, keys sorted, no spaces."""
+    settings = {name: part for name, part in dataclasses.asdict(arch).items() if part is not None}
+    return json.dumps(settings, sort_keys=True, separators=(",", ":"))
 
 
 def hash32(arch: Arch) -> int:

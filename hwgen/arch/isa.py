@@ -4,11 +4,14 @@ An instruction is 256 bits, little-endian. Bits 0-31 are the header, the operand
 """
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from hwgen.arch.config import INSTRUCTION_BYTES, Arch
 from hwgen.arch.errors import ProgramError
+from hwgen.arch.fields import Field
+from hwgen.arch.services import Job
 
 
 class Engine(enum.IntEnum):
@@ -19,6 +22,7 @@ class Engine(enum.IntEnum):
     VECTOR = 2
     STORE = 3
     FILL = 4
+    ATTEND = 5
 
 
 class Opcode(enum.IntEnum):
@@ -29,6 +33,7 @@ class Opcode(enum.IntEnum):
     VECTOR = 3
     STORE = 4
     FILL = 5
+    ATTEND = 6
 
 
 class Target(enum.IntEnum):
@@ -113,41 +118,7 @@ class Cause(enum.IntEnum):
     WRITE_RESPONSE = 6
     WATCHDOG = 7
     TOKEN_OVERFLOW = 8
-
-
-@dataclass(frozen=True)
-class Field:
-    """One operand of an instruction: `width` bits holding `low`..`high`, in two's complement if `low` is negative.
-
-    `choices` name the values; without `high` the last of them is the largest.
-    """
-
-    name: str
-    width: int
-    doc: str
-    low: int = 0
-    high: int | None = None
-    choices: type[enum.IntEnum] | None = None
-
-    @cached_property
-    def limit(self) -> int:
-        """Largest value that is allowed."""
-        if self.high is not None:
-            return self.high
-        return (1 << self.width) - 1 if self.choices is None else max(self.choices)
-
-    @property
-    def signed(self) -> bool:
-        """Whether values may be negative."""
-        return self.low < 0
-
-    def bits(self, value: int) -> int:
-        """How a value is encoded."""
-        return value & ((1 << self.width) - 1)
-
-    def value(self, bits: int) -> int:
-        """The inverse of `bits`."""
-        return bits - (1 << self.width) if self.signed and bits >> self.width - 1 else bits
+    BAD_DESCRIPTOR = 9
 
 
 _HEADER = (
@@ -185,7 +156,7 @@ class Instruction:
     @cached_property
     def others(self) -> int:
         """Mask of the engines that tokens may come from and go to."""
-        return sum(1 << engine for engine in Engine if engine != self.engine)
+        return mask_of(Engine) & ~(1 << self.engine)
 
 
 _ACC = "accumulator word"
@@ -331,12 +302,27 @@ _FILL = Instruction(
         replace(item, low=Target.ACC32, high=Target.ACC16) if item.name == "target" else item for item in _LOAD.operands
     ),
 )
-TABLE: dict[Opcode, Instruction] = {row.opcode: row for row in (*_ROWS, _FILL)}
+_ATTEND = Instruction(
+    Opcode.ATTEND,
+    Engine.ATTEND,
+    "Run a job of the attention engine; only with `attention`.",
+    (
+        Field("job", 4, "what the descriptor describes", choices=Job),
+        Field("addr", 48, "byte address of the descriptor, a multiple of the beat size"),
+    ),
+)
+TABLE: dict[Opcode, Instruction] = {row.opcode: row for row in (*_ROWS, _FILL, _ATTEND)}
 
 
 def engines(arch: Arch) -> tuple[Engine, ...]:
-    """Engines of an architecture, by number: FILL belongs to the second memory port."""
-    return tuple(engine for engine in Engine if engine != Engine.FILL or arch.memory.ports == 2)
+    """Engines of an architecture, by number: FILL belongs to the second memory port, ATTEND to `attention`."""
+    absent = {Engine.FILL: arch.memory.ports == 1, Engine.ATTEND: arch.attention is None}
+    return tuple(engine for engine in Engine if not absent.get(engine, False))
+
+
+def mask_of(present: Iterable[Engine]) -> int:
+    """Engines as bits of a `wait` or `signal` mask."""
+    return sum(1 << engine for engine in present)
 
 
 def load_opcode(arch: Arch, target: Target) -> Opcode:

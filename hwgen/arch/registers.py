@@ -59,14 +59,14 @@ TENSOR_STATE_DOC = {
     TensorState.IDLE: "no tensor instruction is left or has arrived yet",
     TensorState.BUSY: "every processing element takes a product",
     TensorState.TOKENS: "waits for the vector engine",
-    TensorState.MEMORY: "waits for the load, fill or store engine",
+    TensorState.MEMORY: "waits for the load, fill, store or attend engine",
     TensorState.FILL: "waits for activations or earlier sums on their way through the array",
     TensorState.WEIGHTS: "waits for stationary weights on their way into the array",
     TensorState.DRAIN: "waits for results on their way out of the array",
     TensorState.BUBBLE: "interleave factor is below the adder latency",
 }
 
-_ABSENT = {Engine.FILL: "; 0 with one memory port"}
+_ABSENT = {Engine.FILL: "; 0 with one memory port", Engine.ATTEND: "; 0 without `attention`"}
 _RW, _RO = Access.READ_WRITE, Access.READ_ONLY
 MAGIC = 0x53504C4D
 """Content of ID: 'SPLM'."""

@@ -4,7 +4,7 @@ import enum
 from typing import Final
 
 from hwgen.arch.attention import pack
-from hwgen.arch.isa import Field
+from hwgen.arch.fields import Field
 
 SERVICE_BYTES = 64
 """Bytes of each descriptor here."""

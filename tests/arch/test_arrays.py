@@ -42,7 +42,7 @@ def test_columns_have_every_instruction_once(seed):
         replace(command(Opcode.LOAD), operands={**command(Opcode.LOAD).operands, "rows": 0}),
         replace(command(Opcode.STORE), operands={**command(Opcode.STORE).operands, "words": 1 << 16}),
         replace(command(Opcode.VECTOR), wait=1 << TABLE[Opcode.VECTOR].engine),
-        replace(command(Opcode.TENSOR), signal=1 << 5),
+        replace(command(Opcode.TENSOR), signal=1 << 6),
     ],
 )
 def test_errors_are_those_of_each_instruction(wrong):

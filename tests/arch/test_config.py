@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from hwgen.arch import ArchError, arch_from_dict, load, preset_names
+from hwgen.arch.attention import AttentionSizes
 from hwgen.arch.config import PRESET_FOLDER
 from hwgen.arch.digest import canonical_json, hash32
 
@@ -16,7 +17,11 @@ ARRAY_NAMES = (
     "rows, cols, lanes, group_max, act_width, act_buffer, weight_buffer, interleave_max, operand, accumulate, "
     "mul_latency, add_latency, drain"
 )
-ARCH_NAMES = "name, clock_mhz, array, scratchpads, memory, vector, reducer, control"
+ARCH_NAMES = "name, clock_mhz, array, scratchpads, memory, vector, reducer, control, attention"
+ATTENTION_NAMES = (
+    "multipliers, beat_bytes, softmax_lanes, selectors, output_lanes, max_length, buffer_words, max_heads, "
+    "rows_in_flight, reads_in_flight"
+)
 NAME_RULE = "lower-case letters, digits and underscores, with a letter first"
 
 
@@ -85,7 +90,29 @@ REFUSED = [
     ({"name": ""}, f"name must be {NAME_RULE}, not ''"),
     ({"name": "a\n"}, f"name must be {NAME_RULE}, not 'a\\n'"),
     ({"name": "x" * 33}, "name must be at most 32 characters long, not 'xxxxxxxxxxxx...xxxxxxxxxxxxx'"),
+    (
+        {"memory": {"data_bits": 128}, "attention": {"colour": 1}},
+        f"attention.colour is not a known setting; allowed are {ATTENTION_NAMES}",
+    ),
+    (
+        {"memory": {"data_bits": 128}, "attention": {"max_heads": True}},
+        "attention.max_heads must be a whole number, not True",
+    ),
+    (
+        {"memory": {"data_bits": 128}, "attention": {"max_heads": 17}},
+        "attention.max_heads must be between 1 and 16, not 17",
+    ),
+    ({"attention": 3}, "attention must be a mapping of settings, not 3"),
     # Conflicts
+    ({"attention": {}}, "attention needs memory.data_bits of at least 128, not 64"),
+    (
+        {"array__cols": 8, "memory": {"data_bits": 128}, "attention": {"beat_bytes": 32}},
+        "attention.beat_bytes (32) must be memory.data_bits / 8 (16)",
+    ),
+    (
+        {"memory": {"data_bits": 128}, "attention": {"multipliers": 128, "softmax_lanes": 4}},
+        "attention.softmax_lanes must be at least multipliers / 16 = 8",
+    ),
     ({"array__rows": 6}, "array.rows must be a power of two, not 6"),
     ({"array__cols": 12}, "array.cols must be a power of two, not 12"),
     ({"scratchpads__wgt_depth": 100}, "scratchpads.wgt_depth must be a power of two, not 100"),
@@ -167,6 +194,16 @@ def test_presets_load_and_hold_together(name):
     assert arch.macs == arch.array.rows * arch.array.cols * arch.array.lanes
     assert 1 << arch.row_bits == arch.array.rows
     assert arch.array.chain_latency == arch.array.lanes * arch.array.add_latency
+
+
+def test_attention_takes_its_beats_from_the_memory():
+    data = settings(array__cols=8, memory={"data_bits": 128})
+    assert arch_from_dict(data).attention is None
+    assert arch_from_dict(data | {"attention": None}) == arch_from_dict(data)
+    made = arch_from_dict(data | {"attention": {"max_heads": 12}})
+    assert dataclasses.asdict(made.attention) == dataclasses.asdict(AttentionSizes(max_heads=12, beat_bytes=16))
+    assert arch_from_dict(data | {"attention": {"max_heads": 12, "beat_bytes": 16}}) == made
+    assert len({hash32(made), hash32(arch_from_dict(data)), hash32(arch_from_dict(data | {"attention": {}}))}) == 3
 
 
 def test_file_and_defaults(tmp_path):

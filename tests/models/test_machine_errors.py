@@ -208,7 +208,7 @@ def test_tokens_of_fill_with_one_port_and_with_two():
         new_machine().run(program(item))
 
 
-@pytest.mark.parametrize("opcode", [0, 5, 6, 255])
+@pytest.mark.parametrize("opcode", [0, 5, 6, 7, 255])
 def test_unknown_opcode(opcode):
     data = bytes([opcode]) + bytes(31)
     with pytest.raises(MachineError, match=r"^instruction 1 stopped instruction fetch with BAD_OPCODE") as caught:

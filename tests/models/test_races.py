@@ -15,7 +15,7 @@ from tests.models.support import SEED, arch, normal_operands, program, run
 
 TINY = arch("tiny")
 SIZE = 1 << 13
-LOAD, TENSOR, VECTOR, STORE, _ = (1 << engine for engine in Engine)
+LOAD, TENSOR, VECTOR, STORE, *_ = (1 << engine for engine in Engine)
 
 
 def random_command(rng: np.random.Generator):

@@ -11,7 +11,7 @@ from models.tokens import check_tokens
 from tests.models.support import SEED, arch, program, with_mask
 
 TINY = arch("tiny")
-LOAD, TENSOR, VECTOR, STORE, _ = (1 << engine for engine in Engine)
+LOAD, TENSOR, VECTOR, STORE, *_ = (1 << engine for engine in Engine)
 
 
 def load(wait=0, signal=0):
