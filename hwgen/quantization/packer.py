@@ -7,15 +7,17 @@ from amaranth.lib.wiring import In, Out
 from hwgen.arch.attention import QUERY_BITS
 from hwgen.fp.integer import BITS_WIDTH, INTEGER_BITS
 
+LANES = (4, 8, 16, 32)
+
 
 class PackerWord(data.StructLayout):
     """`lanes` elements of `bits` bits each. offset : byte of the beat in which the first word of a segment starts,
-    read with that word. last : ends the segment.
+    read with that word. half : of 32 lanes only the lower 16 count. last : ends the segment.
     """
 
     def __init__(self, lanes: int, beat_bytes: int) -> None:
-        elements = data.ArrayLayout(INTEGER_BITS, lanes)
-        super().__init__({"elements": elements, "bits": BITS_WIDTH, "offset": (beat_bytes - 1).bit_length(), "last": 1})
+        elements, byte = data.ArrayLayout(INTEGER_BITS, lanes), (beat_bytes - 1).bit_length()
+        super().__init__({"elements": elements, "bits": BITS_WIDTH, "offset": byte, "half": 1, "last": 1})
 
 
 class PlaneBeat(data.StructLayout):
@@ -35,7 +37,7 @@ class PlanePacker(wiring.Component):
 
     Parameters
     ----------
-    lanes : int        4, 8 or 16.
+    lanes : int        One of `LANES`.
     beat_bytes : int   At least 2 x lanes.
 
     Members
@@ -46,8 +48,8 @@ class PlanePacker(wiring.Component):
     """
 
     def __init__(self, *, lanes: int, beat_bytes: int) -> None:
-        if lanes not in (4, 8, 16):
-            raise ValueError(f"lanes must be 4, 8 or 16, not {lanes!r}")
+        if lanes not in LANES:
+            raise ValueError(f"lanes must be one of {', '.join(map(str, LANES))}, not {lanes!r}")
         if beat_bytes < 2 * lanes:
             raise ValueError(f"beat_bytes ({beat_bytes}) must be at least 2 x lanes ({lanes})")
         self._lanes, self._beat_bytes = lanes, beat_bytes
@@ -61,8 +63,8 @@ class PlanePacker(wiring.Component):
 
     @property
     def unit(self) -> int:
-        """Bytes; a word of elements of even width is a multiple of it."""
-        return self._lanes // 4
+        """Bytes; a word of elements of even width, or half of one of 32, is a multiple of it."""
+        return min(4, self._lanes // 4)
 
     def elaborate(self, platform: object) -> Module:
         """Squeeze the elements of a word together | put them behind those that are there."""
@@ -125,10 +127,12 @@ class PlanePacker(wiring.Component):
             with m.Switch(word.bits):
                 for bits in QUERY_BITS:
                     with m.Case(bits):
-                        m.d.sync += [
-                            chunk.eq(Cat(word.elements[lane][:bits] for lane in range(self._lanes))),
-                            units.eq(self._lanes * bits // 8 // self.unit),
-                        ]
+                        size = self._lanes * bits // 8 // self.unit
+                        fields = Cat(word.elements[lane][:bits] for lane in range(self._lanes))
+                        m.d.sync += [chunk.eq(fields), units.eq(size)]
+                        if self._lanes == max(LANES):
+                            with m.If(word.half):
+                                m.d.sync += [chunk.eq(fields[: len(fields) // 2]), units.eq(size // 2)]
         return chunk, units, offset, last, full
 
     def _place(self, m: Module, chunk: Signal, units: Signal, position: Signal) -> tuple[Signal, Signal]:

@@ -27,10 +27,10 @@ class QuantizerSettings(data.StructLayout):
 
 
 class FloatWord(data.StructLayout):
-    """`lanes` FP32 values; `last` ends a segment."""
+    """`lanes` FP32 values. half : of 32 lanes only the lower 16 count. last : ends a segment."""
 
     def __init__(self, lanes: int) -> None:
-        super().__init__({"values": data.ArrayLayout(32, lanes), "last": 1})
+        super().__init__({"values": data.ArrayLayout(32, lanes), "half": 1, "last": 1})
 
 
 class Quantizer(wiring.Component):
@@ -44,7 +44,7 @@ class Quantizer(wiring.Component):
 
     Parameters
     ----------
-    lanes : int         Values in a word: 4, 8 or 16.
+    lanes : int         Values in a word: 4, 8, 16 or 32.
     beat_bytes : int
     mul_latency : int   Registers of the multipliers.
 
@@ -83,7 +83,7 @@ class Quantizer(wiring.Component):
         """Words enter when the queue has room for all that are under way; both packers take from it together."""
         m = Module()
         settings = self.settings
-        fields = {"integers": INTEGER_BITS * self._lanes, "bits": BITS_WIDTH, "low": 1, "last": 1}
+        fields = {"integers": INTEGER_BITS * self._lanes, "bits": BITS_WIDTH, "low": 1, "half": 1, "last": 1}
         byte = len(settings.offset)
         shape = data.StructLayout(fields | {"offset": byte, "low_offset": byte})
         m.submodules.queue = queue = Queue(shape=shape, depth=self.integer_latency + 2)
@@ -96,7 +96,8 @@ class Quantizer(wiring.Component):
         m.d.sync += under_way.eq(under_way + enter - (queue.o.valid & queue.o.ready))
         bits = delay(m, settings.bits, self._mul_latency, "bits")
         integers = [self._integer(m, lane, bits) for lane in range(self._lanes)]
-        beside = Cat(settings.bits, settings.low, self.i.payload.last, settings.offset, settings.low_offset)
+        word = self.i.payload
+        beside = Cat(settings.bits, settings.low, word.half, word.last, settings.offset, settings.low_offset)
         beside = delay(m, beside, self.integer_latency, "beside")
         m.d.comb += queue.i.payload.eq(Cat(*integers, beside))
 
@@ -129,9 +130,11 @@ class Quantizer(wiring.Component):
             source.ready.eq(msb.i.ready & (low.i.ready | ~word.low)),
             msb.i.payload.bits.eq(word.bits - word.low * LOW_BITS),
             msb.i.payload.offset.eq(word.offset),
+            msb.i.payload.half.eq(word.half),
             msb.i.payload.last.eq(word.last),
             low.i.payload.bits.eq(LOW_BITS),
             low.i.payload.offset.eq(word.low_offset),
+            low.i.payload.half.eq(word.half),
             low.i.payload.last.eq(word.last),
         ]
         for lane in range(self._lanes):

@@ -19,7 +19,7 @@ from tests.support import at_random, every_fourth, long, never
 
 pytestmark = pytest.mark.verilator
 
-SIZES = [(4, 8), (4, 16), (16, 64)]
+SIZES = [(4, 8), (4, 16), (16, 64), (32, 64)]
 STALLS = {"never": never, "every_fourth": every_fourth, "long": long(30)}
 
 
@@ -76,11 +76,14 @@ def unpacked(item: int, beat_bytes: int) -> tuple[int, int, int]:
 
 
 def packer_items(segment: list[list[int]], bits: int, offset: int, lanes: int, beat_bytes: int, noise: int):
-    """Words of a segment; the offset of all but the first, and bits above the elements, are rubbish."""
+    """Words of a segment, halves where there are fewer elements; the offset of all but the first, bits above the
+    elements and what is behind a half are rubbish."""
     for place, word in enumerate(segment):
         elements = [value % (1 << bits) | noise << bits & 0xFFFF for value in word]
+        elements += [noise] * (lanes - len(word))
         shape = PackerWord(lanes, beat_bytes)
         fields = {"elements": elements, "bits": bits, "offset": 0 if place else offset, "last": word is segment[-1]}
+        fields["half"] = len(word) < lanes
         yield shape.const(fields).as_bits()
 
 
@@ -94,7 +97,8 @@ def test_packer(lanes, beat_bytes, stall, seed):
         bits = QUERY_BITS[number % len(QUERY_BITS)]
         offset = unit * source.randrange(beat_bytes // unit)
         words = source.choice([1, 1, 2, 4, source.randrange(1, 40)])
-        segment = [[source.randrange(-(1 << bits - 1), 1 << bits - 1) for _ in range(lanes)] for _ in range(words)]
+        sizes = [16 if lanes == 32 and source.random() < 0.4 else lanes for _ in range(words)]
+        segment = [[source.randrange(-(1 << bits - 1), 1 << bits - 1) for _ in range(size)] for size in sizes]
         items += packer_items(segment, bits, offset, lanes, beat_bytes, source.getrandbits(12))
         wanted += beats_of([value for word in segment for value in word], bits, offset, beat_bytes)
     run = block.transfer(items, stalls=at_random(seed, 0.3), sink=STALLS[stall])
@@ -124,10 +128,13 @@ class Segment:
         settings = {"inverse": int(inverse.view(np.uint32)), "bits": bits, "low": self.low}
         settings |= {"offset": offset, "low_offset": low_offset}
         self.settings = QuantizerSettings(beat_bytes).const(settings).as_bits()
-        words = [{"values": word.view(np.uint32).tolist(), "last": 0} for word in values]
+        words = [{"values": word.view(np.uint32).tolist(), "last": 0, "half": 0} for word in values]
         words[-1]["last"] = 1
+        count = values.size
+        if lanes == 32 and source.random() < 0.5:
+            words[-1]["half"], count = 1, count - 16
         self.words = [FloatWord(lanes).const(word).as_bits() for word in words]
-        integers = quantize(values, inverse, bits)
+        integers = quantize(values.ravel()[:count], inverse, bits)
         msb, low = split(integers) if self.low else (integers, None)
         msb_bits = bits - LOW_BITS * self.low
         self.msb_beats = beats_of(msb.ravel().tolist(), msb_bits, offset, beat_bytes)
@@ -181,7 +188,9 @@ def test_quantizer_rate_and_latency(seed):
     assert quantizer(16, 64).component.latency == 8
 
 
-@pytest.mark.parametrize(("lanes", "beat_bytes", "text"), [(3, 8, "lanes must be 4, 8 or 16"), (16, 16, "beat_bytes")])
+@pytest.mark.parametrize(
+    ("lanes", "beat_bytes", "text"), [(3, 8, "lanes must be one of 4, 8, 16, 32, not 3"), (16, 16, "beat_bytes")]
+)
 def test_sizes_that_do_not_work(lanes, beat_bytes, text):
     with pytest.raises(ValueError, match=text):
         PlanePacker(lanes=lanes, beat_bytes=beat_bytes)
