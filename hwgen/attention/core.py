@@ -89,7 +89,7 @@ class AttentionCore(wiring.Component):
             "values": ValueSide(sizes),
             "results": ResultStage(sizes, operand=self._operand, mul_latency=self._mul_latency),
             "port": ReadPort(clients=3, beat_bytes=sizes.beat_bytes, depth=max(16, sizes.reads_in_flight)),
-            "places": RowTable(RowPlace(), slots=sizes.rows_in_flight, ports=6),
+            "places": RowTable(RowPlace(), slots=sizes.rows_in_flight, ports=7),
             "inverses": RowTable(Inverse(), slots=sizes.rows_in_flight, ports=2),
         }
         for name, part in parts.items():
@@ -196,6 +196,9 @@ class AttentionCore(wiring.Component):
             *(stage.result.eq(keys.result), stage.result_valid.eq(keys.result_valid)),
             stage.place.eq(self._look_up(m, stage.slot)),
             *(reader.record_head_0.eq(stage.record_head), stage.record.eq(reader.record_0)),
+            stage.refine_place.eq(self._look_up(m, stage.refine_slot)),
+            *(reader.record_head_2.eq(stage.refine_head), stage.refine_record.eq(reader.record_2)),
+            *(stage.old_valid.eq(keys.old_valid), stage.old_buffer.eq(keys.old_buffer)),
             *(keys.address.eq(stage.address), keys.buffer.eq(stage.buffer), stage.scores.eq(keys.scores)),
             self._inverses.write_slot.eq(stage.inverse_slot),
             self._inverses.write_data.eq(stage.inverse),
@@ -206,6 +209,7 @@ class AttentionCore(wiring.Component):
             finish.rows.payload.eq(stage.final.payload),
             finish.rows.valid.eq(stage.final.valid & (job_prunes(stage.job) | stage.job.importance)),
         ]
+        wiring.connect(m, stage.indices, keys.indices)
         for name in ("token_address", "token_write_address", "token_write_data", "token_write_enable"):
             m.d.comb += getattr(finish, name).eq(getattr(self, name))
         m.d.comb += self.token_data.eq(finish.token_data)

@@ -1,11 +1,14 @@
 """The descriptor of a job: fields, head records and mask, read from memory and checked."""
 
+from collections.abc import Iterable
+
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch.attention import (
+    ADDRESS_ALIGN,
     CHUNK,
     JOB,
     JOB_BYTES,
@@ -15,13 +18,12 @@ from hwgen.arch.attention import (
     RECORD,
     RECORD_BYTES,
     AttentionSizes,
-    KeyMode,
 )
 from hwgen.attention.buffer import address_bits
 from hwgen.attention.words import ADDRESS_BITS, INDEX_BITS, ReadRequest
 
-RECORD_PORTS = 2
-"""Softmax and scaling look up records, of different heads."""
+RECORD_PORTS = 3
+"""Softmax, scaling and key selection look up records, of different heads."""
 LARGEST_HEAD = 128
 
 
@@ -51,25 +53,37 @@ def buffer_words(sizes: AttentionSizes, head_size: Value, rows: Value) -> Value:
 
 
 def refused(job: data.View, words: Value, sizes: AttentionSizes) -> Value:
-    """Whether the core can't run a job: a field out of its range, too large for the sizes, or not built."""
+    """Whether the core can't run a job: a field out of its range or its place, or too large for the sizes."""
 
-    def among(value: Value, choices: tuple[int, ...]) -> Value:
+    def among(value: Value, choices: Iterable[int]) -> Value:
         return Cat(value == choice for choice in choices).any()
 
+    groups = range(1, sizes.max_heads + 1)
     sound = [
-        (job.heads != 0) & (job.heads <= sizes.max_heads),
-        (job.group != 0) & (job.group <= job.heads),
-        (job.head_size != 0) & (job.head_size % CHUNK == 0) & (job.head_size <= LARGEST_HEAD),
-        job.queries != 0,
-        (job.keys != 0) & (job.keys <= sizes.max_length),
+        *_in_range(job),
+        *_aligned(job, sizes),
+        Cat((job.group == size) & among(job.heads, range(size, sizes.max_heads + 1, size)) for size in groups).any(),
+        job.head_size % CHUNK == 0,
+        job.keys <= sizes.max_length,
         among(job.query_bits, QUERY_BITS),
         among(job.key_bits, PLANE_BITS),
         among(job.value_bits, PLANE_BITS),
-        (job.key_mode != KeyMode.KEY) | ~job.key_low,
-        (job.value_keep != 0) & (job.value_keep <= 1 << KEEP_FRACTION),
         ~job.hold | (words <= sizes.buffer_words),
     ]
     return ~Cat(sound).all()
+
+
+def _in_range(job: data.View) -> list[Value]:
+    """Ranges that are less than what a field can hold."""
+    low = [job[item.name] >= item.low for item in JOB if item.low]
+    return low + [job[item.name] <= item.limit for item in JOB if item.limit < (1 << item.width) - 1]
+
+
+def _aligned(job: data.View, sizes: AttentionSizes) -> list[Value]:
+    """Every address and stride is a multiple of what it must be."""
+    aligns = {item.name: ADDRESS_ALIGN for item in JOB if item.name.endswith(("_addr", "_stride"))}
+    aligns |= dict.fromkeys(("mask_addr", "heads_addr"), sizes.beat_bytes)
+    return [job[name] % align == 0 for name, align in aligns.items()]
 
 
 class JobReader(wiring.Component):
@@ -126,7 +140,7 @@ class JobReader(wiring.Component):
         beat_log2, first = self._beat.bit_length() - 1, max(1, JOB_BYTES // self._beat)
         address, image = Signal(ADDRESS_BITS), Signal(max(8 * JOB_BYTES, 8 * self._beat))
         asked, arrived, total, records = Signal(9), Signal(9), Signal(9), Signal(9)
-        tables, words = Signal(), Signal(INDEX_BITS + 3)
+        tables, words, crooked = Signal(), Signal(INDEX_BITS + 3), Signal()
         m.d.comb += [
             Value.cast(self.job).eq(image),
             records.eq((self.job.heads * RECORD_BYTES + self._beat - 1) >> beat_log2),
@@ -147,7 +161,13 @@ class JobReader(wiring.Component):
         with m.FSM():
             with m.State("idle"):
                 m.d.comb += self.command.ready.eq(1)
-                m.d.sync += [address.eq(self.command.payload), asked.eq(0), arrived.eq(0), tables.eq(0)]
+                m.d.sync += [
+                    address.eq(self.command.payload[beat_log2:] << beat_log2),
+                    asked.eq(0),
+                    arrived.eq(0),
+                    tables.eq(0),
+                ]
+                m.d.sync += crooked.eq(self.command.payload[:beat_log2].any())
                 with m.If(self.command.valid):
                     m.next = "descriptor"
             with m.State("descriptor"):
@@ -162,7 +182,7 @@ class JobReader(wiring.Component):
                     total.eq(records + Mux(self.job.masked, (self.job.keys + 8 * self._beat - 1) >> beat_log2 + 3, 0)),
                 ]
                 m.next = "tables"
-                with m.If(refused(self.job, words, self._sizes)):
+                with m.If(crooked | refused(self.job, words, self._sizes)):
                     m.d.comb += self.error.eq(1)
                     m.next = "idle"
             with m.State("tables"):

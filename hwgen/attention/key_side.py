@@ -10,7 +10,7 @@ from hwgen.attention.fetch import RowFetch
 from hwgen.attention.products import ProductResult, Products
 from hwgen.attention.rows import RowTable, row_words, slot_bits
 from hwgen.attention.scores import ScoreBuffers, StoredScores
-from hwgen.attention.words import INDEX_BITS, FetchCommand, ProductCommand, ReadRequest
+from hwgen.attention.words import INDEX_BITS, FetchCommand, ProductCommand, ReadRequest, RowIndex
 from hwgen.lib.streams import Queue
 
 LOADS = 2
@@ -32,6 +32,7 @@ class KeySide(wiring.Component):
     -------
     hold : In(1)
     fetch : In(stream of FetchCommand), load : In(stream of BufferLoad), held : In(stream of BufferRead)
+    indices : In(stream of RowIndex)           Keys of a gathered fetch or read.
     command : In(stream of ProductCommand)
     query_slot : In, query_next : Out(1)       Slot of the query that arrives; it is complete.
     index : Out(16), mask : In(R)              Whether keys from `index` on are seen.
@@ -39,6 +40,7 @@ class KeySide(wiring.Component):
     loaded : Out(1)                            The last word of a plane is written.
     result : Out(ProductResult), result_valid : Out(1)
     address : In, buffer : In, scores : Out(StoredScores(lanes))    A cycle later.
+    old_valid : Out(1), old_buffer : Out       Products read a buffer.
     slot : In, seen : Out(16)                  Seen keys of a row.
     multiplies : Out(1)                        Products take a word.
     """
@@ -52,6 +54,7 @@ class KeySide(wiring.Component):
                 "fetch": In(stream.Signature(FetchCommand())),
                 "load": In(stream.Signature(BufferLoad(sizes))),
                 "held": In(stream.Signature(BufferRead(sizes))),
+                "indices": In(stream.Signature(RowIndex())),
                 "command": In(stream.Signature(ProductCommand(sizes))),
                 "query_slot": In(slot),
                 "query_next": Out(1),
@@ -65,6 +68,8 @@ class KeySide(wiring.Component):
                 "address": In(range(row_words(sizes))),
                 "buffer": In(slot),
                 "scores": Out(StoredScores(sizes.softmax_lanes)),
+                "old_valid": Out(1),
+                "old_buffer": Out(slot),
                 "slot": In(slot),
                 "seen": Out(INDEX_BITS),
                 "multiplies": Out(1),
@@ -102,6 +107,10 @@ class KeySide(wiring.Component):
             self.multiplies.eq(products.i.valid & products.i.ready),
             *(scores.address.eq(self.address), scores.buffer.eq(self.buffer), self.scores.eq(scores.o)),
         ]
+        indices = self.indices
+        m.d.comb += indices.ready.eq(Mux(self.hold, rows.indices.ready, fetch.indices.ready))
+        for target, wanted in ((fetch.indices, ~self.hold), (rows.indices, self.hold)):
+            m.d.comb += [target.payload.eq(indices.payload), target.valid.eq(indices.valid & wanted)]
         self._store(m, products, scores)
         self._count(m, products)
         return m
@@ -113,10 +122,11 @@ class KeySide(wiring.Component):
             scores.write_valid.eq(products.o_valid),
             *(scores.old_index.eq(products.old_index), scores.old_buffer.eq(products.old_buffer)),
             *(scores.old_valid.eq(products.old_valid), products.old.eq(scores.old)),
+            *(self.old_valid.eq(products.old_valid), self.old_buffer.eq(products.old_buffer)),
         ]
 
     def _count(self, m: Module, products: Products) -> None:
-        """How many keys of a row are seen."""
+        """How many keys of a row are seen; its MSB pass sees all of them."""
         m.submodules.counts = counts = RowTable(INDEX_BITS, slots=self._sizes.rows_in_flight, ports=1)
         count, total = Signal(INDEX_BITS), Signal(INDEX_BITS)
         seen = products.o.write & products.o.seen
@@ -124,7 +134,7 @@ class KeySide(wiring.Component):
             total.eq(count + sum(seen[row] for row in range(len(seen)))),
             counts.write_slot.eq(products.o_buffer),
             counts.write_data.eq(total),
-            counts.write_enable.eq(products.o_valid & products.o.last),
+            counts.write_enable.eq(products.o_valid & products.o.last & ~products.o_low),
             *(counts.slot_0.eq(self.slot), self.seen.eq(counts.entry_0)),
         ]
         with m.If(products.o_valid):

@@ -4,7 +4,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.arch.attention import LOW_BITS, AttentionSizes
+from hwgen.arch.attention import LOW_BITS, AttentionSizes, KeyMode
 from hwgen.attention.buffer import BufferRead, address_bits
 from hwgen.attention.job import JobFields
 from hwgen.attention.loader import KV_BITS
@@ -41,7 +41,8 @@ class PassIssue(wiring.Component):
     load : In(stream of FetchCommand) Of keys that are held; goes first.
     ready : In(5)                     Heads of keys below this one are there, if they are held.
     words : In                        Words of a head, where the second half of the buffer begins.
-    low : In(stream of slot)          Rows that need LSBs of their keys; `low_place` : In(RowPlace) is that row.
+    low : In(stream of slot)          Rows that need LSBs of their keys, or (KEY) of some; `low_place` : In(RowPlace) is
+        that row.
     taken : Out(1), taken_slot : Out, taken_place : Out(RowPlace)   A row has a slot.
     release : In(rows_in_flight)      Slots that are free again.
     free : Out(rows_in_flight), used : Out(2)   Halves of the buffers that rows in slots use.
@@ -87,6 +88,7 @@ class PassIssue(wiring.Component):
         wiring.connect(m, fetches.o, wiring.flipped(self.fetch))
         wiring.connect(m, passes.o, wiring.flipped(self.products))
         self._own = own = Signal(data.StructLayout({"slot": slot_bits(self._sizes), "place": RowPlace()}))
+        self._picks = self.job.key_mode == KeyMode.KEY
         begun = Signal()
         takes_low, takes_row = Signal(), Signal()
         room = fetches.i.ready & passes.i.ready & queries.i.ready & reads.i.ready & ~self.load.valid
@@ -135,6 +137,8 @@ class PassIssue(wiring.Component):
             entry.read.base.eq(Mux(side, self.words, 0)),
             entry.read.head_size.eq(self.job.head_size),
             entry.read.rows.eq(command.payload.keys),
+            entry.read.gather.eq(command.payload.low & self._picks),
+            entry.read.single.eq(command.payload.low & self._picks),
             self.held.payload.eq(read.read),
             self.held.valid.eq(reads.o.valid & (read.low | (arrived != 0))),
             reads.o.ready.eq(self.held.valid & self.held.ready),
@@ -167,7 +171,7 @@ class PassIssue(wiring.Component):
         with m.If(takes_low):
             m.d.comb += [
                 *(command.address.eq(self.low_place.key_low), command.bits.eq(LOW_BITS)),
-                command.rows.eq(self.low_place.keys),
+                *(command.rows.eq(self.low_place.keys), command.gather.eq(self._picks), command.single.eq(self._picks)),
             ]
         with m.If(takes_row):
             m.d.comb += [

@@ -6,6 +6,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch.attention import CHUNK, SCORE_BITS, AttentionSizes
+from hwgen.attention.maximum import larger, largest, levels
 from hwgen.attention.multiply import HALF_SHIFT, LARGEST_HEAD, ChunkProduct, operands, register
 from hwgen.attention.refine import MAGNITUDE_BITS
 from hwgen.attention.scores import StoredScores
@@ -67,7 +68,7 @@ class Products(wiring.Component):
     i : In(stream of ElementWord), mask : In(R)    Rows are in their order from a multiple of their number in a full
         word on, or single; bit r of the mask says that row r of the word may be seen.
     old_index, old_buffer, old_valid : Out, old : In(StoredScores(R))    `ScoreBuffers` answers a cycle later.
-    o : Out(ScoreWord), o_buffer : Out, o_valid : Out(1)
+    o : Out(ScoreWord), o_buffer : Out, o_low : Out(1), o_valid : Out(1)    low : of an LSB pass.
     result : Out(ProductResult), result_valid : Out(1)
     """
 
@@ -89,6 +90,7 @@ class Products(wiring.Component):
                 "old": In(StoredScores(self._rows)),
                 "o": Out(ScoreWord(sizes)),
                 "o_buffer": Out(buffer),
+                "o_low": Out(1),
                 "o_valid": Out(1),
                 "result": Out(ProductResult(sizes)),
                 "result_valid": Out(1),
@@ -109,7 +111,7 @@ class Products(wiring.Component):
     @property
     def result_latency(self) -> int:
         """Cycles from the last word of a pass to its result: a register for each level of the maximum, one more."""
-        return self.latency + (self._rows - 1).bit_length() + 1
+        return self.latency + levels(self._rows) + 1
 
     def elaborate(self, platform: object) -> Module:
         """Multiply and add | words of a row | old scores | maximum."""
@@ -232,23 +234,19 @@ class Products(wiring.Component):
             m.d.sync += self.o.scores[place].eq(Mux(tag.half, total << HALF_SHIFT, total) + old)
         m.d.sync += [
             self.o_valid.eq(tag.valid & tag.ends),
-            self.o_buffer.eq(tag.buffer),
+            *(self.o_buffer.eq(tag.buffer), self.o_low.eq(tag.low)),
             *(self.o[name].eq(tag[name]) for name in ("write", "seen", "index", "last")),
         ]
 
     def _result(self, m: Module, magnitudes: list[Signal]) -> None:
         """The largest seen score of a word, a register for each level, and of a pass."""
         values = [(self.o.seen[place], Value.cast(self.o.scores[place]).as_signed()) for place in range(self._rows)]
-        cycles = 0
-        while len(values) > 1:
-            pairs = zip(values[::2], values[1::2])
-            values = [tuple(register(m, part, "best") for part in larger(*pair)) for pair in pairs]
-            cycles += 1
+        best, cycles = largest(m, values, "best"), levels(self._rows)
         valid = delay(m, self.o_valid, cycles, "best_valid", reset=True)
         last, buffer = delay(m, self.o.last, cycles, "best_last"), delay(m, self.o_buffer, cycles, "best_buffer")
         first, result = Signal(init=1), self.result
         before = (result.seen & ~first, Value.cast(result.maximum).as_signed())
-        seen, maximum = larger(before, values[0])
+        seen, maximum = larger(before, best)
         m.d.sync += self.result_valid.eq(valid & last)
         with m.If(valid):
             m.d.sync += [result.seen.eq(seen), result.maximum.eq(maximum), first.eq(last), result.buffer.eq(buffer)]
@@ -256,9 +254,3 @@ class Products(wiring.Component):
             for number, magnitude in enumerate(magnitudes):
                 with m.Case(number):
                     m.d.comb += result.magnitude.eq(magnitude)
-
-
-def larger(one: tuple[Value, Value], other: tuple[Value, Value]) -> tuple[Value, Value]:
-    """Of two pairs of a flag and a number, the flags' disjunction and the larger number whose flag is set."""
-    take = other[0] & (~one[0] | (other[1] > one[1]))
-    return one[0] | other[0], Mux(take, other[1], one[1]).as_signed()

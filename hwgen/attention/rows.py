@@ -110,6 +110,7 @@ class RowReader(wiring.Component):
     Timing
     ------
     The first word is offered `LATENCY` cycles after its command was offered; then one a cycle, also from row to row.
+    Words that are `blocked` come later.
 
     Parameters
     ----------
@@ -120,6 +121,7 @@ class RowReader(wiring.Component):
     -------
     command : In(stream of ReadRow)
     address : Out, bits : In(width)    A cycle later. Slots have `row_words` words each.
+    blocked : In(1), asks : Out(1)     A word must not be asked for; one is.
     o : Out(stream of RowWord)
     """
 
@@ -133,6 +135,8 @@ class RowReader(wiring.Component):
                 "command": In(stream.Signature(ReadRow(sizes))),
                 "address": Out(range(sizes.rows_in_flight * row_words(sizes))),
                 "bits": In(width),
+                "blocked": In(1),
+                "asks": Out(1),
                 "o": Out(stream.Signature(RowWord(sizes, width))),
             }
         )
@@ -143,10 +147,10 @@ class RowReader(wiring.Component):
         m.submodules.queue = queue = Queue(shape=RowWord(self._sizes, self._width), depth=self._DEPTH)
         wiring.connect(m, queue.o, wiring.flipped(self.o))
         row, lanes = self.command.payload, self._sizes.softmax_lanes
-        number, asks, last, coming = Signal(range(row_words(self._sizes))), Signal(), Signal(), Signal()
+        number, asks, last, coming = Signal(range(row_words(self._sizes))), self.asks, Signal(), Signal()
         tag = Signal.like(queue.i.payload)
         m.d.comb += [
-            asks.eq(self.command.valid & (queue.level + coming < self._DEPTH)),
+            asks.eq(self.command.valid & ~self.blocked & (queue.level + coming < self._DEPTH)),
             last.eq((number + 1) * lanes >= row.keys),
             self.address.eq(row.slot * row_words(self._sizes) + number),
             self.command.ready.eq(asks & last),

@@ -1,16 +1,18 @@
 """From scores to final values of e: softmax of the passes of rows, and who needs LSBs."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.arch.attention import EXP_BITS, RECIPROCAL_BITS, SCORE_BITS, AttentionSizes, KeyMode
+from hwgen.arch.attention import EXP_BITS, RECIPROCAL_BITS, AttentionSizes, KeyMode
 from hwgen.attention.job import JobFields, RecordFields
+from hwgen.attention.maximum import larger
 from hwgen.attention.products import ProductResult
+from hwgen.attention.refine_stage import PassFacts, RefineStage, Rest
 from hwgen.attention.rows import RowPlace, RowTable, row_words, slot_bits
 from hwgen.attention.scores import StoredScores
 from hwgen.attention.softmax import Softmax
-from hwgen.attention.words import FLOOR_BITS
+from hwgen.attention.words import FLOOR_BITS, RowIndex
 from hwgen.lib.pipeline import delay
 from hwgen.lib.streams import Queue
 
@@ -44,10 +46,13 @@ class ScoreStage(wiring.Component):
     slot : Out, place : In(RowPlace)            Row whose scores are read.
     record_head : Out, record : In(RecordFields)
     address : Out, buffer : Out, scores : In(StoredScores(lanes))    A cycle later.
+    old_valid : In(1), old_buffer : In          Products read scores of this buffer.
     e_write : Out(1), e_address : Out, e_data : Out(16 x lanes)
     inverse_write : Out(1), inverse_slot : Out, inverse : Out(Inverse)
     low, final, empty, certain : Out(stream of slot)    Rows that need LSBs; whose e is final; without seen keys; whose
         e will be final, in the order of `final`. Always taken.
+    indices : Out(stream of RowIndex)           KEY: keys that need LSBs, rows in the order of `low`.
+    refine_slot : Out, refine_place : In(RowPlace), refine_head : Out, refine_record : In(RecordFields)
     refined : Out(rows_in_flight)               Rows whose LSBs were asked for.
     """
 
@@ -69,6 +74,8 @@ class ScoreStage(wiring.Component):
                 "address": Out(range(row_words(sizes))),
                 "buffer": Out(slot),
                 "scores": In(StoredScores(lanes)),
+                "old_valid": In(1),
+                "old_buffer": In(slot),
                 "e_write": Out(1),
                 "e_address": Out(range(sizes.rows_in_flight * row_words(sizes))),
                 "e_data": Out(EXP_BITS * lanes),
@@ -76,6 +83,11 @@ class ScoreStage(wiring.Component):
                 "inverse_slot": Out(slot),
                 "inverse": Out(Inverse()),
                 **dict.fromkeys(("low", "final", "empty", "certain"), Out(given)),
+                "indices": Out(stream.Signature(RowIndex())),
+                "refine_slot": Out(slot),
+                "refine_place": In(RowPlace()),
+                "refine_head": Out(range(max(2, sizes.max_heads))),
+                "refine_record": In(RecordFields()),
                 "refined": Out(sizes.rows_in_flight),
             }
         )
@@ -85,62 +97,96 @@ class ScoreStage(wiring.Component):
         m = Module()
         slots, slot = self._sizes.rows_in_flight, slot_bits(self._sizes)
         m.submodules.waiting = waiting = Queue(shape=slot, depth=slots)
-        m.submodules.maxima = maxima = RowTable(signed(SCORE_BITS), slots=slots, ports=1)
+        m.submodules.facts = facts = RowTable(PassFacts(), slots=slots, ports=2)
         m.submodules.softmax = softmax = Softmax(self._sizes)
-        here, always, undecided = self.result.buffer, Signal(), Signal()
-        second = self.refined.bit_select(here, 1)
+        m.submodules.refine = refine = RefineStage(self._sizes)
+        m.submodules.settled = settled = Queue(shape=slot, depth=slots)
+        here, job, always, undecided = self.result.buffer, self.job, Signal(), Signal()
+        second, picks = self.refined.bit_select(here, 1), job.key_low & (job.key_mode == KeyMode.KEY)
         m.d.comb += [
-            always.eq(self.job.key_low & (self.job.key_mode == KeyMode.ALWAYS) & ~second),
-            undecided.eq(self.job.key_low & (self.job.key_mode == KeyMode.ROW)),
-            maxima.write_slot.eq(here),
-            maxima.write_data.eq(self.result.maximum),
-            maxima.write_enable.eq(self.result_valid),
-            maxima.slot_0.eq(waiting.o.payload),
+            always.eq(job.key_low & (job.key_mode == KeyMode.ALWAYS) & ~second),
+            undecided.eq(job.key_low & (job.key_mode == KeyMode.ROW) | picks),
+            facts.write_slot.eq(here),
+            facts.write_data.magnitude.eq(self.result.magnitude),
+            facts.write_data.maximum.eq(self._maximum(m, refine, second & picks)),
+            facts.write_enable.eq(self.result_valid),
+            facts.slot_0.eq(waiting.o.payload),
             waiting.i.payload.eq(here),
             waiting.i.valid.eq(self.result_valid & self.result.seen & ~always),
             self.empty.payload.eq(here),
             self.empty.valid.eq(self.result_valid & ~self.result.seen),
+            *(facts.slot_1.eq(refine.slot), refine.facts.eq(facts.entry_1)),
+            *(settled.i.payload.eq(refine.none.payload), settled.i.valid.eq(refine.none.valid)),
         ]
-        ended, judged = self._words(m, waiting.o, maxima.entry_0, softmax)
+        ended, judged = self._words(m, waiting.o, ~refine.asks, facts.entry_0.maximum, softmax)
         needs = undecided & ~self.refined.bit_select(judged, 1) & ~softmax.result.confident
-        asks_early = Signal()
+        asks_early, ends = Signal(), ended & ~needs
         m.d.comb += [
             asks_early.eq(self.result_valid & self.result.seen & always),
-            self.final.payload.eq(judged),
-            self.final.valid.eq(ended & ~needs),
-            self.certain.payload.eq(Mux(undecided, judged, here)),
+            settled.o.ready.eq(~ends),
+            self.final.payload.eq(Mux(ends, judged, settled.o.payload)),
+            self.final.valid.eq(ends | settled.o.valid),
+            self.certain.payload.eq(Mux(undecided, self.final.payload, here)),
             self.certain.valid.eq(Mux(undecided, self.final.valid, waiting.i.valid)),
-            self.low.payload.eq(Mux(undecided, judged, here)),
-            self.low.valid.eq(Mux(undecided, ended & needs, asks_early)),
-            self.inverse_write.eq(ended),
-            self.inverse_slot.eq(judged),
-            self.inverse.r.eq(softmax.result.r),
-            self.inverse.n.eq(softmax.result.n),
+            self.low.payload.eq(Mux(picks, refine.low.payload, Mux(undecided, judged, here))),
+            self.low.valid.eq(Mux(picks, refine.low.valid, Mux(undecided, ended & needs, asks_early))),
+            refine.rows.valid.eq(picks & ended & needs),
+            *(refine.rows.payload.slot.eq(judged), refine.rows.payload.n.eq(softmax.result.n)),
+            *(self.inverse_write.eq(ended), self.inverse_slot.eq(judged)),
+            *(self.inverse.r.eq(softmax.result.r), self.inverse.n.eq(softmax.result.n)),
         ]
         with m.If(self.low.valid):
             m.d.sync += self.refined.bit_select(self.low.payload, 1).eq(1)
         with m.If(self.taken):
             m.d.sync += self.refined.bit_select(self.taken_slot, 1).eq(0)
+        self._refine(m, refine)
         return m
 
-    def _words(self, m: Module, row: stream.Interface, maximum: Value, softmax: Softmax) -> tuple[Value, Value]:
-        """Send the scores of a row and store its e; gives whether a result is there, and its slot."""
+    def _maximum(self, m: Module, refine: RefineStage, partial: Value) -> Value:
+        """Of a row: what its pass says, and of the keys that a pass of picked keys did not see."""
+        m.submodules.rests = rests = RowTable(Rest(), slots=self._sizes.rows_in_flight, ports=1)
+        rest = rests.entry_0
+        m.d.comb += [
+            *(rests.write_slot.eq(refine.rest_slot), rests.write_data.eq(refine.rest)),
+            *(rests.write_enable.eq(refine.rest_write), rests.slot_0.eq(self.result.buffer)),
+        ]
+        return larger((partial & rest.seen, rest.maximum), (self.result.seen, self.result.maximum))[1]
+
+    def _refine(self, m: Module, refine: RefineStage) -> None:
+        """The stage that picks keys reads scores before the softmax does, but not beside products."""
+        wiring.connect(m, refine.indices, wiring.flipped(self.indices))
+        m.d.comb += [
+            *(refine.job.eq(self.job), refine.scores.eq(self.scores)),
+            *(self.refine_slot.eq(refine.slot), refine.place.eq(self.refine_place)),
+            *(self.refine_head.eq(refine.record_head), refine.record.eq(self.refine_record)),
+            refine.blocked.eq(self.old_valid & (self.old_buffer == refine.buffer)),
+        ]
+        with m.If(refine.asks):
+            m.d.comb += [self.address.eq(refine.address), self.buffer.eq(refine.buffer)]
+
+    def _words(
+        self, m: Module, row: stream.Interface, free: Value, maximum: Value, softmax: Softmax
+    ) -> tuple[Value, Value]:
+        """Send the scores of a row while they are `free`, and store its e.
+
+        Gives whether a result is there, and its slot.
+        """
         lanes, number, last = self._sizes.softmax_lanes, Signal(range(row_words(self._sizes))), Signal()
-        target = Signal.like(self.e_address)
+        target, goes = Signal.like(self.e_address), row.valid & free
         m.d.comb += [
             *(self.slot.eq(row.payload), self.record_head.eq(self.place.head)),
             *(self.address.eq(number), self.buffer.eq(row.payload)),
             last.eq((number + 1) * lanes >= self.place.keys),
-            row.ready.eq(last),
+            row.ready.eq(last & free),
             target.eq(row.payload * row_words(self._sizes) + number),
             self.e_write.eq(softmax.o_valid),
             self.e_address.eq(delay(m, target, 1 + softmax.LATENCY, "e_address")),
             self.e_data.eq(Value.cast(softmax.o.e)),
         ]
-        with m.If(row.valid):
+        with m.If(goes):
             m.d.sync += number.eq(Mux(last, 0, number + 1))
         present = Cat(number * lanes + lane < self.place.keys for lane in range(lanes))
-        self._feed(m, softmax, row.valid, last, present, maximum)
+        self._feed(m, softmax, goes, last, present, maximum)
         return softmax.result_valid, delay(m, row.payload, 1 + softmax.result_latency, "judged")
 
     def _feed(self, m: Module, softmax: Softmax, valid: Value, last: Value, present: Value, maximum: Value) -> None:

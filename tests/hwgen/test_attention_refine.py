@@ -55,14 +55,16 @@ class Row:
         fetch = np.zeros(count, dtype=bool)
         fetch[seen] = matters(scores[seen], query, total, job, record)
         places = np.flatnonzero(fetch).tolist()
+        rest = scores[seen & ~fetch]
+        self.rest = int(rest.max()) if len(rest) else None
         self.wanted = [(place, int(place == places[-1]), 0) for place in places] or [(None, 1, 1)]
 
 
 def run(lanes: int, rows: list[Row], stalls, sink):
-    """Items that come out, and the cycles in which commands and words are taken."""
+    """Items that come out, the cycles in which commands and words are taken, and the rests with their cycles."""
     dut, patterns = block(lanes), [stalls(), stalls(), sink()]
     waiting = {"command": [row.command for row in rows][::-1], "i": [word for row in rows for word in row.words][::-1]}
-    got, taken, offering = [], {"command": [], "i": []}, {"command": False, "i": False}
+    got, rests, taken, offering = [], [], {"command": [], "i": []}, {"command": False, "i": False}
     for cycle in range(60_000):
         inputs = {}
         for place, (name, items) in enumerate(waiting.items()):
@@ -78,8 +80,11 @@ def run(lanes: int, rows: list[Row], stalls, sink):
         if out["o_valid"] and ready:
             single = Single(INDEX_BITS).from_bits(out["o"])
             got.append((None if single.none else single.item, single.last, single.none))
-        if not any(waiting.values()) and not out["busy"]:
-            return got, taken
+        if out["rest_valid"]:
+            rest = out["rest"] - (out["rest"] >> SCORE_BITS - 1 << SCORE_BITS)
+            rests.append((cycle, rest if out["rest_seen"] else None))
+        if not any(waiting.values()) and not out["busy"] and len(rests) == len(rows):
+            return got, taken, rests
     raise AssertionError("words are left")
 
 
@@ -88,20 +93,22 @@ def run(lanes: int, rows: list[Row], stalls, sink):
 def test_rows(lanes, probability, sink, seed):
     source, rng = random.Random(seed + lanes), np.random.default_rng(seed + lanes)
     rows = [Row(source, rng, lanes) for _ in range(200)]
-    got, _ = run(lanes, rows, at_random(seed, probability), sink)
+    got, _, rests = run(lanes, rows, at_random(seed, probability), sink)
+    assert [rest for _, rest in rests] == [row.rest for row in rows]
     assert got == [item for row in rows for item in row.wanted]
     assert {row.wanted[0][2] for row in rows} == {0, 1}
 
 
 def test_a_word_a_cycle(seed):
-    """Words enter `COMMAND_LATENCY` cycles behind the command and without a gap as long as few keys matter."""
+    """Words enter `COMMAND_LATENCY` cycles behind the command without a gap if few keys matter; the rest comes later."""
     source, rng = random.Random(seed), np.random.default_rng(seed)
     row = Row(source, rng, 16)
     while len(row.words) < 6 or len(row.wanted) > 16:
         row = Row(source, rng, 16)
-    _, taken = run(16, [row], never, never)
+    _, taken, rests = run(16, [row], never, never)
     first = taken["command"][0] + KeySelection.COMMAND_LATENCY
     assert taken["i"] == list(range(first, first + len(row.words)))
+    assert rests[0][0] == taken["i"][-1] + block(16).component.rest_latency
 
 
 def test_scores_are_as_wide_as_the_contract_says():

@@ -1,115 +1,14 @@
 """The attention core on RTL against the golden model: random jobs, memories of any latency, with stalls."""
 
-from functools import cache
-
 import numpy as np
 import pytest
 
-from hwgen.arch.attention import (
-    JOB,
-    JOB_BYTES,
-    KEEP_FRACTION,
-    RECORD_BYTES,
-    AttentionSizes,
-    KeyMode,
-    keep_count,
-    keep_share,
-    pack,
-)
-from models.attention_engine.engine import AttentionEngine, JobResult
-from models.attention_engine.planes import beats, row_bytes
+from hwgen.arch.attention import JOB, JOB_BYTES, KeyMode, keep_count
 from models.memory import Memory
-from sim.attention_block import AttentionBlock
-from tests.models.attention_engine.support import SPAN, Layer, random_layer
-from tests.support import at_random, never
+from tests.models.attention_engine.support import SPAN, random_layer
+from tests.sim.attention_support import DESCRIPTOR, FULL, SIZES, WHOLE, block, check, check_cases, images, random_job
 
 pytestmark = pytest.mark.verilator
-
-SIZES = {
-    "16": AttentionSizes(
-        multipliers=16, beat_bytes=16, softmax_lanes=4, output_lanes=2, max_length=64, buffer_words=256, max_heads=4,
-        rows_in_flight=2, reads_in_flight=16,
-    ),
-    "32": AttentionSizes(
-        multipliers=32, beat_bytes=32, softmax_lanes=8, output_lanes=4, max_length=64, buffer_words=256, max_heads=4,
-        rows_in_flight=4, reads_in_flight=16,
-    ),
-}  # fmt: skip
-FULL = AttentionSizes()
-DESCRIPTOR = 8 * SPAN
-WHOLE = 1 << KEEP_FRACTION
-
-
-@cache
-def block(name: str) -> AttentionBlock:
-    return AttentionBlock(SIZES.get(name, FULL), f"attention_{name}")
-
-
-def random_job(rng: np.random.Generator, **choices: object) -> Layer:
-    """A job that the small cores take."""
-    keys = int(rng.choice([1, 2, 5, 16, 33, 64, rng.integers(1, 65)]))
-    small = {
-        "queries": int(rng.integers(1, 5)),
-        "keys": keys,
-        "key_mode": int(rng.choice([KeyMode.NEVER, KeyMode.ROW, KeyMode.ROW, KeyMode.ALWAYS])),
-        "value_keep": int(rng.choice([WHOLE, keep_share(0.5), keep_share(0.1)])),
-        "forget": int(rng.choice([256, 200, 0])),
-    }
-    layer = random_layer(rng, **small | choices)
-    if rng.random() < 0.5:
-        layer.job["out_stride"] += 4 * int(rng.integers(1, 9))
-    return layer
-
-
-def images(layer: Layer, sizes: AttentionSizes) -> dict[int, bytes]:
-    descriptor = pack(JOB, JOB_BYTES, layer.job)
-    return layer.images(sizes) | {DESCRIPTOR: descriptor + bytes(-len(descriptor) % sizes.beat_bytes)}
-
-
-def wanted_reads(layer: Layer, sizes: AttentionSizes, result: JobResult) -> int:
-    """Golden's beats, but with queries one by one; and those of the descriptor, of records and mask."""
-    job, beat = layer.job, sizes.beat_bytes
-    size = row_bytes(job["head_size"], job["query_bits"])
-
-    def query_beats(head: int, queries: range) -> int:
-        return beats(job["q_addr"] + head * job["q_stride"], size, queries, beat)
-
-    single = sum(query_beats(row.head, range(row.query, row.query + 1)) for row in result.rows)
-    shared = sum(query_beats(head, range(job["queries"])) for head in {row.head for row in result.rows})
-    tables = -(-job["heads"] * RECORD_BYTES // beat) + (-(-job["keys"] // (8 * beat)) if job["masked"] else 0)
-    return max(1, JOB_BYTES // beat) + tables + result.read_beats - shared + single
-
-
-def check(name: str, layer: Layer, alive: int, tokens: list[int], **memory: object) -> None:
-    """Run a job on both; outputs, importance and traffic are the same."""
-    sizes, core = SIZES.get(name, FULL), block(name)
-    contents = images(layer, sizes)
-    golden, image = AttentionEngine(sizes, Memory(contents)), Memory(contents)
-    golden.importance.tokens[:] = tokens
-    golden.importance.alive[:] = [alive >> head & 1 for head in range(sizes.max_heads)]
-    result = golden.run(layer.job)
-    core.clear()
-    core.set_tokens(tokens)
-    core.alive = alive
-    run = core.run(DESCRIPTOR, image, **memory)
-    assert not run.error
-    out = layer.job["out_addr"], len(contents[layer.job["out_addr"]])
-    assert image.read(*out) == golden.memory.read(*out)
-    assert core.tokens() == golden.importance.tokens.tolist()
-    assert core.heads() == golden.importance.heads.tolist()
-    assert run.read_beats == wanted_reads(layer, sizes, result)
-
-
-def check_cases(name: str, seed: int, cases: int, **choices: object) -> None:
-    for case in range(cases):
-        rng = np.random.default_rng([seed, case])
-        layer = random_job(rng, **choices)
-        alive = int(rng.integers(16)) if rng.random() < 0.3 else 15
-        tokens = rng.integers(0, 1 << 20, SIZES[name].max_length).tolist()
-        probability = float(rng.choice([0, 0.2, 0.6]))
-        stalls = at_random(case, probability) if probability else never
-        print(f"case {case}: {layer.job}, alive {alive:04b}")
-        check(name, layer, alive, tokens, latency=int(rng.choice([1, 7, 40])), stalls=stalls)
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -128,18 +27,32 @@ def test_jobs_that_hold_keys_and_values(name, seed):
         check_cases(name, seed + case, 1, hold=1, head_size=size, keys=keys, queries=int(rng.integers(1, 8)))
 
 
+MISPLACED = {
+    **{item.name: 2 for item in JOB if item.name.endswith("_stride")},
+    **{item.name: SPAN + 1 for item in JOB if item.name.endswith("_addr")},
+    **{"mask_addr": SPAN + 8, "heads_addr": SPAN + 4},
+}
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"heads": 5},
+        {"heads": 0},
+        {"heads": 4, "group": 3},
+        {"heads": 2, "group": 4},
         {"head_size": 24},
         {"keys": 65},
         {"key_bits": 5},
         {"value_bits": 2},
         {"query_bits": 3},
         {"queries": 0},
-        {"key_mode": KeyMode.KEY, "key_low": 1},
+        {"key_margin": 17},
+        {"value_mode": 3},
         {"value_keep": 0},
+        {"value_keep": WHOLE + 1},
+        {"forget": 257},
+        *({name: place} for name, place in MISPLACED.items()),
         {"hold": 1, "head_size": 128, "keys": 33},
     ],
 )
@@ -157,6 +70,13 @@ def test_jobs_that_are_refused(change, seed):
     assert run.error
     assert (run.read_beats, run.write_beats) == (JOB_BYTES // 16, 0)
     check("16", layer, 15, [0] * 64)
+
+
+def test_descriptor_in_the_middle_of_a_beat_is_refused(seed):
+    layer = random_job(np.random.default_rng(seed), keys=5, queries=1)
+    run = block("16").run(DESCRIPTOR + 8, Memory(images(layer, SIZES["16"])))
+    assert run.error
+    assert run.write_beats == 0
 
 
 def test_held_back_until_lsbs_are_there(seed):

@@ -1,0 +1,137 @@
+"""The attention engine as an engine of the accelerator: ATTEND instructions become jobs."""
+
+from amaranth.hdl import Cat, Module, ResetInserter, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import Out
+
+from hwgen.arch import Arch
+from hwgen.arch.isa import Cause, Opcode
+from hwgen.arch.services import Job
+from hwgen.attention.core import AttentionCore
+from hwgen.attention.memory_port import MemoryPort
+from hwgen.lib.axi import ReadSignature, WriteSignature
+from hwgen.lib.shapes import EngineSignature
+from hwgen.memory.faults import FaultReporter, first_cause, operands_of
+
+
+class AttentionEngine(wiring.Component):
+    """Executes ATTEND, one instruction after the other, each until memory has answered its last write.
+
+    A job that is under way when the engine meets an error, or while `stop`, is given up: bursts that were announced are
+    completed without writing anything more, and importance of tokens and heads is left as it may be. A descriptor that
+    is refused changes nothing.
+
+    Timing
+    ------
+    A job begins 1 cycle after its instruction was taken; `done` pulses when it has ended and no burst
+    is under way.
+
+    Parameters
+    ----------
+    arch : Arch      With an attention engine.
+
+    Members
+    -------
+    control : Out(EngineSignature) as seen from the engine
+    read : Out(ReadSignature), write : Out(WriteSignature with strobes)    AXI master.
+    working : Out(1)     Products take a word.
+    """
+
+    def __init__(self, arch: Arch) -> None:
+        self._arch = arch
+        super().__init__(
+            {
+                "control": Out(EngineSignature()),
+                "read": Out(ReadSignature(arch)),
+                "write": Out(WriteSignature(arch, strobes=True)),
+                "working": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """The core and its port, the course of an instruction, errors."""
+        m = Module()
+        arch = self._arch
+        core = AttentionCore(arch.attention, operand=arch.array.operand, mul_latency=arch.vector.mul_latency)
+        m.submodules.port = port = MemoryPort(arch)
+        m.submodules.faults = faults = FaultReporter()
+        m.submodules.core = ResetInserter(port.abort)(core)
+        for name in ("request", "write_request", "write_data"):
+            wiring.connect(m, getattr(core, name), getattr(port, name))
+        wiring.connect(m, port.data, core.data)
+        for name in ("read", "write"):
+            wiring.connect(m, getattr(port, name), wiring.flipped(getattr(self, name)))
+        self._run(m, core, port, faults)
+        counted = Signal()
+        m.d.sync += counted.eq(core.products_busy[0])
+        m.d.comb += self.working.eq(core.products_busy[0] != counted)
+        return m
+
+    def _run(self, m: Module, core: AttentionCore, port: MemoryPort, faults: FaultReporter) -> None:
+        """The course of an instruction."""
+        control, memory = self.control, self._arch.memory
+        instruction = Signal.like(control.command.payload, reset_less=True)
+        attend = operands_of(Opcode.ATTEND, instruction.operands)
+        low = self._arch.beat_bytes.bit_length() - 1
+        crooked = (attend.addr[:low] != 0) | (attend.addr[memory.address_bits :] != 0)
+        alive = Signal(self._arch.attention.max_heads, init=-1)
+        begins, refused = Signal(), Signal()
+        m.d.comb += [
+            core.alive.eq(alive),
+            core.command.payload.eq(attend.addr),
+            control.busy.eq(1),
+        ]
+        with m.FSM():
+            with m.State("idle"):
+                m.d.comb += [control.busy.eq(0), faults.drained.eq(1), control.command.ready.eq(~faults.halt)]
+                m.d.sync += instruction.eq(control.command.payload)
+                with m.If(control.command.valid & control.command.ready):
+                    m.next = "begin"
+            with m.State("begin"):
+                m.d.comb += begins.eq(1)
+                with m.If(faults.halt):
+                    m.next = "idle"
+                with m.Elif(~crooked & (attend.job == Job.RESET)):
+                    m.d.comb += core.heads_clear.eq(1)
+                    m.d.sync += alive.eq(-1)
+                    m.next = "end"
+                with m.Elif(~crooked & (attend.job == Job.ATTENTION)):
+                    m.d.comb += core.command.valid.eq(1)
+                    with m.If(core.command.ready):
+                        m.next = "running"
+                with m.Elif(~crooked):
+                    m.d.comb += refused.eq(1)
+            with m.State("running"):
+                m.d.comb += refused.eq(core.error)
+                with m.If(faults.halt):
+                    m.next = "abort"
+                with m.Elif(core.done | core.error):
+                    m.next = "end"
+            with m.State("end"), m.If(port.drained):
+                m.d.comb += control.done.eq(~faults.halt)
+                m.next = "idle"
+            with m.State("abort"):
+                m.d.comb += port.abort.eq(1)
+                with m.If(port.drained):
+                    m.next = "idle"
+        self._report(m, port, faults, begins & crooked, refused, instruction.pc)
+
+    def _report(
+        self, m: Module, port: MemoryPort, faults: FaultReporter, crooked: Value, refused: Value, pc: Value
+    ) -> None:
+        """Errors of the instruction at hand."""
+        checks = (
+            (Cause.MEMORY_ALIGNMENT, crooked),
+            (Cause.BAD_DESCRIPTOR, refused),
+            (Cause.READ_RESPONSE, port.read_failed),
+            (Cause.WRITE_RESPONSE, port.write_failed),
+        )
+        control = self.control
+        m.d.comb += [
+            faults.fault.eq(Cat(holds for _, holds in checks).any()),
+            faults.cause.eq(first_cause(*checks)),
+            faults.pc.eq(pc),
+            faults.stop.eq(control.stop),
+            control.error.eq(faults.error),
+            control.error_valid.eq(faults.error_valid),
+        ]

@@ -1,0 +1,1 @@
+"""Jobs beside attention: quantising, selecting, copying rows, top-k."""

@@ -1,0 +1,136 @@
+"""The jobs beside attention: all parts connected, in front of the ports of the attention engine."""
+
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hwgen.arch.attention import AttentionSizes
+from hwgen.arch.services import Job
+from hwgen.attention.importance import IMPORTANCE_BITS
+from hwgen.attention.rows import row_words
+from hwgen.attention.services.descriptor import ServiceReader
+from hwgen.attention.services.gather import GatherJob
+from hwgen.attention.services.quantize import QuantizeJob
+from hwgen.attention.services.read import SpanReader
+from hwgen.attention.services.words import ServiceCommand
+from hwgen.attention.services.write import CHANNELS, WritePort
+from hwgen.attention.words import ReadRequest
+from hwgen.attention.writer import WriteBeat
+
+
+class ServiceCore(wiring.Component):
+    """Runs jobs beside attention, one after the other, while no attention job runs.
+
+    Parameters
+    ----------
+    sizes : AttentionSizes
+    operand : str       Format of what QUANTIZE reads, "fp16" or "bf16".
+    mul_latency : int   Registers of the multipliers of the quantiser.
+
+    Members
+    -------
+    command : In(stream of ServiceCommand)
+    request : Out(stream of ReadRequest), data : In(stream of beat)         Beats in the order of requests.
+    write_request : Out(stream of ReadRequest), write_data : Out(stream of WriteBeat)
+    token_address, token_data, token_write_address, token_write_data, token_write_enable    For those of AttentionCore.
+    heads : In(32 x max_heads), heads_clear : Out(1)    For those of AttentionCore.
+    alive : Out(max_heads)         Heads that are alive.
+    busy : Out(1)                  A job is being read or run.
+    done, error : Out(1)           For a cycle: a job has ended; a job was refused, nothing was done.
+    """
+
+    def __init__(self, sizes: AttentionSizes, *, operand: str = "fp16", mul_latency: int = 3) -> None:
+        self._sizes, self._operand, self._mul_latency = sizes, operand, mul_latency
+        word, token = range(row_words(sizes)), IMPORTANCE_BITS * sizes.softmax_lanes
+        super().__init__(
+            {
+                "command": In(stream.Signature(ServiceCommand())),
+                "request": Out(stream.Signature(ReadRequest())),
+                "data": In(stream.Signature(8 * sizes.beat_bytes)),
+                "write_request": Out(stream.Signature(ReadRequest())),
+                "write_data": Out(stream.Signature(WriteBeat(sizes.beat_bytes))),
+                "token_address": Out(word),
+                "token_data": In(token),
+                "token_write_address": Out(word),
+                "token_write_data": Out(token),
+                "token_write_enable": Out(1),
+                "heads": In(IMPORTANCE_BITS * sizes.max_heads),
+                "heads_clear": Out(1),
+                "alive": Out(sizes.max_heads, init=(1 << sizes.max_heads) - 1),
+                **dict.fromkeys(("busy", "done", "error"), Out(1)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """The descriptor, then the job that it names has the ports until nothing is left of it."""
+        m = Module()
+        sizes = self._sizes
+        m.submodules.reader = reader = ServiceReader(sizes)
+        m.submodules.spans = spans = SpanReader(sizes)
+        m.submodules.port = port = WritePort(beat_bytes=sizes.beat_bytes)
+        m.submodules.quantize = quantize = QuantizeJob(sizes, operand=self._operand, mul_latency=self._mul_latency)
+        m.submodules.gather = gather = GatherJob(sizes)
+        parts = {Job.QUANTIZE: quantize, Job.GATHER: gather}
+        for source, target in (
+            (spans.request, self.request),
+            (port.request, self.write_request),
+            (port.data, self.write_data),
+        ):
+            wiring.connect(m, source, wiring.flipped(target))
+        wiring.connect(m, wiring.flipped(self.data), spans.data)
+        running = self._run(m, reader, (spans, port, *parts.values()))
+        with m.If(~running):
+            self._pass(m, reader.span, spans.i)
+            m.d.comb += [reader.data_valid.eq(spans.o.valid), spans.o.ready.eq(1)]
+        m.d.comb += reader.data.eq(spans.o.payload.data)
+        for job, part in parts.items():
+            self._connect(m, job, part, reader, running, spans, port)
+        m.d.comb += quantize.alive.eq(self.alive)
+        with m.If(reader.start & (reader.job == Job.RESET)):
+            m.d.sync += self.alive.eq(self.alive.init)
+            m.d.comb += self.heads_clear.eq(1)
+        return m
+
+    def _run(self, m: Module, reader: ServiceReader, parts: tuple) -> Signal:
+        """Whether a job runs; it has ended when nothing is under way."""
+        running, reading = Signal(), Signal()
+        taken = self.command.valid & self.command.ready
+        m.d.comb += [
+            reader.command.payload.eq(self.command.payload),
+            reader.command.valid.eq(self.command.valid & ~running),
+            self.command.ready.eq(reader.command.ready & ~running),
+            self.done.eq(running & ~Cat(part.busy for part in parts).any()),
+            self.error.eq(reader.error),
+            self.busy.eq(running | reading),
+        ]
+        with m.If(taken):
+            m.d.sync += reading.eq(1)
+        with m.Elif(reader.start | reader.error):
+            m.d.sync += [reading.eq(0), running.eq(reader.start)]
+        with m.Elif(self.done):
+            m.d.sync += running.eq(0)
+        return running
+
+    def _connect(self, m: Module, job: Job, part, reader: ServiceReader, running, spans: SpanReader, port) -> None:
+        """The job's fields, and the ports while it runs."""
+        own = reader.job == job
+        m.d.comb += [
+            part.fields.eq(getattr(reader, job.name.lower())),
+            part.start.eq(reader.start & own),
+            part.data.payload.eq(spans.o.payload),
+        ]
+        with m.If(running & own):
+            self._pass(m, part.span, spans.i)
+            m.d.comb += [part.data.valid.eq(spans.o.valid), spans.o.ready.eq(part.data.ready)]
+            for number in range(CHANNELS):
+                if hasattr(part, f"o_{number}"):
+                    self._pass(m, getattr(part, f"span_{number}"), getattr(port, f"span_{number}"))
+                    self._pass(m, getattr(part, f"o_{number}"), getattr(port, f"i_{number}"))
+
+    def _pass(self, m: Module, source: stream.Interface, target: stream.Interface) -> None:
+        """Items go from one to the other."""
+        m.d.comb += [
+            target.payload.eq(source.payload),
+            target.valid.eq(source.valid),
+            source.ready.eq(target.ready),
+        ]

@@ -1,0 +1,63 @@
+"""Words that the parts of the jobs beside attention exchange."""
+
+from amaranth.lib import data
+
+from hwgen.arch.attention import AttentionSizes
+from hwgen.arch.services import SERVICES, Job
+from hwgen.attention.words import ADDRESS_BITS
+from hwgen.attention.writer import PAGE_BYTES
+from hwgen.quantization.packer import LANES
+
+JOB_BITS = 3
+BEATS_BITS = 21
+"""Beats of a span: up to 65,535 rows of 256 bytes in beats of 16."""
+LONGEST_BURST = 16
+"""Beats of a write; a read takes up to a quarter of `reads_in_flight`."""
+
+
+class ServiceCommand(data.StructLayout):
+    """A job, as in `Job`, and the byte address of its descriptor, a multiple of the beat size; RESET has none."""
+
+    def __init__(self) -> None:
+        super().__init__({"job": JOB_BITS, "address": ADDRESS_BITS})
+
+
+class BeatSpan(data.StructLayout):
+    """Beats that follow one another. address : byte address of the first, a multiple of the beat size.
+
+    table : of reads; for the descriptor, steps, lists and masks.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"address": ADDRESS_BITS, "beats": BEATS_BITS, "table": 1})
+
+
+class ReadBeat(data.StructLayout):
+    """A beat that came, and `table` of its span."""
+
+    def __init__(self, beat_bytes: int) -> None:
+        super().__init__({"data": 8 * beat_bytes, "table": 1})
+
+
+class StoreBeat(data.StructLayout):
+    """A beat to write; strobes : a bit for each byte that is written."""
+
+    def __init__(self, beat_bytes: int) -> None:
+        super().__init__({"data": 8 * beat_bytes, "strobes": beat_bytes})
+
+
+class ServiceFields(data.StructLayout):
+    """Fields of the descriptor of a job."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__({item.name: item.width for item in SERVICES[job]})
+
+
+def write_burst(beat_bytes: int) -> int:
+    """Beats of the longest burst of a write."""
+    return min(LONGEST_BURST, PAGE_BYTES // beat_bytes)
+
+
+def quantizer_lanes(sizes: AttentionSizes) -> int:
+    """Values a cycle of the quantiser: operands of a beat."""
+    return min(max(LANES), sizes.beat_bytes // 2)
