@@ -48,7 +48,7 @@ class AttentionBlock:
 
         latency : cycles from a request to its first beat. stalls : of every side of the memory.
         """
-        port, shown, start = _Port(self.sizes, memory, latency, stalls), True, self._block.cycle
+        port, shown, start = MemoryPort(self.sizes, memory, latency, stalls), True, self._block.cycle
         while self._block.cycle - start < limit:
             inputs = port.inputs(self._block.cycle)
             out = self._block.step(command=address, command_valid=shown, alive=self.alive, **inputs)
@@ -89,7 +89,7 @@ def _parts(bits: int, count: int) -> list[int]:
     return [bits >> IMPORTANCE_BITS * place & (1 << IMPORTANCE_BITS) - 1 for place in range(count)]
 
 
-class _Port:
+class MemoryPort:
     """Memory behind the ports of a core: answers in order, checks bursts and that payloads are held."""
 
     def __init__(self, sizes: AttentionSizes, memory: Memory, latency: int, stalls: Stalls) -> None:
