@@ -1,5 +1,6 @@
 """A whole attention job: descriptor and memory in, outputs and importance out, with what was fetched."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -115,8 +116,11 @@ class AttentionEngine:
         self.sizes, self.memory, self.operand = sizes, memory, operand
         self.importance = Importance.empty(sizes)
 
-    def run(self, job: dict[str, int]) -> JobResult:
-        """One job, as in `JOB`: all rows of its heads that are alive. Raises `UserError` as `check_job` does."""
+    def run(self, job: dict[str, int], watch: Callable[[RowResult], None] = lambda row: None) -> JobResult:
+        """One job, as in `JOB`: all rows of its heads that are alive, each of which `watch` is told.
+
+        Raises `UserError` as `check_job` does.
+        """
         check_job(job, self.sizes)
         result, mask = JobResult(), self._mask(job)
         loaded, held, first = None, (Plane(np.zeros((0, 0), np.int64)),) * 2, True
@@ -132,6 +136,7 @@ class AttentionEngine:
             record = unpack(RECORD, self.memory.read(job["heads_addr"] + head * RECORD_BYTES, RECORD_BYTES))
             for query in range(job["queries"]):
                 row = self._row(job, head, query, held, mask, record)
+                watch(row)
                 self._account(job, head, query, row, first)
                 result.rows.append(self._record(job, head, query, kv_head, row.fetched))
                 first = False

@@ -44,6 +44,14 @@ class Fetched:
 
 
 @dataclass(frozen=True)
+class Tile:
+    """What the value selection of a tile chooses from: e of its keys, and which of them are seen."""
+
+    e: NDArray[np.int64]
+    seen: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class RowResult:
     """`sums` [D]: exact sums of e x value. `total`: sum of e. `output` [D]: FP32. `probabilities` [keys]."""
 
@@ -52,6 +60,7 @@ class RowResult:
     output: NDArray[np.float32]
     probabilities: NDArray[np.int64]
     fetched: Fetched
+    tiles: list[Tile]
 
 
 def matters(scores: NDArray[np.int64], query: NDArray[np.int64], total: int, job: dict, record: dict) -> NDArray:
@@ -99,7 +108,7 @@ def attend_row(
 
     Probabilities are those of a row of one tile. Nothing seen: all zeros.
     """
-    fetched, scale = Fetched(), (record["scale_mantissa"], record["scale_exponent"])
+    fetched, tiles, scale = Fetched(), [], (record["scale_mantissa"], record["scale_exponent"])
     sums, total, maximum, e = np.zeros(len(query), np.int64), 0, None, _NOTHING
     for start in range(0, len(seen), tile):
         part = slice(start, min(start + tile, len(seen)))
@@ -108,17 +117,19 @@ def attend_row(
         fetched.key_lows.append(start + np.flatnonzero(refined))
         if not seen[part].any():
             e = np.zeros(len(scores), np.int64)
+            tiles.append(Tile(e, seen[part]))
             continue
         highest = int(scores[seen[part]].max())
         if maximum is not None and highest > maximum:
             sums, total = _shrunk(sums, total, highest - maximum, scale)
         maximum = highest if maximum is None else max(maximum, highest)
         e = row_exponentials(scores, seen[part], maximum, scale)
+        tiles.append(Tile(e, seen[part]))
         total += int(e.sum())
         sums = sums + _weighted(e, values.part(part), seen[part], refined.any(), job, fetched, start)
     r, n = reciprocal(total)
     output = scaled(sums, r, n, record["value_scale"])
-    return RowResult(sums, total, output, probability(e, r, n) if total else e, fetched)
+    return RowResult(sums, total, output, probability(e, r, n) if total else e, fetched, tiles)
 
 
 def _shrunk(sums: NDArray[np.int64], total: int, growth: int, scale: tuple[int, int]) -> tuple[NDArray[np.int64], int]:

@@ -1,0 +1,168 @@
+"""The attention core's cycle model: what jobs take, without their data. Equal to the RTL in every cycle.
+
+`model/attention/` follows the control of every part of `hwgen/attention` in C++, in front of the memory of
+`sim/attention_block.py`. What data decide is told row by row: `RowFacts`, from the golden model or made up.
+"""
+
+import ctypes
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwgen.arch.attention import EXP_BITS, KEEP_FRACTION, AttentionSizes, KeyMode
+from hwgen.arch.errors import UserError
+from hwgen.pruning.cycles import radix_passes
+from models.attention_engine.engine import AttentionEngine, check_job
+from models.attention_engine.row import RowResult
+from sim.attention_library import Counters, Job, MemorySettings, Row, library, model_sizes
+
+Stalls = Callable[[], Iterator[bool]]
+"""Makes a pattern: True is a cycle in which a side of the memory stalls."""
+SIDES = 4
+"""Beats, read requests, write requests, written beats."""
+_NOTHING = np.zeros(0, np.uint32)
+
+
+@dataclass(frozen=True)
+class RowFacts:
+    """What data decide about a row of a head that is alive.
+
+    seen : it sees a key. low : it needs LSBs of its keys (ROW). kept, passes : with `value_keep` below 1, places of the
+    values that are kept and have e > 0, ascending, and elements in each pass of the selection behind the arrival.
+    """
+
+    seen: bool = True
+    low: bool = False
+    kept: Sequence[int] | NDArray[np.integer] = ()
+    passes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelJob:
+    """A job, as in `JOB`, the facts of its rows in their order, and a bit for each head that is alive."""
+
+    fields: dict[str, int]
+    rows: Sequence[RowFacts]
+    alive: int = 0xFFFF
+
+
+@dataclass(frozen=True)
+class JobCycles:
+    """Counters of the core for a job; begins : cycle in which its command is taken, the first one in 0."""
+
+    begins: int
+    cycles: int
+    products_busy: int
+    read_beats: int
+    write_beats: int
+
+
+def selection_facts(e: NDArray[np.integer], seen: NDArray[np.bool_], value_keep: int) -> RowFacts:
+    """Facts of a row that keeps ceil(seen keys x `value_keep` / 2^24) of its values, ties to the lower index."""
+    count = -(-int(seen.sum()) * value_keep >> KEEP_FRACTION)
+    order = np.argsort(-np.asarray(e, np.int64), kind="stable")[:count]
+    kept = np.sort(order[e[order] > 0]).astype(np.uint32)
+    passes = radix_passes([int(value) for value in e], count, bits=EXP_BITS, digit=4)
+    return RowFacts(kept=kept, passes=tuple(passes))
+
+
+def row_facts(row: RowResult, job: dict[str, int]) -> RowFacts:
+    """What the model must know of a row that the golden model has computed."""
+    (tile,), (lows,) = row.tiles, row.fetched.key_lows
+    low = job["key_mode"] == KeyMode.ROW and bool(len(lows))
+    if not tile.seen.any() or job["value_keep"] == 1 << KEEP_FRACTION:
+        return RowFacts(seen=bool(tile.seen.any()), low=low)
+    found = selection_facts(tile.e, tile.seen, job["value_keep"])
+    return RowFacts(low=low, kept=found.kept, passes=found.passes)
+
+
+def golden_job(engine: AttentionEngine, fields: dict[str, int]) -> ModelJob:
+    """Run a job on the golden model, and say what its cycles depend on."""
+    alive = sum(int(flag) << head for head, flag in enumerate(engine.importance.alive))
+    rows: list[RowFacts] = []
+    engine.run(fields, watch=lambda row: rows.append(row_facts(row, fields)))
+    return ModelJob(fields, rows, alive)
+
+
+def run_jobs(
+    sizes: AttentionSizes,
+    jobs: Sequence[ModelJob],
+    *,
+    latency: int = 40,
+    stalls: Stalls = lambda: itertools.repeat(False),
+    limit: int = 100_000_000,
+) -> list[JobCycles]:
+    """Jobs one after the other; each command is offered from the moment on in which the one before is taken.
+
+    latency, stalls : as for `AttentionBlock.run`. Raises `UserError` for a job that the core refuses or whose rows are
+    not as many as facts, AssertionError after `limit` cycles.
+    """
+    for job in jobs:
+        _check(sizes, job)
+    counters = (Counters * len(jobs))()
+    rows, kept, passes = _rows(jobs)
+    pattern = _pattern(stalls, limit)
+    memory = MemorySettings(latency, len(pattern), pattern.ctypes.data)
+    ended = library().attention_run(
+        ctypes.byref(model_sizes(sizes)),
+        ctypes.byref(memory),
+        _jobs(jobs),
+        len(jobs),
+        rows,
+        *(array.ctypes.data for array in (kept, passes)),
+        counters,
+        limit,
+    )
+    if not ended:
+        raise AssertionError(f"the jobs have not ended after {limit} cycles")
+    return [JobCycles(*(getattr(item, name) for name, _ in Counters._fields_)) for item in counters]
+
+
+def _check(sizes: AttentionSizes, job: ModelJob) -> None:
+    fields = job.fields
+    check_job(fields, sizes)
+    if fields["keys"] > sizes.max_length or (fields["key_mode"] == KeyMode.KEY and fields["key_low"]):
+        raise UserError("the core takes no jobs of more than max_length keys, nor key_mode KEY of keys with LSBs")
+    wanted = fields["queries"] * (job.alive & (1 << fields["heads"]) - 1).bit_count()
+    if len(job.rows) != wanted:
+        raise UserError(f"the job has {wanted} rows in heads that are alive, not {len(job.rows)}")
+
+
+def _jobs(jobs: Sequence[ModelJob]) -> ctypes.Array:
+    made, first = (Job * len(jobs))(), 0
+    for target, job in zip(made, jobs):
+        for name, value in job.fields.items():
+            setattr(target, name, value)
+        target.alive, target.first_row = job.alive, first
+        first += len(job.rows)
+    return made
+
+
+def _rows(jobs: Sequence[ModelJob]) -> tuple[ctypes.Array, NDArray[np.uint32], NDArray[np.uint32]]:
+    """Rows of all jobs, and the lists that they point to."""
+    rows = [row for job in jobs for row in job.rows]
+    made, kept, passes = (Row * max(1, len(rows)))(), [_NOTHING], [_NOTHING]
+    at_kept = at_passes = 0
+    for target, row in zip(made, rows):
+        values, elements = np.asarray(row.kept, np.uint32), np.asarray(row.passes, np.uint32)
+        target.seen, target.low = row.seen, row.low
+        target.kept, target.kept_count = at_kept, len(values)
+        target.passes, target.passes_count = at_passes, len(elements)
+        kept.append(values)
+        passes.append(elements)
+        at_kept, at_passes = at_kept + len(values), at_passes + len(elements)
+    return made, np.concatenate(kept), np.concatenate(passes)
+
+
+def _pattern(stalls: Stalls, limit: int) -> NDArray[np.uint8]:
+    """A byte for each cycle with a bit for each side; empty for a memory that never stalls."""
+    patterns = [stalls() for _ in range(SIDES)]
+    if all(isinstance(pattern, itertools.repeat) for pattern in patterns) and not any(map(next, patterns)):
+        return np.zeros(0, np.uint8)
+    bits = np.zeros(min(limit, 1_000_000), np.uint8)
+    for side, pattern in enumerate(patterns):
+        bits |= np.fromiter(pattern, np.uint8, len(bits)) << side
+    return bits
