@@ -12,8 +12,9 @@ from hwgen.arch.arrays import engines
 from hwgen.arch.isa import Command, Engine
 from scheduler.tokens import Needs, place_tokens
 
-SPACES = ("act", "wgt", "idx", "acc", "curve", "dram")
-"""Memories in which accesses are compared; scratchpads count words, external memory counts bytes."""
+SPACES = ("act", "wgt", "idx", "acc", "curve", "dram", "attend")
+"""Memories in which accesses are compared; scratchpads count words, external memory counts bytes. `attend`: what the
+attention engine remembers from job to job."""
 
 NOBODY = -1
 """Stands for the last writer of what nobody wrote."""

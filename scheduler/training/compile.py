@@ -56,13 +56,13 @@ def _compile(step: Step, measure: Measure | None) -> TrainingProgram:
         for weights in step.weights.values():
             generate(start, weights)
     unit = max(INSTRUCTION_BYTES, arch.beat_bytes)
-    first = _code(start, ceil(step.memory.end / unit) * unit)
-    second = _code(step, ceil((first.address + first.size) / unit) * unit, measure)
+    first = schedule(start, ceil(step.memory.end / unit) * unit)
+    second = schedule(step, ceil((first.address + first.size) / unit) * unit, measure)
     return TrainingProgram(arch=arch, graph=step.graph, places=step, start=first, step=second, scalars=_scalars(step))
 
 
-def _code(step: Step, address: int, measure: Measure | None = None) -> Code:
-    """Order and tokens."""
+def schedule(step: Step, address: int, measure: Measure | None = None) -> Code:
+    """What kernels have recorded, in the order of the offline schedule and with tokens."""
     recorder = step.em.recorder
     if step.options.overlap:
         scheduler = ListScheduler(recorder)

@@ -1,7 +1,9 @@
 """Joint graph of ATen operators -> operators of ours. What cannot be lowered is named in one error."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from hwgen.arch import UserError
 from scheduler.aten import Ref
@@ -30,6 +32,8 @@ MODULES = (
 )
 HANDLERS = {target: handler for module in MODULES for target, handler in module.HANDLERS.items()}
 """Lowering of every ATen operator that has one."""
+Handler = Callable[[Builder, JointNode], Any]
+"""Emits the operators of a node; gives what its result has become."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,21 @@ class Converted:
     given: dict[str, View]
 
 
-def convert(graph: JointGraph, given: list[Given], same: dict[str, str], integers: set[str]) -> Converted:
+def convert(
+    graph: JointGraph,
+    given: list[Given],
+    same: dict[str, str],
+    integers: set[str],
+    *,
+    what: str = "training step",
+    others: Mapping[str, Handler] | None = None,
+) -> Converted:
     """Lower a joint graph; `same` gives each tied parameter the name of the first, `integers` are integer buffers.
 
-    Raises `UserError` that lists every operator without a lowering and where it stands.
+    `others` are lowerings that come before those of a training step. Raises `UserError` that lists every operator
+    without a lowering and where it stands; `what` needs them.
     """
-    converter = _Converter(graph, given, same, integers)
+    converter = _Converter(graph, given, same, integers, HANDLERS | dict(others or {}), what)
     for node in graph.nodes:
         converter.take(node)
     return converter.finish()
@@ -68,8 +81,17 @@ def convert(graph: JointGraph, given: list[Given], same: dict[str, str], integer
 class _Converter:
     """Walks the nodes in order."""
 
-    def __init__(self, graph: JointGraph, given: list[Given], same: dict[str, str], integers: set[str]) -> None:
+    def __init__(
+        self,
+        graph: JointGraph,
+        given: list[Given],
+        same: dict[str, str],
+        integers: set[str],
+        handlers: dict[str, Handler],
+        what: str,
+    ) -> None:
         self.graph, self.same = graph, same
+        self.handlers, self.what = handlers, what
         self.builder = Builder()
         self.problems: list[str] = []
         self.poisoned: set[str] = set()
@@ -92,7 +114,7 @@ class _Converter:
         used = set(_refs(tuple(node.args.values())))
         if used & self.builder.derived:
             self.builder.derived.add(node.name)
-        handler = HANDLERS.get(node.target)
+        handler = self.handlers.get(node.target)
         try:
             if handler is None:
                 raise Unsupported()
@@ -109,7 +131,7 @@ class _Converter:
         if self.problems:
             count = len(self.problems)
             subject = "1 operator that" if count == 1 else f"{count} operators that"
-            raise UserError(f"the training step needs {subject} cannot be lowered: {', '.join(self.problems)}")
+            raise UserError(f"the {self.what} needs {subject} cannot be lowered: {', '.join(self.problems)}")
         values = self.builder.values
         self._check_changes()
         outputs = tuple(values[name] for name in self.graph.outputs)

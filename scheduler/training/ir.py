@@ -16,7 +16,7 @@ from hwgen.arch import UserError
 from scheduler.training.base import Operator
 from scheduler.training.layout import Layout
 from scheduler.training.operators import Conv, ConvInputGrad, ConvWeightGrad
-from scheduler.training.shapes import SCALAR, Shape, fits
+from scheduler.training.shapes import SCALAR, Rules, Shape, fits
 from scheduler.training.updates import Update
 
 
@@ -106,6 +106,14 @@ def stage(item: Operator) -> str | None:
 
 def verify(graph: TrainingGraph) -> None:
     """Check definitions, shapes, kinds and updates; raises `UserError` that names the first operator that is wrong."""
+    _check_interface(graph, verify_operators(graph))
+
+
+def verify_operators(graph: TrainingGraph, others: Rules | None = None) -> set[str]:
+    """The same but for the interface of a training step; gives all tensors that are defined.
+
+    `others` are rules for the shapes of operators that no training step has.
+    """
     for name, tensor in graph.tensors.items():
         if name != tensor.name or len(tensor.shape) != 4 or any(size < 1 for size in tensor.shape):
             raise UserError(f"tensor {name} has shape {list(tensor.shape)}, not four dimensions of at least 1")
@@ -113,11 +121,11 @@ def verify(graph: TrainingGraph) -> None:
     overwritten: set[str] = set()
     for item in graph.operators:
         _check_names(graph, item, known, overwritten)
-        if not fits(item, lambda name: graph.tensors[name].shape):
+        if not fits(item, lambda name: graph.tensors[name].shape, others):
             raise UserError(f"operator does not fit its operands: {_line(graph, item)}")
         known |= set(item.names("result"))
         overwritten |= set(item.names("in place"))
-    _check_interface(graph, known)
+    return known
 
 
 def _check_names(graph: TrainingGraph, item: Operator, known: set[str], overwritten: set[str]) -> None:

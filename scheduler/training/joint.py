@@ -127,7 +127,7 @@ def _read(graph: torch.fx.Graph) -> JointGraph:
     results = list(zip(nodes[-1].args[0], nodes[-1].meta["desc"]))
     plain = sorted((what.idx, node.name) for node, what in results if isinstance(what, PlainAOTOutput))
     return JointGraph(
-        nodes=tuple(_node(node) for node in nodes if node.op not in ("placeholder", "output")),
+        nodes=tuple(read_node(node) for node in nodes if node.op not in ("placeholder", "output")),
         sizes={node.name: tuple(node.meta["val"].shape) for node in nodes if node.op == "placeholder"},
         parameters={name: _own(what.target) for name, what in inputs if isinstance(what, ParamAOTInput)},
         buffers={name: _own(what.target) for name, what in inputs if isinstance(what, BufferAOTInput)},
@@ -147,7 +147,8 @@ def _read(graph: torch.fx.Graph) -> JointGraph:
     )
 
 
-def _node(node: FxNode) -> JointNode:
+def read_node(node: FxNode) -> JointNode:
+    """A call of an operator, with what PyTorch noted about its place and result."""
     value = node.meta.get("val")
     stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack") or {}
     path = list(stack.values())[-1][0] if stack else ""
@@ -169,7 +170,7 @@ def _shape(value: object) -> tuple[int, ...] | None:
 
 def _own(name: str) -> str:
     """Path inside the user's module."""
-    return name.removeprefix(MODEL).removeprefix(".")
+    return "" if name == MODEL else name.removeprefix(f"{MODEL}.")
 
 
 def _named_arguments(node: FxNode) -> dict[str, Any]:

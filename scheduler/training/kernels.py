@@ -1,6 +1,9 @@
 """Which kernel each operator gets; the table of contents of a step."""
 
+from collections.abc import Callable, Mapping
+
 from hwgen.arch import UserError
+from scheduler.training.base import Operator
 from scheduler.training.emitter import Banks
 from scheduler.training.fuse import PRODUCTS, Group, groups, main_result
 from scheduler.training.layer_norm import layer_norm, layer_norm_grad
@@ -47,16 +50,19 @@ from scheduler.training.stages import (
 from scheduler.training.token_stages import emit_matmul, emit_move
 from scheduler.training.unroll import Unroll
 
+Kernels = Mapping[type[Operator], Callable[[Step, Group], None]]
+"""For each operator: what records the kernel of a group."""
 
-def emit_all(step: Step) -> None:
-    """Record the kernels of all operators."""
+
+def emit_all(step: Step, others: Kernels | None = None) -> None:
+    """Record the kernels of all operators; `others` are kernels of operators that no training step has."""
     for task in kernel_order(step, groups(step.graph, apart=step.em.apart, curves=step.em.curves.places)):
-        emit(step if task.images is None else narrowed(step, *task.images), task.group)
+        emit(step if task.images is None else narrowed(step, *task.images), task.group, others)
 
 
-def emit(step: Step, group: Group) -> None:
+def emit(step: Step, group: Group, others: Kernels | None = None) -> None:
     """Record the kernel of a group."""
-    handler = HANDLERS.get(type(group.main))
+    handler = HANDLERS.get(type(group.main)) or (others or {}).get(type(group.main))
     if handler is None:
         raise UserError(f"{main_result(group.main)}: the array has no kernel for {type(group.main).__name__}")
     step.headings.append((len(step.em.recorder.commands), main_result(group.main)))
@@ -121,7 +127,7 @@ def emit_dropout_mask(step: Step, group: Group) -> None:
     dropout_mask(step.em, mask, state, item.p)
 
 
-HANDLERS = {
+HANDLERS: Kernels = {
     **dict.fromkeys(POINTWISE, emit_pointwise),
     Conv: emit_conv,
     ConvInputGrad: emit_input_gradient,

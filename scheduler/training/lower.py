@@ -134,7 +134,7 @@ def begin(graph: TrainingGraph, arch: Arch, options: TrainingOptions) -> Step:
     memory = MemoryMap(arch, options.memory_bytes)
     step = Step(graph, arch, options, memory, Emitter(arch), Rings(arch))
     step.em.curves = place_curves(wanted(graph), arch)
-    step.data += _stored_curves(step)
+    step.data += stored_curves(step)
     step.updates = {item.gradient: item for item in graph.operators if isinstance(item, Sgd | Adam)}
     _check_gradients(graph, step.updates)
     products = {item.weight: item for item in graph.operators if isinstance(item, Conv)}
@@ -158,7 +158,7 @@ def begin(graph: TrainingGraph, arch: Arch, options: TrainingOptions) -> Step:
     return step
 
 
-def _stored_curves(step: Step) -> Iterator[tuple[int, bytes]]:
+def stored_curves(step: Step) -> Iterator[tuple[int, bytes]]:
     """Give curves their places in external memory; their contents there, a line in the lowest bytes of each beat."""
     places = step.em.curves.places
     for name, place in places.items():

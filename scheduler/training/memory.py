@@ -140,7 +140,12 @@ class MemoryMap:
 
     def curve(self, name: str, entries: int) -> tuple[int, int]:
         """Room for the lines of a curve, a beat each: address and hazard number."""
-        return self._take(name, "curve", entries * self.arch.beat_bytes), self._units(1)
+        return self.area(name, "curve", entries * self.arch.beat_bytes)
+
+    def area(self, name: str, kind: str, size: int) -> tuple[int, int]:
+        """Room for `size` bytes, in whole beats: address and hazard number."""
+        beat = self.arch.beat_bytes
+        return self._take(name, kind, ceil(size / beat) * beat), self._units(1)
 
     def _take(self, name: str, kind: str, size: int) -> int:
         address = self.end

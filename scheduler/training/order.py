@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hwgen.arch import Arch
 from hwgen.arch.arrays import Columns, columns, engines
 from hwgen.arch.isa import Command, Dataflow, Engine, Format, Opcode, Target, Walk
+from hwgen.arch.services import Job
 from scheduler.hazards import Recorder
 from scheduler.training.chains import NOTHING, Chains, Placed
 
@@ -24,6 +25,8 @@ MEMORY_LATENCY = 60
 that only the order depends on."""
 START = 12
 """Cycles that an instruction needs besides its beats."""
+ATTENTION_CYCLES, SERVICE_CYCLES = 10_000, 1_000
+"""Assumptions, as the latency is."""
 NEVER = float("inf")
 
 
@@ -43,7 +46,7 @@ def durations(commands: Sequence[Command], arch: Arch) -> Durations:
     """How long instructions take when nothing stalls them."""
     busy, total = np.zeros((2, len(commands)), np.int64)
     kinds = {Opcode.LOAD: _load, Opcode.TENSOR: _tensor, Opcode.VECTOR: _vector, Opcode.STORE: _store}
-    kinds[Opcode.FILL] = _load
+    kinds |= {Opcode.FILL: _load, Opcode.ATTEND: _attend}
     for found in columns(commands):
         busy[found.positions], total[found.positions] = kinds[found.opcode](found, arch)
     return Durations(busy, total)
@@ -80,6 +83,12 @@ def beats(item: Columns, arch: Arch) -> NDArray[np.int64]:
 def _vector(item: Columns, arch: Arch) -> Pair:
     busy = item.rows * -(-item.words // arch.vector.words) + START
     return busy, busy
+
+
+def _attend(item: Columns, arch: Arch) -> Pair:
+    """What a job has to do is in its descriptor, which only its kernel knows; nothing overtakes it in its engine."""
+    busy = np.where(item.job == Job.ATTENTION, ATTENTION_CYCLES, SERVICE_CYCLES)
+    return busy, busy + MEMORY_LATENCY
 
 
 def _store(item: Columns, arch: Arch) -> Pair:

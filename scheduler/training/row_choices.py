@@ -80,10 +80,13 @@ def _choices(arch: Arch, problem: RowProblem, share: int) -> Iterator[Choice]:
 def _stationary_rows(arch: Arch, problem: RowProblem, cols: int, depth: int) -> int:
     """Most rows of a weight-stationary tile of `cols` words, with `depth` activation words a bank; 0 if none can be.
 
-    A tile has no more result words than output stationary, and LOAD ACT_CHUNKS deals out powers of two.
+    A tile has no more result words than output stationary, and LOAD ACT_CHUNKS deals out powers of two, at least a word
+    in a round over the banks.
     """
     array, stretches = arch.array, ceil(problem.groups / arch.array.rows)
-    if problem.group & (problem.group - 1) or problem.group_words * cols > array.weight_buffer:
+    if problem.group & (problem.group - 1) or array.rows * problem.group < array.cols:
+        return 0
+    if problem.group_words * cols > array.weight_buffer:
         return 0
     fitting = depth // stretches * array.cols // problem.group
     return min(array.interleave_max * array.rows // cols, problem.rows, fitting)

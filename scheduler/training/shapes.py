@@ -1,7 +1,7 @@
 """Which shapes fit together: for each operator, whether its tensors have shapes that it allows."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from scheduler.training.base import Filter, Operator, Window
 from scheduler.training.moves import Broadcast, Concat, Pad, Permute, Reshape, Slice
@@ -39,12 +39,18 @@ from scheduler.training.updates import Adam, Sgd
 
 Shape = tuple[int, int, int, int]
 Shapes = Callable[[str], Shape]
+Rules = Mapping[type[Operator], Callable[..., bool]]
+"""For each operator: whether it and what gives the shapes of names fit together."""
 SCALAR: Shape = (1, 1, 1, 1)
 
 
-def fits(item: Operator, shape: Shapes) -> bool:
-    """Whether all operands and results of an operator have shapes that it allows; `shape` gives that of a name."""
-    return RULES[type(item)](item, shape)
+def fits(item: Operator, shape: Shapes, others: Rules | None = None) -> bool:
+    """Whether all operands and results of an operator have shapes that it allows; `shape` gives that of a name.
+
+    `others` are rules of operators that no training step has.
+    """
+    rule = RULES.get(type(item)) or (others or {})[type(item)]
+    return rule(item, shape)
 
 
 def windowed(window: Window, size: tuple[int, int]) -> tuple[int, int]:
@@ -146,7 +152,7 @@ def _concat(item: Concat, shape: Shapes) -> bool:
     return total == whole[item.axis] and all(_part(item.axis, 0, part, whole) for part in parts)
 
 
-RULES: dict[type[Operator], Callable[..., bool]] = {
+RULES: Rules = {
     Conv: lambda i, s: _filter(i, s(i.input), s(i.weight), s(i.output)),
     ConvInputGrad: lambda i, s: _filter(i, s(i.output), s(i.weight), s(i.gradient)),
     ConvWeightGrad: lambda i, s: s(i.weight) == s(i.output) and _filter(i, s(i.input), s(i.output), s(i.gradient)),

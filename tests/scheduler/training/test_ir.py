@@ -196,7 +196,8 @@ def test_every_operator_has_a_rule_and_a_meaning():
         return {leaf for child in kind.__subclasses__() for leaf in (leaves(child) or {child})}
 
     made_by_the_lowering = {Unroll}
-    assert set(RULES) == set(MEANINGS) == leaves(Operator) - made_by_the_lowering
+    of_a_step = {item for item in leaves(Operator) if item.__module__.startswith("scheduler.training.")}
+    assert set(RULES) == set(MEANINGS) == of_a_step - made_by_the_lowering
 
 
 def test_names_by_role_and_renaming():

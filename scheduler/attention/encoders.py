@@ -1,0 +1,61 @@
+"""Encoders of `transformers`: the part that a program runs, and the embeddings that the host computes before it."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from hwgen.arch import UserError
+from models.attention.structure import structure
+
+
+class Body(nn.Module):
+    """The layers of an encoder, from hidden states to hidden states."""
+
+    def __init__(self, layers: tuple[nn.Module, ...]) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(layers)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[1, T, D] -> [1, T, D]."""
+        for layer in self.layer:
+            hidden = first_of(layer(hidden))
+        return hidden
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """`body` runs on the chip; its input is what `embed` makes of the model's inputs."""
+
+    model: nn.Module
+    body: Body
+
+    def embed(self, **inputs: Tensor) -> Tensor:
+        """Hidden states [1, T, D] before the first layer: embeddings of words, positions and types, normalised."""
+        found: list[Tensor] = []
+
+        def note(_: nn.Module, args: tuple, kwargs: dict) -> None:
+            found.append(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
+
+        hook = self.body.layer[0].register_forward_pre_hook(note, with_kwargs=True)
+        try:
+            self.model(**inputs)
+        finally:
+            hook.remove()
+        return found[0]
+
+
+def first_of(output: Tensor | tuple) -> Tensor:
+    """Hidden states of what a layer returns."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def encoder_of(model: nn.Module, layers: int | None = None) -> Encoder:
+    """The layers of a model that `models.attention` can prune, or the first few of them.
+
+    Raises `UserError` for other models.
+    """
+    parts = structure(model).layers
+    if layers is not None and not 1 <= layers <= len(parts):
+        raise UserError(f"the model has {len(parts)} layers: 1 to {len(parts)} of them can run, not {layers}")
+    model.set_attn_implementation("sdpa")
+    return Encoder(model, Body(parts[:layers]))

@@ -1,0 +1,160 @@
+"""Descriptors of the attention engine for one layer: what the policy and the calibration come to in its fields.
+
+Everything here is numbers; where things lie is up to `kernels.py`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwgen.arch import UserError
+from hwgen.arch.attention import (
+    KEEP_FRACTION,
+    RECORD,
+    RECORD_BYTES,
+    AttentionSizes,
+    KeyMode,
+    ValueMode,
+    keep_count,
+    keep_share,
+    key_limits,
+    pack,
+    softmax_scale,
+    sum_limit,
+)
+from models.attention.attention import Magnitudes
+from models.attention.calibrate import EXACT
+from models.attention.policy import PruningPolicy
+from models.attention.quantize import Quantization, scale_of
+from scheduler.attention.operators import Attend
+
+FORGET_NOTHING = 256
+"""`forget` of layers that continue a sequence."""
+ALL_LSBS = 16
+"""`key_margin` with which no key is left out whose probability can reach the cutoff."""
+VALUE_MODES = {"never": ValueMode.NEVER, "with_keys": ValueMode.WITH_KEYS, "always": ValueMode.ALWAYS}
+
+
+@dataclass(frozen=True)
+class Operands:
+    """How queries, keys or values become planes: bits of the first one, whether there is an LSB plane, steps."""
+
+    bits: int
+    split: bool
+    steps: NDArray[np.float32]
+    """Of each head."""
+
+    @property
+    def inverse(self) -> NDArray[np.float32]:
+        """What QUANTIZE multiplies by: 1 / step, rounded once."""
+        return np.float32(1) / self.steps
+
+
+@dataclass(frozen=True)
+class LayerJobs:
+    """Numbers of a layer's descriptors."""
+
+    item: Attend
+    tokens: int
+    head_size: int
+    query: Operands
+    key: Operands
+    value: Operands
+    fields: dict[str, int]
+    """Of the attention job, but for addresses, strides and whether importance is needed."""
+    records: bytes
+    """A record for each head."""
+
+
+def quantization_of(policy: PruningPolicy) -> Quantization:
+    """Bits of a policy; the engine multiplies integers, so that a policy without any has all 16 of them."""
+    return policy.quantization or EXACT.quantization
+
+
+def layer_jobs(
+    item: Attend,
+    shape: tuple[int, int, int, int],
+    policy: PruningPolicy,
+    layer: int,
+    magnitudes: Magnitudes,
+    sizes: AttentionSizes,
+) -> LayerJobs:
+    """Numbers of layer `layer`, whose operands have `shape` [1, 1, T, heads x head size]."""
+    tokens, head_size = shape[2], shape[3] // item.heads
+    bits = quantization_of(policy)
+    for name in ("query", "key", "value"):
+        found = getattr(magnitudes, name).shape
+        if tuple(found) != (1, item.heads):
+            raise UserError(f"magnitudes of {name} must be [1, {item.heads}], not {list(found)}: calibrate the model")
+    query = Operands(bits.bits, False, _steps(magnitudes.query, bits.bits))
+    key, value = (Operands(bits.msb, True, _steps(one, bits.bits)) for one in (magnitudes.key, magnitudes.value))
+    fields = {
+        "heads": item.heads,
+        "group": 1,
+        "head_size": head_size,
+        "queries": tokens,
+        "keys": tokens,
+        "causal": int(item.causal),
+        "offset": 0,
+        "hold": int(sizes.words(head_size, tokens) <= sizes.buffer_words),
+        "masked": 0,
+        "mask_addr": 0,
+        "query_bits": query.bits,
+        "key_bits": key.bits,
+        "value_bits": value.bits,
+        "key_low": 1,
+        "value_low": 1,
+        "key_mode": key_mode(bits),
+        "value_mode": VALUE_MODES[bits.value_lsb],
+        "key_margin": ALL_LSBS if bits.cutoff is not None else 0,
+        "value_keep": _value_keep(policy, layer, item, tokens),
+        "forget": FORGET_NOTHING if layer else 0,
+    }
+    records = b"".join(
+        _record(item, bits, *(float(one.steps[head]) for one in (query, key, value))) for head in range(item.heads)
+    )
+    return LayerJobs(item, tokens, head_size, query, key, value, fields, records)
+
+
+def key_mode(bits: Quantization) -> KeyMode:
+    """When LSBs of keys are read."""
+    if bits.one_pass:
+        return KeyMode.ALWAYS
+    if bits.threshold == 0:
+        return KeyMode.NEVER
+    return KeyMode.ROW if bits.cutoff is None else KeyMode.KEY
+
+
+def _steps(magnitudes: object, bits: int) -> NDArray[np.float32]:
+    return scale_of(magnitudes[0], bits).numpy().astype(np.float32)
+
+
+def _value_keep(policy: PruningPolicy, layer: int, item: Attend, tokens: int) -> int:
+    """Without causal masks every row sees all tokens, so that any count can be asked for."""
+    schedule = policy.values
+    if schedule is None:
+        return 1 << KEEP_FRACTION
+    if not item.causal:
+        return keep_count(schedule.count(layer, tokens), tokens)
+    if schedule.caps:
+        raise UserError(
+            "the schedule of values has caps: rows of causal attention see different numbers of keys, so "
+            "that only shares are allowed"
+        )
+    return keep_share(schedule.shares[layer])
+
+
+def _record(item: Attend, bits: Quantization, query: float, key: float, value: float) -> bytes:
+    scale = query * key * item.scale
+    mantissa, exponent = softmax_scale(scale)
+    gap, octave = (0, 0) if bits.cutoff is None else key_limits(bits.cutoff, scale)
+    fields = {
+        "scale_mantissa": mantissa,
+        "scale_exponent": exponent,
+        "value_scale": int(np.float32(value).view(np.uint32)),
+        "sum_limit": sum_limit(bits.threshold),
+        "key_gap": gap,
+        "key_octave": octave,
+    }
+    return pack(RECORD, RECORD_BYTES, fields)

@@ -1,0 +1,46 @@
+"""Operators that the attention engine runs; all others of an encoder are those of a training step."""
+
+from dataclasses import dataclass
+
+from scheduler.training.base import Operator, Result, Source
+from scheduler.training.shapes import Rules, Shapes
+
+
+@dataclass(frozen=True)
+class Attend(Operator):
+    """`softmax(scale * query @ key^T) @ value` for each head; tensors are `[1, 1, T, heads * head_size]`.
+
+    With `causal` token i sees tokens 0 .. i. `keep_heads`: first so many heads are chosen by their importance, and the
+    output of all others is 0 here and in later layers; None: as many as before.
+    """
+
+    output: Result
+    query: Source
+    key: Source
+    value: Source
+    heads: int
+    scale: float
+    causal: bool
+    keep_heads: int | None = None
+
+
+@dataclass(frozen=True)
+class Gather(Operator):
+    """The rows `[1, 1, keep, C]` of the most important tokens of `[1, 1, T, C]`, in their order."""
+
+    output: Result
+    input: Source
+
+
+def _attend(item: Attend, shape: Shapes) -> bool:
+    shapes = {shape(name) for name in (item.output, item.query, item.key, item.value)}
+    return len(shapes) == 1 and next(iter(shapes))[3] % item.heads == 0
+
+
+def _gather(item: Gather, shape: Shapes) -> bool:
+    rows, kept = shape(item.input), shape(item.output)
+    return rows[:2] == kept[:2] == (1, 1) and rows[3] == kept[3] and kept[2] < rows[2]
+
+
+RULES: Rules = {Attend: _attend, Gather: _gather}
+"""What each operator asks of the shapes of its tensors."""

@@ -1,0 +1,104 @@
+"""A program for one sequence, the memory around it, and how a host feeds it and reads it."""
+
+from dataclasses import dataclass, field
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwgen.arch import Arch, UserError
+from hwgen.arch.isa import listing
+from hwgen.arch.services import INDEX_BYTES
+from models.formats import decode, encode
+from scheduler.attention.cascade import Kept
+from scheduler.training.emitter import Feature, constant_words
+from scheduler.training.ir import Kind
+from scheduler.training.lower import Step
+from scheduler.training.program import Code
+
+Values = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderProgram:
+    """What a host needs: write hidden states, run `code`, read hidden states of the survivors."""
+
+    arch: Arch
+    places: Step = field(repr=False)
+    code: Code
+    kept: tuple[Kept, ...]
+    """What each layer keeps."""
+    selected: tuple[tuple[int, int], ...]
+    """Address and length of the index list of each selection of tokens."""
+
+    @property
+    def memory_size(self) -> int:
+        """Bytes of external memory, from address 0."""
+        return ceil((self.code.address + self.code.size) / 4096) * 4096
+
+    @property
+    def input(self) -> Feature:
+        """Where hidden states go: the sum of embeddings, or what their normalisation makes of it."""
+        (name,) = self.places.graph.of_kind(Kind.INPUT)
+        return self.places.features[name]
+
+    @property
+    def output(self) -> Feature:
+        """Where hidden states of the survivors are."""
+        return self.places.features[self.places.graph.outputs["output"]]
+
+    def image(self, hidden: Values | None = None) -> NDArray[np.uint8]:
+        """External memory before the first run: weights, constants, descriptors, the program, and perhaps an input."""
+        memory = np.zeros(self.memory_size, np.uint8)
+        for address, data in (*self.places.data, (self.code.address, self.code.encode())):
+            memory[address : address + len(data)] = np.frombuffer(data, np.uint8)
+        words = np.zeros((constant_words(self.arch), self.arch.array.cols), np.uint32)
+        for number, key in enumerate(self.places.em.constants):
+            words[number] = key
+        data = words.tobytes()
+        address = self.places.memory.constants
+        memory[address : address + len(data)] = np.frombuffer(data, np.uint8)
+        if hidden is not None:
+            self.write_input(memory, hidden)
+        return memory
+
+    def write_input(self, memory: NDArray[np.uint8], hidden: Values) -> None:
+        """Write hidden states [T, D], rounded to operands. Raises `UserError` unless they fit and are finite."""
+        place = self.input
+        if hidden.shape != (place.n, place.c) or not np.isfinite(hidden).all():
+            raise UserError(f"hidden states must be finite numbers of shape [{place.n}, {place.c}]")
+        filled = np.pad(hidden.astype(np.float32), [(0, 0), (0, place.words * self.arch.array.cols - place.c)])
+        data = encode(filled, self.arch.array.operand).reshape(-1).view(np.uint8)
+        memory[place.address : place.address + data.size] = data
+
+    def read_output(self, memory: NDArray[np.uint8]) -> Values:
+        """Hidden states [survivors, D] after a run."""
+        return self.read_rows(memory, self.output)
+
+    def read_rows(self, memory: NDArray[np.uint8], place: Feature) -> Values:
+        """Rows of operands of any feature map."""
+        size = place.n * place.words * self.arch.array.cols
+        bits = memory[place.address : place.address + 2 * size].view(np.uint16)
+        return decode(bits, self.arch.array.operand).reshape(place.n, -1)[:, : place.c]
+
+    def survivors(self, memory: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Positions of the survivors in the sequence after a run, ascending."""
+        positions = np.arange(self.input.n)
+        for address, length in self.selected:
+            positions = positions[memory[address : address + INDEX_BYTES * length].view(np.uint16)]
+        return positions
+
+    def listing(self) -> str:
+        """Readable text: what layers keep, memory, how products are cut, then the instructions with their numbers."""
+        step = self.places
+        lines = [f"; {len(self.code.commands)} instructions for {self.arch.name}, {self.memory_size:,} bytes of memory"]
+        lines += [f"; layer {number}: {one.tokens} tokens, {one.heads} heads" for number, one in enumerate(self.kept)]
+        lines += [
+            f"; {item.address:#010x} {item.size:>10,} bytes  {item.kind:10s} {item.name}"
+            for item in step.memory.segments
+        ]
+        lines += [f"; {name}: {note}" for name, note in step.notes.items()]
+        lines += [f"; {item}" for item in step.decisions]
+        lines += [f"; curves: {step.em.curves}"] if str(step.em.curves) else []
+        lines += [f"{position:6d}  {listing(item)}" for position, item in enumerate(self.code.commands)]
+        return "\n".join(lines) + "\n"

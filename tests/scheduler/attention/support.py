@@ -1,0 +1,92 @@
+"""Small encoders with random weights, compiled, checked and run on the golden machine."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import BertConfig, BertModel
+
+from hwgen.arch import Arch, load
+from models.attention import PruningPolicy, prune
+from models.attention.attention import Magnitudes
+from models.attention.calibrate import calibrate
+from models.machine import Machine
+from models.memory import Memory
+from models.races import check_races
+from models.tokens import check_tokens
+from scheduler.attention.capture import capture_encoder
+from scheduler.attention.encoders import Encoder, encoder_of
+from scheduler.attention.lower import compile_encoder
+from scheduler.attention.program import EncoderProgram
+from scheduler.training.ir import TrainingGraph
+
+TINY = load("tiny_attention")
+
+
+def bert(*, layers: int = 2, heads: int = 2, head_size: int = 16, seed: int = 0) -> BertModel:
+    """A BERT with weights large enough for attention that is not flat."""
+    torch.manual_seed(seed)
+    width = heads * head_size
+    shape = {"hidden_size": width, "num_attention_heads": heads, "num_hidden_layers": layers}
+    config = BertConfig(**shape, intermediate_size=2 * width, vocab_size=60, initializer_range=0.2)
+    return BertModel(config, add_pooling_layer=False).eval()
+
+
+@dataclass
+class Case:
+    """A model with one sequence: what is needed to compile it and to say what it should give."""
+
+    model: nn.Module
+    inputs: dict[str, torch.Tensor]
+    encoder: Encoder
+    hidden: torch.Tensor
+    magnitudes: list[Magnitudes]
+    graph: TrainingGraph
+
+    @classmethod
+    def of(cls, model: nn.Module, inputs: dict[str, torch.Tensor]) -> "Case":
+        """Calibrated with the sequence itself."""
+        encoder = encoder_of(model)
+        with torch.no_grad():
+            hidden = encoder.embed(**inputs)
+        magnitudes = calibrate(model, [inputs])
+        return cls(model, inputs, encoder, hidden, magnitudes, capture_encoder(encoder.body, hidden))
+
+    @classmethod
+    def bert(cls, tokens: int, *, seed: int = 0, **shape: int) -> "Case":
+        """Of a random BERT and random words."""
+        model = bert(seed=seed, **shape)
+        return cls.of(model, {"input_ids": torch.randint(0, 60, (1, tokens))})
+
+    def compile(self, policy: PruningPolicy, arch: Arch = TINY, **options: object) -> EncoderProgram:
+        """The program; `options` as for `compile_encoder`."""
+        return compile_encoder(self.graph, arch, policy, self.magnitudes, **options)
+
+    def plain(self) -> np.ndarray:
+        """Hidden states [T, D] in float32, nothing pruned."""
+        with torch.no_grad():
+            return self.model(**self.inputs).last_hidden_state[0].numpy()
+
+    def pruned(self, policy: PruningPolicy) -> tuple[np.ndarray, np.ndarray]:
+        """Hidden states and positions of the survivors, by the algorithm in PyTorch with the same scales."""
+        with torch.no_grad(), prune(self.model, policy, self.magnitudes) as pruned:
+            hidden = self.model(**self.inputs).last_hidden_state[0].numpy()
+            return hidden[pruned.live[0]], pruned.positions[0][pruned.live[0]].numpy()
+
+
+def check(program: EncoderProgram) -> None:
+    """Tokens and hazards of a program."""
+    code = program.code.encode()
+    problem = check_tokens(code, program.arch)
+    assert problem is None, problem
+    race = check_races(code, program.arch, Memory({0: program.image()}))
+    assert race is None, race
+
+
+def run(program: EncoderProgram, hidden: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Hidden states and positions of the survivors after a run on the golden machine."""
+    machine = Machine(program.arch, {0: program.image(hidden[0].numpy())})
+    machine.run(program.code.encode())
+    memory = np.frombuffer(machine.memory.read(0, program.memory_size), np.uint8)
+    return program.read_output(memory), program.survivors(memory)
