@@ -1,6 +1,6 @@
 """The jobs beside attention: all parts connected, in front of the ports of the attention engine."""
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -11,6 +11,7 @@ from hwgen.attention.rows import row_words
 from hwgen.attention.services.descriptor import ServiceReader
 from hwgen.attention.services.gather import GatherJob
 from hwgen.attention.services.quantize import QuantizeJob
+from hwgen.attention.services.rank import RankJob
 from hwgen.attention.services.read import SpanReader
 from hwgen.attention.services.words import ServiceCommand
 from hwgen.attention.services.write import CHANNELS, WritePort
@@ -70,7 +71,8 @@ class ServiceCore(wiring.Component):
         m.submodules.port = port = WritePort(beat_bytes=sizes.beat_bytes)
         m.submodules.quantize = quantize = QuantizeJob(sizes, operand=self._operand, mul_latency=self._mul_latency)
         m.submodules.gather = gather = GatherJob(sizes)
-        parts = {Job.QUANTIZE: quantize, Job.GATHER: gather}
+        m.submodules.rank = rank = RankJob(sizes)
+        parts = {quantize: (Job.QUANTIZE,), gather: (Job.GATHER,), rank: (Job.SELECT, Job.TOPK)}
         for source, target in (
             (spans.request, self.request),
             (port.request, self.write_request),
@@ -78,16 +80,22 @@ class ServiceCore(wiring.Component):
         ):
             wiring.connect(m, source, wiring.flipped(target))
         wiring.connect(m, wiring.flipped(self.data), spans.data)
-        running = self._run(m, reader, (spans, port, *parts.values()))
+        running = self._run(m, reader, (spans, port, *parts))
         with m.If(~running):
             self._pass(m, reader.span, spans.i)
             m.d.comb += [reader.data_valid.eq(spans.o.valid), spans.o.ready.eq(1)]
         m.d.comb += reader.data.eq(spans.o.payload.data)
-        for job, part in parts.items():
-            self._connect(m, job, part, reader, running, spans, port)
-        m.d.comb += quantize.alive.eq(self.alive)
+        for part, jobs in parts.items():
+            own = Signal(name=f"own_{jobs[0].name.lower()}")
+            m.d.comb += [own.eq(Cat(reader.job == job for job in jobs).any()), part.start.eq(reader.start & own)]
+            self._lend(m, running & own, part, spans, port)
+        m.d.comb += [
+            *(quantize.fields.eq(reader.quantize), gather.fields.eq(reader.gather), quantize.alive.eq(self.alive)),
+            *(rank.select.eq(reader.select), rank.topk.eq(reader.topk), rank.values.eq(reader.job == Job.TOPK)),
+        ]
+        self._importance(m, rank)
         with m.If(reader.start & (reader.job == Job.RESET)):
-            m.d.sync += self.alive.eq(self.alive.init)
+            m.d.sync += self.alive.eq((1 << sizes.max_heads) - 1)
             m.d.comb += self.heads_clear.eq(1)
         return m
 
@@ -111,21 +119,28 @@ class ServiceCore(wiring.Component):
             m.d.sync += running.eq(0)
         return running
 
-    def _connect(self, m: Module, job: Job, part, reader: ServiceReader, running, spans: SpanReader, port) -> None:
-        """The job's fields, and the ports while it runs."""
-        own = reader.job == job
-        m.d.comb += [
-            part.fields.eq(getattr(reader, job.name.lower())),
-            part.start.eq(reader.start & own),
-            part.data.payload.eq(spans.o.payload),
-        ]
-        with m.If(running & own):
+    def _lend(self, m: Module, runs: Value, part: wiring.Component, spans: SpanReader, port: WritePort) -> None:
+        """The ports, to a job while it runs."""
+        m.d.comb += part.data.payload.eq(spans.o.payload)
+        with m.If(runs):
             self._pass(m, part.span, spans.i)
             m.d.comb += [part.data.valid.eq(spans.o.valid), spans.o.ready.eq(part.data.ready)]
             for number in range(CHANNELS):
                 if hasattr(part, f"o_{number}"):
                     self._pass(m, getattr(part, f"span_{number}"), getattr(port, f"span_{number}"))
                     self._pass(m, getattr(part, f"o_{number}"), getattr(port, f"i_{number}"))
+
+    def _importance(self, m: Module, rank: RankJob) -> None:
+        """Importance is for one kind of job only."""
+        m.d.comb += [
+            *(rank.alive.eq(self.alive), rank.heads.eq(self.heads), rank.token_data.eq(self.token_data)),
+            *(
+                getattr(self, name).eq(getattr(rank, name))
+                for name in ("token_address", "token_write_address", "token_write_data", "token_write_enable")
+            ),
+        ]
+        with m.If(rank.survive):
+            m.d.sync += self.alive.eq(rank.survivors)
 
     def _pass(self, m: Module, source: stream.Interface, target: stream.Interface) -> None:
         """Items go from one to the other."""

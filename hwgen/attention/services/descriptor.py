@@ -74,7 +74,7 @@ class ServiceReader(wiring.Component):
                 with m.If(self.command.valid):
                     m.next = "sort"
             with m.State("sort"):
-                known = Cat(self.job == job for job in (Job.QUANTIZE, Job.GATHER, Job.RESET)).any()
+                known = Cat(self.job == job for job in SERVICES).any()
                 reset = self.job == Job.RESET
                 misplaced = address[: self._beat.bit_length() - 1].any()
                 m.d.comb += [self.start.eq(reset), self.error.eq(~reset & (~known | misplaced))]

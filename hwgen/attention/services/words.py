@@ -6,6 +6,7 @@ from hwgen.arch.attention import AttentionSizes
 from hwgen.arch.services import SERVICES, Job
 from hwgen.attention.words import ADDRESS_BITS
 from hwgen.attention.writer import PAGE_BYTES
+from hwgen.pruning.words import WIDTHS
 from hwgen.quantization.packer import LANES
 
 JOB_BITS = 3
@@ -61,3 +62,8 @@ def write_burst(beat_bytes: int) -> int:
 def quantizer_lanes(sizes: AttentionSizes) -> int:
     """Values a cycle of the quantiser: operands of a beat."""
     return min(max(LANES), sizes.beat_bytes // 2)
+
+
+def rank_width(sizes: AttentionSizes) -> int:
+    """Elements a cycle of the top-k engine: no more than values in a beat, or importance in a word."""
+    return min(sizes.softmax_lanes, sizes.beat_bytes // 4, max(WIDTHS))
