@@ -40,11 +40,12 @@ class Sizes(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_uint32)
         for name in (
-            *("multipliers", "beat_bytes", "softmax_lanes", "output_lanes", "max_length", "buffer_words", "slots"),
-            *("reads_in_flight", "products_latency", "softmax_latency", "weighted_latency", "output_latency"),
+            *("multipliers", "beat_bytes", "softmax_lanes", "selection_width", "output_lanes", "max_length"),
+            *("buffer_words", "slots", "reads_in_flight"),
+            *("products_latency", "softmax_latency", "weighted_latency", "output_latency"),
             *("importance_latency", "decide", "candidate_gap", "routing"),
             *("passes_ahead", "spans_ahead", "loads", "value_commands", "value_indices", "reader_depth"),
-            *("select_commands", "select_kinds", "write_commands", "outputs", "write_requests", "owners", "page_bytes"),
+            *("select_commands", "write_commands", "outputs", "write_requests", "owners", "page_bytes"),
         )
     ]
 
@@ -76,10 +77,10 @@ class Counters(ctypes.Structure):
 @cache
 def model_sizes(sizes: AttentionSizes) -> Sizes:
     """What the model must know of an engine."""
-    width = sizes.softmax_lanes
+    width = sizes.selection_width
     return Sizes(
-        **{name: getattr(sizes, name) for name in ("multipliers", "beat_bytes", "softmax_lanes", "output_lanes")},
-        **{name: getattr(sizes, name) for name in ("max_length", "buffer_words", "reads_in_flight")},
+        **{name: getattr(sizes, name) for name in ("multipliers", "beat_bytes", "softmax_lanes", "selection_width")},
+        **{name: getattr(sizes, name) for name in ("output_lanes", "max_length", "buffer_words", "reads_in_flight")},
         slots=sizes.rows_in_flight,
         products_latency=Products(sizes).result_latency,
         softmax_latency=1 + Softmax(sizes).result_latency,
@@ -96,7 +97,6 @@ def model_sizes(sizes: AttentionSizes) -> Sizes:
         value_indices=values._INDICES,
         reader_depth=rows.RowReader._DEPTH,
         select_commands=2,
-        select_kinds=4,
         write_commands=results._COMMANDS,
         outputs=max(32, 2 * fetch.LARGEST_HEAD // sizes.output_lanes),
         write_requests=writer._REQUESTS,

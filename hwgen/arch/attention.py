@@ -70,6 +70,8 @@ class AttentionSizes:
     beat_bytes: int = 64
     softmax_lanes: int = 16
     """Scores a cycle through exponential, importance and the value selection."""
+    select_lanes: int = 16
+    """Values of e a cycle into a top-k engine; at most `softmax_lanes` of them."""
     selectors: int = 1
     """Top-k engines for values; rows take turns."""
     output_lanes: int = 4
@@ -89,6 +91,7 @@ class AttentionSizes:
             "multipliers": (16, 512),
             "beat_bytes": (16, 512),
             "softmax_lanes": (4, 64),
+            "select_lanes": (1, 32),
             "selectors": (1, 4),
             "output_lanes": (1, 16),
             "max_length": (16, 16384),
@@ -108,6 +111,11 @@ class AttentionSizes:
         if 2 * self.output_lanes > self.beat_bytes:
             most = self.beat_bytes // 2
             raise UserError(f"attention.output_lanes must be at most beat_bytes / 2 = {most}, not {self.output_lanes}")
+
+    @property
+    def selection_width(self) -> int:
+        """Values of e that the value selection takes in a cycle."""
+        return min(self.select_lanes, self.softmax_lanes)
 
     def slots(self, head_size: int) -> int:
         """Multipliers that a key or value takes: its head size, rounded up to a power of two."""

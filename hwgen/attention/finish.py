@@ -87,7 +87,6 @@ class FinishStage(wiring.Component):
             commands.i.payload.keys.eq(self.place.keys),
             commands.i.payload.seen.eq(self.seen),
             commands.i.payload.share.eq(job.value_keep),
-            commands.i.payload.words.eq(0),
             reader.command.valid.eq(row.valid & (told | ~pruned) & ~sweeping),
             reader.command.payload.slot.eq(row.payload),
             reader.command.payload.keys.eq(self.place.keys),

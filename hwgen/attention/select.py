@@ -6,21 +6,17 @@ from amaranth.lib.wiring import In, Out
 
 from hwgen.arch.attention import EXP_BITS, KEEP_FRACTION, AttentionSizes
 from hwgen.attention.serial import OneByOne
-from hwgen.attention.words import INDEX_BITS, LaneExponentials
-from hwgen.lib.streams import Queue
+from hwgen.attention.words import INDEX_BITS
 from hwgen.pruning.eliminate import ZeroEliminator
 from hwgen.pruning.topk import TopKMask
 from hwgen.pruning.words import Element, TopKSizes
 
 
 class SelectCommand(data.StructLayout):
-    """One row. keys : values of e that follow, at least 1. seen : of these, at least 1. share : `value_keep`.
-
-    words : give whole words, for jobs that hold their values; else kept keys one by one.
-    """
+    """One row. keys : values of e that follow, at least 1. seen : of these, at least 1. share : `value_keep`."""
 
     def __init__(self) -> None:
-        super().__init__({"keys": INDEX_BITS, "seen": INDEX_BITS, "share": KEEP_FRACTION + 1, "words": 1})
+        super().__init__({"keys": INDEX_BITS, "seen": INDEX_BITS, "share": KEEP_FRACTION + 1})
 
 
 class KeptRow(data.StructLayout):
@@ -37,8 +33,8 @@ class ValueSelection(wiring.Component):
 
     Timing
     ------
-    That of the top-k engine (`hwgen/pruning/cycles.py`), `COMMAND_LATENCY` cycles more for the count. Then a word a
-    cycle, or a kept key a cycle.
+    That of a top-k engine of `selection_width` (`hwgen/pruning/cycles.py`), `COMMAND_LATENCY` cycles more for the
+    count. Then a kept key a cycle.
 
     Parameters
     ----------
@@ -49,7 +45,6 @@ class ValueSelection(wiring.Component):
     command : In(stream of SelectCommand)
     i : In(stream of EXP_BITS x lanes)    e of a row; lanes behind its end hold anything.
     kept : Out(stream of KeptRow)         Ascending.
-    words : Out(stream of LaneExponentials)   e of all keys in order, 0 where they are not kept.
     busy : Out(1)
     """
 
@@ -57,43 +52,34 @@ class ValueSelection(wiring.Component):
 
     def __init__(self, sizes: AttentionSizes) -> None:
         self._lanes = sizes.softmax_lanes
-        self._topk = TopKSizes(width=self._lanes, bits=EXP_BITS, max_length=sizes.max_length)
+        self._topk = TopKSizes(width=sizes.selection_width, bits=EXP_BITS, max_length=sizes.max_length)
         super().__init__(
             {
                 "command": In(stream.Signature(SelectCommand())),
                 "i": In(stream.Signature(EXP_BITS * self._lanes)),
                 "kept": Out(stream.Signature(KeptRow())),
-                "words": Out(stream.Signature(LaneExponentials(sizes))),
                 "busy": Out(1),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Count | top-k marks | words as they are, or packed and one by one."""
+        """Count | part of a word | top-k marks | packed | one by one."""
         m = Module()
         m.submodules.mask = mask = TopKMask(sizes=self._topk)
-        m.submodules.kinds = kinds = Queue(shape=1, depth=4)
-        m.submodules.eliminator = eliminator = ZeroEliminator(shape=Element(self._topk), width=self._lanes)
-        wiring.connect(m, wiring.flipped(self.i), mask.scores)
-        counting = self._count(m, mask.command, kinds.i)
+        m.submodules.eliminator = eliminator = ZeroEliminator(shape=Element(self._topk), width=self._topk.width)
+        counting = self._count(m, mask.command)
+        self._parts(m, mask)
 
-        beat, as_words = mask.o.payload, kinds.o.payload
-        packed = eliminator.i.payload
+        beat, packed = mask.o.payload, eliminator.i.payload
         m.d.comb += [
-            self.words.valid.eq(mask.o.valid & kinds.o.valid & as_words),
-            eliminator.i.valid.eq(mask.o.valid & kinds.o.valid & ~as_words),
-            mask.o.ready.eq(kinds.o.valid & Mux(as_words, self.words.ready, eliminator.i.ready)),
-            kinds.o.ready.eq(mask.o.valid & mask.o.ready & beat.last),
-            self.words.payload.last.eq(beat.last),
+            eliminator.i.valid.eq(mask.o.valid),
+            mask.o.ready.eq(eliminator.i.ready),
             packed.items.eq(beat.items),
             packed.last.eq(beat.last),
         ]
-        for lane in range(self._lanes):
-            item = beat.items[lane]
-            m.d.comb += packed.mask[lane].eq(beat.mask[lane] & (item.score != 0))
-            with m.If(beat.mask[lane]):
-                m.d.comb += self.words.payload.e[lane].eq(item.score)
-        m.submodules.serial = serial = OneByOne(shape=Element(self._topk), width=self._lanes)
+        for lane in range(self._topk.width):
+            m.d.comb += packed.mask[lane].eq(beat.mask[lane] & (beat.items[lane].score != 0))
+        m.submodules.serial = serial = OneByOne(shape=Element(self._topk), width=self._topk.width)
         wiring.connect(m, eliminator.o, serial.i)
         single = serial.o.payload
         m.d.comb += [
@@ -103,19 +89,30 @@ class ValueSelection(wiring.Component):
             self.kept.payload.last.eq(single.last),
             serial.o.ready.eq(self.kept.ready),
         ]
-        m.d.comb += self.busy.eq(counting | mask.busy | kinds.o.valid | eliminator.busy | self.kept.valid)
+        m.d.comb += self.busy.eq(counting | mask.busy | eliminator.busy | self.kept.valid)
         return m
 
-    def _count(self, m: Module, command: stream.Interface, kind: stream.Interface) -> Value:
+    def _parts(self, m: Module, mask: TopKMask) -> None:
+        """A word of e to the top-k engine, as many lanes a cycle as it takes; those behind the row are passed over."""
+        width, parts = self._topk.width, self._lanes // self._topk.width
+        part, left = Signal(range(parts)), Signal(self._topk.count_bits, reset_less=True)
+        last, moves = (part == parts - 1) | (left <= width), mask.scores.valid & mask.scores.ready
+        m.d.comb += [
+            mask.scores.payload.eq(self.i.payload.word_select(part, self._topk.word_bits)),
+            mask.scores.valid.eq(self.i.valid),
+            self.i.ready.eq(mask.scores.ready & last),
+        ]
+        with m.If(mask.command.valid & mask.command.ready):
+            m.d.sync += left.eq(mask.command.payload.length)
+        with m.Elif(moves):
+            m.d.sync += [left.eq(left - width), part.eq(Mux(last, 0, part + 1))]
+
+    def _count(self, m: Module, command: stream.Interface) -> Value:
         """The top-k command of a row: a product, rounded up. Gives whether one is under way."""
         row, full = self.command.payload, Signal()
         product = Signal(INDEX_BITS + KEEP_FRACTION + 1, reset_less=True)
-        length, as_words = Signal(self._topk.count_bits, reset_less=True), Signal(reset_less=True)
-        m.d.comb += [
-            self.command.ready.eq(~full & (~command.valid | command.ready) & kind.ready),
-            kind.payload.eq(as_words),
-            kind.valid.eq(full),
-        ]
+        length = Signal(self._topk.count_bits, reset_less=True)
+        m.d.comb += self.command.ready.eq(~full & (~command.valid | command.ready))
         with m.If(command.ready):
             m.d.sync += command.valid.eq(0)
         with m.If(full):
@@ -126,5 +123,5 @@ class ValueSelection(wiring.Component):
                 command.payload.k.eq((product + ((1 << KEEP_FRACTION) - 1)) >> KEEP_FRACTION),
             ]
         with m.If(self.command.valid & self.command.ready):
-            m.d.sync += [full.eq(1), product.eq(row.seen * row.share), length.eq(row.keys), as_words.eq(row.words)]
+            m.d.sync += [full.eq(1), product.eq(row.seen * row.share), length.eq(row.keys)]
         return full | command.valid

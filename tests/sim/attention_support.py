@@ -27,8 +27,8 @@ SIZES = {
         rows_in_flight=2, reads_in_flight=16,
     ),
     "32": AttentionSizes(
-        multipliers=32, beat_bytes=32, softmax_lanes=8, output_lanes=4, max_length=64, buffer_words=256, max_heads=4,
-        rows_in_flight=4, reads_in_flight=16,
+        multipliers=32, beat_bytes=32, softmax_lanes=8, select_lanes=2, output_lanes=4, max_length=64, buffer_words=256,
+        max_heads=4, rows_in_flight=4, reads_in_flight=16,
     ),
 }  # fmt: skip
 FULL = AttentionSizes()

@@ -17,7 +17,8 @@ constexpr uint32_t CHUNK = 16, UNIT_BYTES = 4, OUTPUT_BYTES = 2, LOW_BITS = isa:
 /// `AttentionSizes`, latencies of the components and depths of their queues; the same fields in the same order as in
 /// `sim/attention_library.py`.
 struct Sizes {
-    uint32_t multipliers, beat_bytes, softmax_lanes, output_lanes, max_length, buffer_words, slots, reads_in_flight;
+    uint32_t multipliers, beat_bytes, softmax_lanes, selection_width, output_lanes, max_length;
+    uint32_t buffer_words, slots, reads_in_flight;
     uint32_t products_latency;    // from the last word of a pass to its result
     uint32_t softmax_latency;     // from the address of the last word of scores to what the row sums up to
     uint32_t weighted_latency;    // from a word of values to what it adds
@@ -25,7 +26,7 @@ struct Sizes {
     uint32_t importance_latency;  // from a word of e to its sums
     uint32_t decide, candidate_gap, routing;  // of the top-k engine; stages of the eliminator behind the ranks
     uint32_t passes_ahead, spans_ahead, loads, value_commands, value_indices, reader_depth;
-    uint32_t select_commands, select_kinds, write_commands, outputs, write_requests, owners, page_bytes;
+    uint32_t select_commands, write_commands, outputs, write_requests, owners, page_bytes;
 };
 
 /// Elements of a plane row: power of two that holds a head, rows of a full word, words of a row.

@@ -14,7 +14,7 @@ struct SelectCommand {
 /// eliminate.py: ZeroEliminator, with the beats counted only.
 class Eliminator {
   public:
-    explicit Eliminator(const Sizes& sizes) : width_(sizes.softmax_lanes), stages_(sizes.routing) {}
+    explicit Eliminator(const Sizes& sizes) : width_(sizes.selection_width), stages_(sizes.routing) {}
 
     bool valid() const { return control_[stages_].valid && (control_[stages_].over || control_[stages_].last); }
     bool spills() const { return control_[stages_].over && control_[stages_].last && !flush_; }
@@ -58,18 +58,17 @@ class Eliminator {
 class ValueSelection {
   public:
     ValueSelection(const Sizes& sizes, const uint32_t* indices, const uint32_t* passes)
-        : commands(sizes.select_commands), kinds_(sizes.select_kinds), eliminator_(sizes), width_(sizes.softmax_lanes),
-          decide_(sizes.decide), gap_(sizes.candidate_gap), indices_(indices), passes_(passes) {}
+        : commands(sizes.select_commands), eliminator_(sizes), width_(sizes.selection_width),
+          parts_(sizes.softmax_lanes / sizes.selection_width), decide_(sizes.decide), gap_(sizes.candidate_gap), indices_(indices), passes_(passes) {}
 
-    bool takes_words() const { return state_ == ARRIVE; }
+    bool takes_words() const { return state_ == ARRIVE && (part_ + 1 == parts_ || pass_left_ <= width_); }
     bool offers() const { return eliminator_.valid(); }
     Index offered() const {
         const bool end = place_ + 1 >= eliminator_.count();
         return {indices_[given_], eliminator_.last() && end};
     }
     bool busy() const {
-        return full_ || command_ || state_ != COMMAND || running_ || compared_ || beat_ || kinds_.valid() ||
-               eliminator_.busy() || offers();
+        return full_ || command_ || state_ != COMMAND || running_ || compared_ || beat_ || eliminator_.busy() || offers();
     }
 
     /// One cycle. word: a word of e is offered; taken: the key that is offered is.
@@ -79,7 +78,6 @@ class ValueSelection {
         search(word);
         count();
         commands.tick();
-        kinds_.tick();
     }
 
     Queue<SelectCommand> commands;
@@ -92,10 +90,8 @@ class ValueSelection {
         const bool end = taken && place_ + 1 >= eliminator_.count();
         const bool last = end && eliminator_.last();
         if (taken) place_ = end ? 0 : place_ + 1, given_++;
-        const bool offered = beat_ && kinds_.valid();
-        beat_taken_ = offered && eliminator_.advances(end);
-        if (beat_taken_ && beat_last_) kinds_.pop();
-        eliminator_.step(offered, beat_count_, beat_last_, end);
+        beat_taken_ = beat_ && eliminator_.advances(end);
+        eliminator_.step(beat_, beat_count_, beat_last_, end);
         if (last) next_given();
     }
 
@@ -153,7 +149,9 @@ class ValueSelection {
                 state_ = ARRIVE;
                 return;
             case ARRIVE:
-                if (word) step_pass();
+                if (!word) return;
+                part_ = takes_words() ? 0 : part_ + 1;
+                step_pass();
                 return;
             case PASS:
                 step_pass();
@@ -185,14 +183,13 @@ class ValueSelection {
 
     /// The count of a row, a cycle ahead of its top-k command.
     void count() {
-        const bool takes = !full_ && (!command_ || command_ready_) && kinds_.ready() && commands.valid();
+        const bool takes = !full_ && (!command_ || command_ready_) && commands.valid();
         if (command_ready_) command_ = false;
         if (full_) {
             full_ = false;
             command_ = true;
             command_facts_ = counted_.facts;
             command_keys_ = counted_.keys;
-            kinds_.push(0);
         }
         if (takes) {
             full_ = true;
@@ -201,9 +198,8 @@ class ValueSelection {
         }
     }
 
-    Queue<char> kinds_;
     Eliminator eliminator_;
-    uint32_t width_, decide_, gap_;
+    uint32_t width_, parts_, decide_, gap_, part_ = 0;
     const uint32_t *indices_, *passes_;
     State state_ = COMMAND;
     uint32_t timer_ = 0, length_ = 0, pass_left_ = 0, pass_ = 0, command_keys_ = 0;
