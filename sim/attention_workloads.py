@@ -1,0 +1,82 @@
+"""Attention layers without data, for the cycle model: what jobs fetch, and what data would decide, made up by seed."""
+
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+
+from hwgen.arch.attention import EXP_MAX, KEEP_FRACTION, LOW_BITS, KeyMode, ValueMode, keep_count
+from models.attention_engine.planes import row_bytes
+from sim.attention_model import ModelJob, RowFacts, selection_facts
+
+SPAN = 1 << 24
+"""Bytes of addresses that each plane of a job has to itself."""
+VARIETY = 16
+"""Different rows that rows of the same length are drawn from: where kept values lie, how long the selection takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention:
+    """One layer. `queries`, `keys`, `values`: tokens, and values kept of each row; `alive`: heads of `heads`.
+
+    key_bits, value_bits : of the planes. split : keys have LSBs too, fetched by rows, of which `unsure` need them.
+    hold : an encoder, which loads keys and values once.
+    """
+
+    heads: int
+    alive: int
+    head_size: int
+    queries: int
+    keys: int
+    values: int
+    key_bits: int = 12
+    value_bits: int = 12
+    split: bool = False
+    unsure: float = 0.0
+    hold: bool = False
+
+    def fields(self) -> dict[str, int]:
+        """The job, with its planes one behind the other."""
+        query, size = 12, self.head_size
+        rows = {"q": (self.queries, query), "k": (self.keys, self.key_bits), "k_low": (self.keys, LOW_BITS)}
+        rows |= {"v": (self.keys, self.value_bits), "v_low": (self.keys, LOW_BITS)}
+        strides = {f"{name}_stride": count * row_bytes(size, bits) for name, (count, bits) in rows.items()}
+        places = ("q", "k", "k_low", "v", "v_low", "out", "mask", "heads")
+        keep = keep_count(self.values, self.keys) if self.values < self.keys else 1 << KEEP_FRACTION
+        return {
+            **{f"{name}_addr": place * SPAN for place, name in enumerate(places)},
+            **strides,
+            **{"out_stride": 2 * self.heads * size, "heads": self.heads, "group": 1, "head_size": size},
+            **{"queries": self.queries, "keys": self.keys, "causal": 0, "offset": 0, "hold": int(self.hold)},
+            **{"masked": 0, "query_bits": query, "key_bits": self.key_bits, "value_bits": self.value_bits},
+            **{"key_low": int(self.split), "value_low": 0, "value_mode": ValueMode.NEVER, "key_margin": 0},
+            **{"key_mode": KeyMode.ROW if self.split else KeyMode.NEVER, "value_keep": keep},
+            **{"importance": 1, "forget": 256},
+        }
+
+    def job(self, seed: int = 0) -> ModelJob:
+        """The job and facts of its rows."""
+        rng = np.random.default_rng(seed)
+        fields, count = self.fields(), self.alive * self.queries
+        low = rng.random(count) < self.unsure if self.split else np.zeros(count, bool)
+        which = rng.integers(VARIETY, size=count)
+        rows = [
+            replace(_row(self.keys, fields["value_keep"], int(kind)), low=bool(is_low))
+            for kind, is_low in zip(which, low)
+        ]
+        return ModelJob(fields, rows, (1 << self.alive) - 1)
+
+    @property
+    def float_bytes(self) -> int:
+        """DRAM bytes of the same layer in FP32 with nothing pruned: queries, keys, values and outputs once."""
+        return 4 * self.heads * self.head_size * 2 * (self.queries + self.keys)
+
+
+@cache
+def _row(keys: int, value_keep: int, kind: int) -> RowFacts:
+    """Facts of a row with scores that are spread normally, two octaves in standard deviation."""
+    if value_keep == 1 << KEEP_FRACTION:
+        return RowFacts()
+    below = np.abs(np.random.default_rng([keys, kind]).normal(0, 2, keys))
+    e = np.minimum(np.rint(2.0 ** (16 - below + below.min())), EXP_MAX).astype(np.int64)
+    return selection_facts(e, np.ones(keys, bool), value_keep)
