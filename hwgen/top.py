@@ -1,6 +1,6 @@
 """The accelerator: command processor, engines and scratchpads behind AXI4 ports and an AXI4-Lite port."""
 
-from amaranth.hdl import C, Cat, Module, Mux, Signal
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, ValueLike
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -9,6 +9,7 @@ from hwgen.arch.digest import hash32
 from hwgen.arch.isa import Engine, Opcode, Target, engines
 from hwgen.arch.registers import ADDRESS_BITS, TensorState
 from hwgen.array.engine import TensorEngine
+from hwgen.attention.engine import AttentionEngine
 from hwgen.control.arbiter import ReadArbiter
 from hwgen.control.control import Controller
 from hwgen.control.registers import RegisterFile
@@ -20,6 +21,8 @@ from hwgen.vector.engine import VectorEngine
 
 _IDLE, _BUSY, _WAITING, _STALLED = range(4)
 """States of the engines other than the tensor engine on `activity`."""
+_ATTEND_PLACE = 32
+"""First bit of ATTEND in `activity`."""
 
 
 class Accelerator(wiring.Component):
@@ -30,11 +33,12 @@ class Accelerator(wiring.Component):
     s_axi_control_* : AXI4-Lite slave, registers of hwgen/arch/REGISTERS.md
     m_axi_gmem_* : AXI4 master, INCR bursts of whole beats
     m_axi_fill_* : AXI4 master, read channels alone: what FILL reads. Only if memory.ports is 2.
+    m_axi_attend_* : AXI4 master of ATTEND. Only with an attention engine.
     interrupt : Out(1)
-    activity : Out(32)   For timelines and logic analysers: 4 bits of state for each engine (load 0, tensor 4, vector 8,
-                         store 12, fill 24; the tensor engine's is TensorState, the others': 0 idle, 1 busy, 2 waiting
-                         for tokens, 3 stalled), a bit for each engine that takes an instruction (16, fill 28), that
-                         ends one (20, fill 29).
+    activity : Out(32, with an attention engine 40)   For timelines and logic analysers: 4 bits of state for each engine
+                         (load 0, tensor 4, vector 8, store 12, fill 24, attend 32; the tensor engine's is TensorState,
+                         the others': 0 idle, 1 busy, 2 waiting for tokens, 3 stalled), a bit for each engine that takes
+                         an instruction (16, fill 28, attend 36), that ends one (20, fill 29, attend 37).
     """
 
     def __init__(self, arch: Arch) -> None:
@@ -53,11 +57,13 @@ class Accelerator(wiring.Component):
         write |= {"wdata": Out(beat), "wstrb": Out(beat // 8), "wlast": Out(1), "wvalid": Out(1), "wready": In(1)}
         write |= {"bresp": In(2), "bvalid": In(1), "bready": Out(1)}
         fill = read if arch.memory.ports == 2 else {}
+        attend = read | write if arch.attention else {}
         super().__init__(
             {f"s_axi_control_{name}": member for name, member in lite.items()}
             | {f"m_axi_gmem_{name}": member for name, member in (read | write).items()}
             | {f"m_axi_fill_{name}": member for name, member in fill.items()}
-            | {"interrupt": Out(1), "activity": Out(32)}
+            | {f"m_axi_attend_{name}": member for name, member in attend.items()}
+            | {"interrupt": Out(1), "activity": Out(40 if arch.attention else 32)}
         )
 
     def elaborate(self, platform: object) -> Module:
@@ -82,13 +88,16 @@ class Accelerator(wiring.Component):
         self._fill = None
         if Engine.FILL in engines(arch):
             m.submodules.fill = self._fill = blocks[Engine.FILL] = LoadEngine(arch, Opcode.FILL)
+        self._attend = None
+        if Engine.ATTEND in engines(arch):
+            m.submodules.attend = self._attend = blocks[Engine.ATTEND] = AttentionEngine(arch)
         wiring.connect(m, self._registers.run, self._controller.run)
         for engine, block in blocks.items():
             wiring.connect(m, self._controller.engines[engine], block.control)
         self._data(m)
         self._lite_port(m)
         self._read_ports(m)
-        self._write_port(m)
+        self._write_ports(m)
         self._activity(m, blocks)
         return m
 
@@ -152,12 +161,14 @@ class Accelerator(wiring.Component):
             m.d.comb += [getattr(bus, channel).ready.eq(port[f"{channel}ready"])]
 
     def _read_ports(self, m: Module) -> None:
-        """Read channels, shared by program fetch and load engine; those of FILL."""
+        """Read channels, shared by program fetch and load engine; those of FILL and ATTEND."""
         wiring.connect(m, self._controller.program, self._arbiter.fetch)
         wiring.connect(m, self._load.read, self._arbiter.load)
         self._read_port(m, self._arbiter.bus, _Flat(self, "m_axi_gmem_"))
         if self._fill:
             self._read_port(m, self._fill.read, _Flat(self, "m_axi_fill_"))
+        if self._attend:
+            self._read_port(m, self._attend.read, _Flat(self, "m_axi_attend_"))
 
     def _read_port(self, m: Module, bus: ReadSignature, port: "_Flat") -> None:
         """AXI4 read channels: flat names to a master."""
@@ -177,10 +188,15 @@ class Accelerator(wiring.Component):
             port.rready.eq(bus.r.ready),
         ]
 
-    def _write_port(self, m: Module) -> None:
-        """Write channels of the store engine."""
-        bus: WriteSignature = self._store.write
-        port = _Flat(self, "m_axi_gmem_")
+    def _write_ports(self, m: Module) -> None:
+        """Write channels of STORE, which writes whole beats, and of ATTEND."""
+        self._write_port(m, self._store.write, ~0, _Flat(self, "m_axi_gmem_"))
+        if self._attend:
+            write = self._attend.write
+            self._write_port(m, write, write.w.payload.strobes, _Flat(self, "m_axi_attend_"))
+
+    def _write_port(self, m: Module, bus: WriteSignature, strobes: ValueLike, port: "_Flat") -> None:
+        """AXI4 write channels: flat names to a master."""
         m.d.comb += [
             port.awaddr.eq(bus.aw.payload.addr),
             port.awlen.eq(bus.aw.payload.len),
@@ -189,7 +205,7 @@ class Accelerator(wiring.Component):
             port.awvalid.eq(bus.aw.valid),
             bus.aw.ready.eq(port.awready),
             port.wdata.eq(bus.w.payload.data),
-            port.wstrb.eq(~0),
+            port.wstrb.eq(strobes),
             port.wlast.eq(bus.w.payload.last),
             port.wvalid.eq(bus.w.valid),
             bus.w.ready.eq(port.wready),
@@ -202,7 +218,7 @@ class Accelerator(wiring.Component):
         """What every engine does, and whether anything moves at all."""
         controller, vector = self._controller, self._vector
         port = _Flat(self, "m_axi_gmem_")
-        read_beats, write_beat = [port.rvalid & port.rready], port.wvalid & port.wready
+        read_beats, write_beats = [port.rvalid & port.rready], [port.wvalid & port.wready]
         if self._fill:
             fill_port = _Flat(self, "m_axi_fill_")
             read_beats.append(fill_port.rvalid & fill_port.rready)
@@ -214,11 +230,27 @@ class Accelerator(wiring.Component):
                 if engine in (Engine.LOAD, Engine.FILL)
             },
             Engine.VECTOR: ~vector_word,
-            Engine.STORE: ~write_beat,
+            Engine.STORE: ~write_beats[0],
         }
+        write_beat, working = write_beats[0], self._tensor.state == TensorState.BUSY
+        if self._attend:
+            port = _Flat(self, "m_axi_attend_")
+            read_beats.append(port.rvalid & port.rready)
+            write_beats.append(port.wvalid & port.wready)
+            stalls[Engine.ATTEND] = ~(read_beats[-1] | write_beats[-1] | self._attend.working)
+            write_beat, working = write_beat | write_beats[1], working | self._attend.working
+        m.d.comb += [
+            self.activity.eq(self._states(m, blocks, stalls)),
+            controller.read_beat.eq(Cat(*read_beats)),
+            controller.write_beat.eq(Cat(*write_beats)),
+            controller.progress.eq(Cat(*read_beats).any() | write_beat | working | vector_word),
+        ]
+
+    def _states(self, m: Module, blocks: dict, stalls: dict[Engine, Value]) -> Value:
+        """The bits of `activity`; `stalls` has all engines but TENSOR."""
         states, issues, ends = [], [], []
         for engine, block in blocks.items():
-            control, waiting = block.control, controller.waiting[engine].any()
+            control, waiting = block.control, self._controller.waiting[engine].any()
             state = Signal(4, name=f"{engine.name.lower()}_state")
             if engine in stalls:
                 busy = Mux(stalls[engine], _STALLED, _BUSY)
@@ -228,14 +260,13 @@ class Accelerator(wiring.Component):
             states.append(state)
             issues.append(control.command.valid & control.command.ready)
             ends.append(control.done)
-        m.d.comb += [
-            self.activity.eq(Cat(*states[:4], *issues[:4], *ends[:4], *states[4:], *issues[4:], *ends[4:])),
-            controller.read_beat.eq(Cat(*read_beats)),
-            controller.write_beat.eq(write_beat),
-            controller.progress.eq(
-                Cat(*read_beats).any() | write_beat | (self._tensor.state == TensorState.BUSY) | vector_word
-            ),
-        ]
+        bits = [*states[:4], *issues[:4], *ends[:4]]
+        if self._fill:
+            bits += [states[4], issues[4], ends[4]]
+        if self._attend:
+            free = _ATTEND_PLACE - len(Cat(*bits))
+            bits += [C(0, free), states[-1], issues[-1], ends[-1]]
+        return Cat(*bits)
 
 
 class _Flat:

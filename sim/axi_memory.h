@@ -38,11 +38,41 @@ ReadPins<Small, Address, Data> make_pins(Address& araddr, Small& arlen, Small& a
     return {araddr, arlen, arsize, arburst, arid, arvalid, arready, rdata, rresp, rlast, rid, rvalid, rready};
 }
 
-/// Whether a design has the port of FILL.
+/// Write channels of a port.
+template <class Small, class Address, class Data, class Strobe>
+struct WritePins {
+    const Address& awaddr;
+    const Small &awlen, &awsize, &awburst, &awvalid;
+    Small& awready;
+    const Data& wdata;
+    const Strobe& wstrb;
+    const Small &wlast, &wvalid;
+    Small &wready, &bresp, &bvalid;
+    const Small& bready;
+};
+
+#define WRITE_PINS(top, port)                                                                                      \
+    make_pins(top.port##_awaddr, top.port##_awlen, top.port##_awsize, top.port##_awburst, top.port##_awvalid,       \
+              top.port##_awready, top.port##_wdata, top.port##_wstrb, top.port##_wlast, top.port##_wvalid,          \
+              top.port##_wready, top.port##_bresp, top.port##_bvalid, top.port##_bready)
+
+template <class Small, class Address, class Data, class Strobe>
+WritePins<Small, Address, Data, Strobe> make_pins(Address& awaddr, Small& awlen, Small& awsize, Small& awburst,
+                                                  Small& awvalid, Small& awready, Data& wdata, Strobe& wstrb,
+                                                  Small& wlast, Small& wvalid, Small& wready, Small& bresp,
+                                                  Small& bvalid, Small& bready) {
+    return {awaddr, awlen, awsize, awburst, awvalid, awready, wdata, wstrb, wlast, wvalid, wready, bresp, bvalid, bready};
+}
+
+/// Whether a design has the port of FILL, that of ATTEND.
 template <class Top, class = void>
 struct HasFill : std::false_type {};
 template <class Top>
 struct HasFill<Top, std::void_t<decltype(std::declval<Top&>().m_axi_fill_arvalid)>> : std::true_type {};
+template <class Top, class = void>
+struct HasAttend : std::false_type {};
+template <class Top>
+struct HasAttend<Top, std::void_t<decltype(std::declval<Top&>().m_axi_attend_arvalid)>> : std::true_type {};
 
 class AxiMemory {
   public:
@@ -59,10 +89,11 @@ class AxiMemory {
         timing_.drive(now);
         drive_reads(READ_PINS(top, m_axi_gmem), 0);
         if constexpr (HasFill<Top>::value) drive_reads(READ_PINS(top, m_axi_fill), 1);
-        if (timing_.b_new) offer_answer(top);
-        top.m_axi_gmem_awready = timing_.aw_ready;
-        top.m_axi_gmem_wready = timing_.w_ready;
-        top.m_axi_gmem_bvalid = timing_.b_valid;
+        drive_writes(WRITE_PINS(top, m_axi_gmem), 0);
+        if constexpr (HasAttend<Top>::value) {
+            drive_reads(READ_PINS(top, m_axi_attend), 2);
+            drive_writes(WRITE_PINS(top, m_axi_attend), 1);
+        }
     }
 
     /// Takes the handshakes of cycle `now`; call it after evaluation and before the clock edge.
@@ -70,19 +101,21 @@ class AxiMemory {
     void sample(Top& top, uint64_t now) {
         sample_reads(READ_PINS(top, m_axi_gmem), 0, now);
         if constexpr (HasFill<Top>::value) sample_reads(READ_PINS(top, m_axi_fill), 1, now);
-        const Address aw{uint64_t(top.m_axi_gmem_awaddr), uint32_t(top.m_axi_gmem_awlen), 0};
-        sample_write_data(top, now);
-        if (steady(held_aw_, top.m_axi_gmem_awvalid, timing_.aw_ready, aw, "AW", now))
-            take_write(aw, top.m_axi_gmem_awsize, top.m_axi_gmem_awburst, sizeof(top.m_axi_gmem_wdata), now);
-        if (timing_.b_valid && top.m_axi_gmem_bready) timing_.take_answer();
+        sample_writes(WRITE_PINS(top, m_axi_gmem), 0, now);
+        if constexpr (HasAttend<Top>::value) {
+            sample_reads(READ_PINS(top, m_axi_attend), 2, now);
+            sample_writes(WRITE_PINS(top, m_axi_attend), 1, now);
+        }
     }
 
     /// True when the master offers something.
     template <class Top>
     static bool valid(const Top& top) {
-        bool fills = false;
-        if constexpr (HasFill<Top>::value) fills = top.m_axi_fill_arvalid;
-        return fills || top.m_axi_gmem_arvalid || top.m_axi_gmem_awvalid || top.m_axi_gmem_wvalid;
+        bool others = false;
+        if constexpr (HasFill<Top>::value) others |= top.m_axi_fill_arvalid;
+        if constexpr (HasAttend<Top>::value)
+            others |= top.m_axi_attend_arvalid || top.m_axi_attend_awvalid || top.m_axi_attend_wvalid;
+        return others || top.m_axi_gmem_arvalid || top.m_axi_gmem_awvalid || top.m_axi_gmem_wvalid;
     }
 
     /// True when no transaction is under way.
@@ -115,9 +148,11 @@ class AxiMemory {
         Payload payload{};
     };
     struct WriteBeat {
-        std::vector<uint8_t> data;
+        std::vector<uint8_t> data, strobes;
         bool last = false;
-        bool operator!=(const WriteBeat& other) const { return last != other.last || data != other.data; }
+        bool operator!=(const WriteBeat& other) const {
+            return last != other.last || data != other.data || strobes != other.strobes;
+        }
     };
 
     uint8_t response(uint64_t addr, size_t bytes) const {
@@ -189,45 +224,64 @@ class AxiMemory {
         if (reads.front().beat++ == reads.front().at.len) reads.pop_front();
     }
 
-    void take_write(const Address& at, uint32_t size, uint32_t burst, size_t bytes, uint64_t now) {
-        check(at, size, burst, bytes, "AW", now);
-        Burst made;
-        made.at = at;
-        timing_.take_write(at.len + 1);
-        made.data.resize((at.len + 1) * bytes);
-        made.marks.resize((at.len + 1) * bytes);
-        writes_.push_back(std::move(made));
+    template <class Pins>
+    void drive_writes(Pins pins, int port) {
+        if (timing_.write[port].b_new) offer_answer(pins, port);
+        pins.awready = timing_.write[port].aw_ready;
+        pins.wready = timing_.write[port].w_ready;
+        pins.bvalid = timing_.write[port].b_valid;
     }
 
-    template <class Top>
-    void sample_write_data(Top& top, uint64_t now) {
-        const bool valid = top.m_axi_gmem_wvalid;
-        if (held_w_.waiting || (valid && !timing_.w_ready)) {
-            const auto* bytes = reinterpret_cast<const uint8_t*>(&top.m_axi_gmem_wdata);
-            WriteBeat beat{{bytes, bytes + sizeof(top.m_axi_gmem_wdata)}, bool(top.m_axi_gmem_wlast)};
-            steady(held_w_, valid, timing_.w_ready, beat, "W", now);
+    template <class Pins>
+    void sample_writes(Pins pins, int port, uint64_t now) {
+        const Address aw{uint64_t(pins.awaddr), uint32_t(pins.awlen), 0};
+        sample_write_data(pins, port, now);
+        if (steady(held_aw_[port], pins.awvalid, timing_.write[port].aw_ready, aw, "AW", now)) {
+            check(aw, pins.awsize, pins.awburst, sizeof(pins.wdata), "AW", now);
+            take_write(aw, port, sizeof(pins.wdata));
         }
-        if (!valid || !timing_.w_ready) return;
-        Burst& burst = writes_.front();
-        const size_t bytes = sizeof(top.m_axi_gmem_wdata), at = burst.beat * bytes;
-        std::memcpy(&burst.data[at], &top.m_axi_gmem_wdata, bytes);
-        const auto* strobe = reinterpret_cast<const uint8_t*>(&top.m_axi_gmem_wstrb);
-        for (size_t i = 0; i < bytes; i++) burst.marks[at + i] = strobe[i / 8] >> (i % 8) & 1;
+        if (timing_.write[port].b_valid && pins.bready) timing_.take_answer(port);
+    }
+
+    void take_write(const Address& at, int port, size_t bytes) {
+        Burst made;
+        made.at = at;
+        timing_.take_write(port, at.len + 1);
+        made.data.resize((at.len + 1) * bytes);
+        made.marks.resize((at.len + 1) * bytes);
+        writes_[port].push_back(std::move(made));
+    }
+
+    template <class Pins>
+    void sample_write_data(Pins pins, int port, uint64_t now) {
+        const bool valid = pins.wvalid, ready = timing_.write[port].w_ready;
+        const auto* data = reinterpret_cast<const uint8_t*>(&pins.wdata);
+        const auto* strobes = reinterpret_cast<const uint8_t*>(&pins.wstrb);
+        const size_t bytes = sizeof(pins.wdata);
+        if (held_w_[port].waiting || (valid && !ready)) {
+            WriteBeat beat{{data, data + bytes}, {strobes, strobes + (bytes + 7) / 8}, bool(pins.wlast)};
+            steady(held_w_[port], valid, ready, beat, "W", now);
+        }
+        if (!valid || !ready) return;
+        Burst& burst = writes_[port].front();
+        const size_t at = burst.beat * bytes;
+        std::memcpy(&burst.data[at], data, bytes);
+        for (size_t i = 0; i < bytes; i++) burst.marks[at + i] = strobes[i / 8] >> (i % 8) & 1;
         burst.response = std::max(burst.response, response(burst.at.addr + at, bytes));
         burst.beat++;
         beats_written++;
-        const bool last = timing_.take_write_beat(now);
-        if (last != bool(top.m_axi_gmem_wlast)) complain(now, last ? "WLAST is missing" : "WLAST came early");
+        const bool last = timing_.take_write_beat(port, now);
+        if (last != bool(pins.wlast)) complain(now, last ? "WLAST is missing" : "WLAST came early");
         if (!last) return;
-        answers_.push_back(std::move(burst));
-        writes_.pop_front();
+        answers_[port].push_back(std::move(burst));
+        writes_[port].pop_front();
     }
 
-    template <class Top>
-    void offer_answer(Top& top) {
-        apply(answers_.front(), sizeof(top.m_axi_gmem_wdata));  // only now may anyone rely on it
-        top.m_axi_gmem_bresp = answers_.front().response;
-        answers_.pop_front();
+    template <class Pins>
+    void offer_answer(Pins pins, int port) {
+        apply(answers_[port].front(), sizeof(pins.wdata));  // only now may anyone rely on it
+        pins.bresp = answers_[port].front().response;
+        answers_[port].pop_front();
     }
 
     void apply(const Burst& burst, size_t bytes) {
@@ -240,7 +294,8 @@ class AxiMemory {
     uint8_t* image_ = nullptr;
     MemorySettings set_{};
     MemoryTiming timing_;
-    std::deque<Burst> reads_[MemoryTiming::READ_PORTS], writes_, answers_;
-    Held<Address> held_ar_[MemoryTiming::READ_PORTS], held_aw_;
-    Held<WriteBeat> held_w_;
+    std::deque<Burst> reads_[MemoryTiming::READ_PORTS], writes_[MemoryTiming::WRITE_PORTS],
+        answers_[MemoryTiming::WRITE_PORTS];
+    Held<Address> held_ar_[MemoryTiming::READ_PORTS], held_aw_[MemoryTiming::WRITE_PORTS];
+    Held<WriteBeat> held_w_[MemoryTiming::WRITE_PORTS];
 };

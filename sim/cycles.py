@@ -102,6 +102,9 @@ def check_counts(program: bytes) -> None:
         raise ProgramError(f"{len(program)} bytes are no whole number of instructions of {INSTRUCTION_BYTES} bytes")
     words = np.frombuffer(program, "<u8").reshape(-1, INSTRUCTION_BYTES // 8)
     opcodes = words[:, 0] & np.uint64(0xFF)
+    attends = np.flatnonzero(opcodes == Opcode.ATTEND)
+    if attends.size:
+        raise ProgramError(f"instruction {attends[0]} is ATTEND, which the cycle model does not know")
     unknown = np.flatnonzero(~np.isin(opcodes, list(TABLE)))
     if unknown.size:
         raise ProgramError(f"instruction {unknown[0]}: no instruction has opcode {opcodes[unknown[0]]}")

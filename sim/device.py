@@ -14,7 +14,7 @@ EVENT = np.dtype(
 """One event of the trace, as `TraceEvent` of `trace_log.h`."""
 STATE, ISSUE, DONE = 0, 1, 2
 """Kinds of events."""
-ENGINES, STATES = 5, 16
+ENGINES, STATES = 6, 16
 """Rows and columns of the table of states."""
 
 

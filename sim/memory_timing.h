@@ -2,7 +2,8 @@
 //
 // The memory behind the Verilated accelerator (axi_memory.h) and the cycle model (model/) both ask this class, so that
 // they agree to the cycle. A cycle is `drive`, then a `take_...` for each handshake, in the order of their declarations.
-// There are two read ports, of which a design may use the first alone.
+// There are three read ports (program and LOAD, FILL, ATTEND) and two write ports (STORE, ATTEND); a design may lack
+// those of FILL and ATTEND.
 // Everything is a function of the settings and the cycle number; README.md states the rules.
 #pragma once
 
@@ -59,9 +60,20 @@ class ReadTiming {
     std::deque<Burst> bursts_;
 };
 
+/// The slave's side of the write channels of a port.
+struct WriteTiming {
+    bool aw_ready = false, w_ready = false, b_valid = false;
+    bool b_new = false;             // the answer is given since this cycle
+    std::deque<uint32_t> bursts;    // beats that are missing
+    std::deque<uint64_t> answers;   // cycles from which they may be given
+
+    size_t size() const { return bursts.size() + answers.size(); }
+    bool idle() const { return !size() && !b_valid; }
+};
+
 class MemoryTiming {
   public:
-    static constexpr int READ_PORTS = 2;
+    static constexpr int READ_PORTS = 3, WRITE_PORTS = 2;
 
     void start(const MemorySettings& settings, size_t beat_bytes) {
         set_ = settings;
@@ -77,21 +89,14 @@ class MemoryTiming {
         const uint32_t stalls = stalled(now);
         const int first = turn_;
         for (int i = 0; i < READ_PORTS; i++) {
-            const int port = first ^ i;
-            drive_reads(read[port], port, now, stalls >> (port ? 5 : 0));
+            const int port = (first + i) % READ_PORTS;
+            drive_reads(read[port], port, now, stalls >> READ_STALLS[port]);
         }
-        aw_ready = writes_.size() + answers_.size() < set_.outstanding && !(stalls & 4);
-        w_ready = !writes_.empty() && affordable() && !(stalls & 8);
-        b_new = !b_valid && !answers_.empty() && answers_.front() <= now && !(stalls & 16);
-        if (b_new) {
-            answers_.pop_front();
-            b_valid = true;
-        }
+        for (int port = 0; port < WRITE_PORTS; port++) drive_writes(write[port], now, stalls >> WRITE_STALLS[port]);
     }
 
     ReadTiming read[READ_PORTS];
-    bool aw_ready = false, w_ready = false, b_valid = false;
-    bool b_new = false;  // the answer is given since this cycle
+    WriteTiming write[WRITE_PORTS];
 
     void take_read(int port, uint32_t beats, uint32_t id, uint64_t now) {
         read[port].take(now + set_.read_latency, beats, id);
@@ -100,36 +105,40 @@ class MemoryTiming {
     void take_read_beat(int port) { read[port].take_beat(); }
 
     /// True when this beat was the last of its burst.
-    bool take_write_beat(uint64_t now) {
+    bool take_write_beat(int port, uint64_t now) {
         credit_ -= price_;
-        if (--writes_.front()) return false;
-        writes_.pop_front();
-        answers_.push_back(now + set_.write_latency);
+        if (--write[port].bursts.front()) return false;
+        write[port].bursts.pop_front();
+        write[port].answers.push_back(now + set_.write_latency);
         return true;
     }
 
-    void take_write(uint32_t beats) { writes_.push_back(beats); }
+    void take_write(int port, uint32_t beats) { write[port].bursts.push_back(beats); }
 
-    void take_answer() { b_valid = false; }
+    void take_answer(int port) { write[port].b_valid = false; }
 
     // Without these the memory is driven cycle by cycle; with them a caller passes many equal cycles at once.
 
     /// Whether an address, a beat of write data, would be taken in the next cycle, and whether a port offers a new read
     /// beat, if nothing stalls.
     bool takes_reads(int port) const { return read[port].size() < set_.outstanding; }
-    bool takes_writes() const { return writes_.size() + answers_.size() < set_.outstanding; }
-    bool takes_data() const { return !writes_.empty() && !broke(); }
+    bool takes_writes(int port) const { return write[port].size() < set_.outstanding; }
+    bool takes_data(int port) const { return !write[port].bursts.empty() && !broke(); }
     bool streams(int port, uint64_t now) const { return read[port].comes(now) && !broke(); }
 
     /// Cycles from `now` on, the first that has not been driven, that are all alike: nothing comes that was not there, or
-    /// beats of one burst of a port come and go (bits of `reading`, and `writing`), one in every cycle.
-    uint64_t quiet(uint64_t now, unsigned reading, bool writing) const {
+    /// beats of one burst of a port come and go (bits of `reading` and `writing`), one in every cycle.
+    uint64_t quiet(uint64_t now, unsigned reading, unsigned writing) const {
         if (random_ || set_.stall_every) return idle() && !writing ? FOREVER : 0;
-        if (b_valid || (!answers_.empty() && answers_.front() <= now)) return 0;
-        uint64_t cycles = answers_.empty() ? FOREVER : answers_.front() - now;
+        uint64_t cycles = FOREVER;
+        for (int port = 0; port < WRITE_PORTS; port++) {
+            const WriteTiming& channels = write[port];
+            if (channels.b_valid || (!channels.answers.empty() && channels.answers.front() <= now)) return 0;
+            if (!channels.answers.empty()) cycles = std::min(cycles, channels.answers.front() - now);
+            if (writing >> port & 1) cycles = std::min<uint64_t>(cycles, channels.bursts.front() - 1);
+        }
         if (broke()) cycles = std::min<uint64_t>(cycles, -credit_ / set_.rate_numerator);
         if (price_ && (reading || writing) && !steady(moving(reading, writing))) return 0;
-        if (writing) cycles = std::min<uint64_t>(cycles, writes_.front() - 1);
         for (int port = 0; port < READ_PORTS; port++) {
             const bool reads = reading >> port & 1;
             if (reads != streams(port, now)) return 0;
@@ -139,18 +148,23 @@ class MemoryTiming {
     }
 
     /// Passes `cycles` of what `quiet` has promised.
-    void skip(uint64_t cycles, unsigned reading, bool writing) {
+    void skip(uint64_t cycles, unsigned reading, unsigned writing) {
         earn(cycles);
         credit_ -= price_ * moving(reading, writing);
-        for (int port = 0; port < READ_PORTS; port++)
+        for (int port = 0; port < READ_PORTS; port++) {
             if (reading >> port & 1) read[port].skip(cycles);
-        if (reading == 1 || reading == 2) turn_ = reading == 1;
-        if (writing) writes_.front() -= cycles;
+            if (reading == 1u << port) turn_ = (port + 1) % READ_PORTS;
+        }
+        for (int port = 0; port < WRITE_PORTS; port++)
+            if (writing >> port & 1) write[port].bursts.front() -= cycles;
     }
 
     /// True when no transaction is under way.
     bool idle() const {
-        return read[0].idle() && read[1].idle() && writes_.empty() && answers_.empty() && !b_valid;
+        bool all = true;
+        for (const ReadTiming& port : read) all &= port.idle();
+        for (const WriteTiming& port : write) all &= port.idle();
+        return all;
     }
 
     static constexpr uint64_t FOREVER = uint64_t(1) << 60;
@@ -162,11 +176,24 @@ class MemoryTiming {
         if (!port.r_new) return;
         port.r_valid = true;
         credit_ -= price_;
-        turn_ = !number;
+        turn_ = (number + 1) % READ_PORTS;
+    }
+
+    void drive_writes(WriteTiming& port, uint64_t now, uint32_t stalls) {
+        port.aw_ready = port.size() < set_.outstanding && !(stalls & 1);
+        port.w_ready = !port.bursts.empty() && affordable() && !(stalls & 2);
+        port.b_new = !port.b_valid && !port.answers.empty() && port.answers.front() <= now && !(stalls & 4);
+        if (!port.b_new) return;
+        port.answers.pop_front();
+        port.b_valid = true;
     }
 
     /// Beats in a cycle.
-    static int moving(unsigned reading, bool writing) { return int(reading & 1) + int(reading >> 1) + int(writing); }
+    static int moving(unsigned reading, unsigned writing) {
+        int count = 0;
+        for (unsigned bits = reading | writing << READ_PORTS; bits; bits &= bits - 1) count++;
+        return count;
+    }
 
     // Bandwidth: a beat may go while the account is positive and may overdraw it, so that the average rate is exact.
     void earn(uint64_t cycles) {
@@ -185,15 +212,19 @@ class MemoryTiming {
         return x ^ (x >> 31);
     }
 
-    /// One bit for each channel that stalls in this cycle, AR and R of the second port above the others; depends on the
-    /// settings and the cycle alone.
+    /// Where AR and R of each read port, AW, W and B of each write port are in `stalled`.
+    static constexpr int READ_STALLS[READ_PORTS] = {0, 5, 7}, WRITE_STALLS[WRITE_PORTS] = {2, 9};
+
+    /// One bit for each channel that stalls in this cycle: the five of the first port, AR and R of that of FILL, the five
+    /// of that of ATTEND; depends on the settings and the cycle alone.
     uint32_t stalled(uint64_t now) const {
-        if (set_.stall_every && now % set_.stall_every == set_.stall_every - 1) return 127;
+        if (set_.stall_every && now % set_.stall_every == set_.stall_every - 1) return (1 << 12) - 1;
         if (!random_) return 0;
-        const uint64_t draw = mix(set_.seed * 0xD1342543DE82EF95ull + now), second = mix(draw);
+        const uint64_t draw = mix(set_.seed * 0xD1342543DE82EF95ull + now), second = mix(draw), third = mix(second);
         uint32_t bits = 0;
         for (int channel = 0; channel < 5; channel++) bits |= stalls(draw, channel) << channel;
         for (int channel = 0; channel < 2; channel++) bits |= stalls(second, channel) << (5 + channel);
+        for (int channel = 0; channel < 5; channel++) bits |= stalls(third, channel) << (7 + channel);
         return bits;
     }
     uint32_t stalls(uint64_t draw, int channel) const {
@@ -204,6 +235,4 @@ class MemoryTiming {
     int64_t credit_ = 0, price_ = 0;
     bool random_ = false;
     int turn_ = 0;  // read port that may offer its beat first: not the one that offered the last beat
-    std::deque<uint32_t> writes_;    // beats that are missing
-    std::deque<uint64_t> answers_;  // cycles from which they may be given
 };

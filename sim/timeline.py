@@ -49,7 +49,7 @@ def timeline(events: np.ndarray, commands: Sequence[Command], *, title: str = "s
     entries: list[dict[str, Any]] = []
     used = {item.engine for item in commands}
     for engine in Engine:
-        if engine == Engine.FILL and engine not in used:
+        if engine in (Engine.FILL, Engine.ATTEND) and engine not in used:
             continue
         entries += _metadata(engine, title)
         spans = [span for span in instruction_spans(events, commands) if commands[span[0]].engine == engine]

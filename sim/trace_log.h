@@ -16,7 +16,7 @@ struct TraceEvent {
 
 class TraceLog {
   public:
-    static constexpr int ENGINES = 5, STATES = 16;
+    static constexpr int ENGINES = 6, STATES = 16;
     enum Kind : uint8_t { STATE = 0, ISSUE = 1, DONE = 2 };
 
     /// Forgets everything; `origin` becomes cycle 0 and at most `limit` events are kept.
@@ -28,17 +28,16 @@ class TraceLog {
     }
 
     /// Takes the port's value in cycle `now`.
-    void sample(uint32_t activity, uint64_t now) {
+    void sample(uint64_t activity, uint64_t now) {
         const uint64_t cycle = now - origin_;
-        const uint32_t changed = activity ^ last_;
+        const uint64_t changed = activity ^ last_;
         if (changed & STATE_BITS)
             for (int engine = 0; engine < ENGINES; engine++)
                 if (state_of(changed, engine)) close(engine, cycle);
         if (activity & ~STATE_BITS)
             for (int engine = 0; engine < ENGINES; engine++) {
-                const int issue = engine < 4 ? 16 + engine : 28, done = engine < 4 ? 20 + engine : 29;
-                if (activity >> issue & 1) add({cycle, 0, ISSUE, uint8_t(engine), 0, 0});
-                if (activity >> done & 1) add({cycle, 0, DONE, uint8_t(engine), 0, 0});
+                if (activity >> ISSUE_BIT[engine] & 1) add({cycle, 0, ISSUE, uint8_t(engine), 0, 0});
+                if (activity >> DONE_BIT[engine] & 1) add({cycle, 0, DONE, uint8_t(engine), 0, 0});
             }
         last_ = activity;
         end_ = cycle + 1;
@@ -54,8 +53,10 @@ class TraceLog {
     uint64_t dropped = 0;  // events beyond the limit
 
   private:
-    static constexpr uint32_t STATE_BITS = 0x0F00FFFF;
-    static uint8_t state_of(uint32_t activity, int engine) { return activity >> (engine < 4 ? 4 * engine : 24) & 15; }
+    static constexpr uint64_t STATE_BITS = 0xF0F00FFFF;
+    static constexpr int STATE_PLACE[ENGINES] = {0, 4, 8, 12, 24, 32};
+    static constexpr int ISSUE_BIT[ENGINES] = {16, 17, 18, 19, 28, 36}, DONE_BIT[ENGINES] = {20, 21, 22, 23, 29, 37};
+    static uint8_t state_of(uint64_t activity, int engine) { return activity >> STATE_PLACE[engine] & 15; }
 
     void close(int engine, uint64_t cycle) {
         const uint8_t state = state_of(last_, engine);
@@ -73,6 +74,6 @@ class TraceLog {
     }
 
     uint64_t origin_ = 0, end_ = 0, since_[ENGINES] = {};
-    uint32_t last_ = 0;
+    uint64_t last_ = 0;
     size_t limit_ = 0;
 };

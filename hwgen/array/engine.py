@@ -13,7 +13,7 @@ from hwgen.array.sequencer import Sequencer
 from hwgen.array.weights import WeightScratchpad
 from hwgen.array.words import ElementShape, WeightLayout, hop_limit
 from hwgen.lib.pipeline import delay
-from hwgen.lib.shapes import AccRead, AccWrite, EngineSignature, LoadBeat
+from hwgen.lib.shapes import AccRead, AccWrite, EngineSignature, LoadBeat, engine_places
 from hwgen.lib.shared import Shared
 
 
@@ -39,7 +39,8 @@ class TensorEngine(wiring.Component):
     acc_read : Out(AccRead), acc_write : Out(AccWrite)   `ready` must always be 1.
     acc_write_odd : Out(AccWrite)   Only if array.drain is 2: odd rows of the array. Of two words written in a cycle,
                                     one has an even and one an odd address.
-    waiting : In(E)     Engines that the next instruction waits for, for the account of idle cycles; E is their number.
+    waiting : In(E)     Engines that the next instruction waits for, for the account of idle cycles; E is what
+                        `engine_places` says.
     state : Out(TensorState)
     """
 
@@ -51,7 +52,7 @@ class TensorEngine(wiring.Component):
                 "beats": In(stream.Signature(LoadBeat(arch))),
                 "acc_read": Out(AccRead(arch)),
                 "acc_write": Out(AccWrite(arch)),
-                "waiting": In(len(engines(arch))),
+                "waiting": In(engine_places(engines(arch))),
                 "state": Out(TensorState),
             }
             | ({"acc_write_odd": Out(AccWrite(arch))} if arch.array.drain == 2 else {})
@@ -155,7 +156,8 @@ class TensorEngine(wiring.Component):
             self.state.eq(sequencer.state),
         ]
         for_memory = self.waiting[Engine.LOAD] | self.waiting[Engine.STORE]
-        if Engine.FILL in engines(self.arch):
-            for_memory |= self.waiting[Engine.FILL]
+        for engine in (Engine.FILL, Engine.ATTEND):
+            if engine in engines(self.arch):
+                for_memory |= self.waiting[engine]
         with m.If(~sequencer.active & self.waiting.any()):
             m.d.comb += self.state.eq(Mux(for_memory, TensorState.MEMORY, TensorState.TOKENS))

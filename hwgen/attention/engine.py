@@ -1,6 +1,6 @@
 """The attention engine as an engine of the accelerator: ATTEND instructions become jobs."""
 
-from amaranth.hdl import Cat, Module, ResetInserter, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
@@ -9,6 +9,7 @@ from hwgen.arch.isa import Cause, Opcode
 from hwgen.arch.services import Job
 from hwgen.attention.core import AttentionCore
 from hwgen.attention.memory_port import MemoryPort
+from hwgen.attention.services.core import ServiceCore
 from hwgen.lib.axi import ReadSignature, WriteSignature
 from hwgen.lib.shapes import EngineSignature
 from hwgen.memory.faults import FaultReporter, first_cause, operands_of
@@ -49,36 +50,69 @@ class AttentionEngine(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """The core and its port, the course of an instruction, errors."""
+        """The cores and their port, the course of an instruction, errors."""
         m = Module()
-        arch = self._arch
-        core = AttentionCore(arch.attention, operand=arch.array.operand, mul_latency=arch.vector.mul_latency)
+        arch, attends = self._arch, Signal()
+        options = {"operand": arch.array.operand, "mul_latency": arch.vector.mul_latency}
+        core, services = AttentionCore(arch.attention, **options), ServiceCore(arch.attention, **options)
         m.submodules.port = port = MemoryPort(arch)
         m.submodules.faults = faults = FaultReporter()
-        m.submodules.core = ResetInserter(port.abort)(core)
-        for name in ("request", "write_request", "write_data"):
-            wiring.connect(m, getattr(core, name), getattr(port, name))
-        wiring.connect(m, port.data, core.data)
+        m.submodules.core = ResetInserter(port.abort & attends)(core)
+        m.submodules.services = ResetInserter(port.abort & ~attends)(services)
+        self._share(m, core, services, port, attends)
         for name in ("read", "write"):
             wiring.connect(m, getattr(port, name), wiring.flipped(getattr(self, name)))
-        self._run(m, core, port, faults)
+        self._run(m, core, services, port, faults, attends)
         counted = Signal()
         m.d.sync += counted.eq(core.products_busy[0])
         m.d.comb += self.working.eq(core.products_busy[0] != counted)
         return m
 
-    def _run(self, m: Module, core: AttentionCore, port: MemoryPort, faults: FaultReporter) -> None:
+    def _share(self, m: Module, core: AttentionCore, services: ServiceCore, port: MemoryPort, attends: Value) -> None:
+        """The port is lent to the core that runs; importance belongs to the one, `alive` to the other."""
+        for name in ("request", "write_request", "write_data"):
+            first, second, target = (getattr(part, name) for part in (core, services, port))
+            m.d.comb += [
+                target.payload.eq(Mux(attends, first.payload, second.payload)),
+                target.valid.eq(Mux(attends, first.valid, second.valid)),
+                first.ready.eq(target.ready & attends),
+                second.ready.eq(target.ready & ~attends),
+            ]
+        m.d.comb += [
+            core.data.payload.eq(port.data.payload),
+            core.data.valid.eq(port.data.valid & attends),
+            services.data.payload.eq(port.data.payload),
+            services.data.valid.eq(port.data.valid & ~attends),
+            port.data.ready.eq(Mux(attends, core.data.ready, services.data.ready)),
+        ]
+        for source, target, names in (
+            (core, services, ("heads", "token_data")),
+            (services, core, ("alive", "heads_clear", "token_address")),
+            (services, core, ("token_write_address", "token_write_data", "token_write_enable")),
+        ):
+            m.d.comb += [getattr(target, name).eq(getattr(source, name)) for name in names]
+
+    def _run(
+        self,
+        m: Module,
+        core: AttentionCore,
+        services: ServiceCore,
+        port: MemoryPort,
+        faults: FaultReporter,
+        attends: Signal,
+    ) -> None:
         """The course of an instruction."""
         control, memory = self.control, self._arch.memory
         instruction = Signal.like(control.command.payload, reset_less=True)
         attend = operands_of(Opcode.ATTEND, instruction.operands)
         low = self._arch.beat_bytes.bit_length() - 1
         crooked = (attend.addr[:low] != 0) | (attend.addr[memory.address_bits :] != 0)
-        alive = Signal(self._arch.attention.max_heads, init=-1)
         begins, refused = Signal(), Signal()
         m.d.comb += [
-            core.alive.eq(alive),
+            attends.eq(attend.job == Job.ATTENTION),
             core.command.payload.eq(attend.addr),
+            services.command.payload.job.eq(attend.job),
+            services.command.payload.address.eq(attend.addr),
             control.busy.eq(1),
         ]
         with m.FSM():
@@ -91,21 +125,15 @@ class AttentionEngine(wiring.Component):
                 m.d.comb += begins.eq(1)
                 with m.If(faults.halt):
                     m.next = "idle"
-                with m.Elif(~crooked & (attend.job == Job.RESET)):
-                    m.d.comb += core.heads_clear.eq(1)
-                    m.d.sync += alive.eq(-1)
-                    m.next = "end"
-                with m.Elif(~crooked & (attend.job == Job.ATTENTION)):
-                    m.d.comb += core.command.valid.eq(1)
-                    with m.If(core.command.ready):
-                        m.next = "running"
                 with m.Elif(~crooked):
-                    m.d.comb += refused.eq(1)
+                    m.d.comb += [core.command.valid.eq(attends), services.command.valid.eq(~attends)]
+                    with m.If(Mux(attends, core.command.ready, services.command.ready)):
+                        m.next = "running"
             with m.State("running"):
-                m.d.comb += refused.eq(core.error)
+                m.d.comb += refused.eq(core.error | services.error)
                 with m.If(faults.halt):
                     m.next = "abort"
-                with m.Elif(core.done | core.error):
+                with m.Elif(core.done | services.done | refused):
                     m.next = "end"
             with m.State("end"), m.If(port.drained):
                 m.d.comb += control.done.eq(~faults.halt)

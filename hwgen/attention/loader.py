@@ -120,6 +120,7 @@ class HeadLoader(wiring.Component):
                     fetch.payload.bits.eq(job[bits] if bits else LOW_BITS),
                     fetch.payload.head_size.eq(job.head_size),
                     fetch.payload.rows.eq(job.keys),
+                    *(fetch.payload[name].eq(0) for name in ("first", "gather", "single", "query")),
                     load.payload.base.eq(Mux(side, self.words, 0)),
                     load.payload.low.eq(bits is None),
                 ]

@@ -7,14 +7,14 @@ from amaranth.lib.wiring import In, Out
 from hwgen.arch import Arch
 from hwgen.arch.isa import Cause, Engine, engines
 from hwgen.arch.registers import FETCH, TensorState
-from hwgen.control.counters import Counters, read_ports
+from hwgen.control.counters import Counters, read_ports, write_ports
 from hwgen.control.dispatch import Dispatch
 from hwgen.control.fetch import Fetch
 from hwgen.control.queue import EngineQueue, TokenBank
 from hwgen.control.run import RunControl
 from hwgen.control.words import RunSignature
 from hwgen.lib.axi import ReadSignature
-from hwgen.lib.shapes import EngineSignature
+from hwgen.lib.shapes import EngineSignature, engine_places
 
 
 class Controller(wiring.Component):
@@ -40,7 +40,7 @@ class Controller(wiring.Component):
 
     Members
     -------
-    E is the number of engines, P that of read ports.
+    E is what `engine_places` says, P the number of read ports, Q that of write ports.
 
     run : In(RunSignature)                  To the register file.
     program : Out(ReadSignature)            To the read arbiter.
@@ -49,7 +49,7 @@ class Controller(wiring.Component):
                             memory beat does.
     tensor_state : In(TensorState)          What the tensor engine does; IDLE while it has no command.
     read_beat : In(P)       Bit p: a beat passes on read port p, program included.
-    write_beat : In(1)      A beat is written.
+    write_beat : In(Q)      Bit q: a beat is written by write port q.
     waiting : Out(E) of each engine         Engines whose token its next instruction lacks.
     running : Out(1)                        A run is under way.
     """
@@ -57,7 +57,7 @@ class Controller(wiring.Component):
     def __init__(self, *, arch: Arch) -> None:
         self._arch = arch
         self._engines = engines(arch)
-        count = len(self._engines)
+        count = engine_places(self._engines)
         super().__init__(
             {
                 "run": In(RunSignature(self._engines)),
@@ -66,7 +66,7 @@ class Controller(wiring.Component):
                 "progress": In(1),
                 "tensor_state": In(range(len(TensorState))),
                 "read_beat": In(read_ports(self._engines)),
-                "write_beat": In(1),
+                "write_beat": In(write_ports(self._engines)),
                 "waiting": Out(count).array(count),
                 "running": Out(1),
             }

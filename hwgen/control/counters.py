@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from hwgen.arch.isa import Engine
 from hwgen.arch.registers import TensorState
 from hwgen.control.words import REGISTER_BITS
-from hwgen.lib.shapes import ALL_ENGINES
+from hwgen.lib.shapes import ALL_ENGINES, engine_places
 
 
 class Counts(data.StructLayout):
@@ -29,14 +29,19 @@ class Counts(data.StructLayout):
 
 def read_ports(engines: Collection[Engine]) -> int:
     """Ports by which a design with `engines` reads memory."""
-    return 2 if Engine.FILL in engines else 1
+    return 1 + (Engine.FILL in engines) + (Engine.ATTEND in engines)
+
+
+def write_ports(engines: Collection[Engine]) -> int:
+    """Ports by which it writes memory."""
+    return 1 + (Engine.ATTEND in engines)
 
 
 class Counters(wiring.Component):
     """Counts cycles, beats, busy cycles of each engine and what the tensor engine did.
 
     In each cycle of a run exactly one TENSOR counter counts: the state that the engine shows, but IDLE becomes MEMORY
-    while its next instruction lacks a token of LOAD, STORE or FILL, and TOKENS while it lacks one of VECTOR only.
+    while its next instruction lacks a token of LOAD, STORE, FILL or ATTEND, TOKENS while it lacks one of VECTOR only.
 
     Timing
     ------
@@ -44,11 +49,11 @@ class Counters(wiring.Component):
 
     Parameters
     ----------
-    engines : Engines of the design. With FILL there is a second read port.
+    engines : Engines of the design. FILL has a read port of its own, ATTEND one for reading and writing.
 
     Members
     -------
-    E is the number of engines, P that of read ports.
+    E is what `engine_places` says, P the number of read ports, Q that of write ports.
 
     running : In(1)         Count this cycle.
     clear : In(1)           All counters to zero.
@@ -56,7 +61,7 @@ class Counters(wiring.Component):
     tensor_state : In(TensorState)
     waiting : In(E)         Engines whose token the next tensor instruction lacks.
     read_beat : In(P)       Bit p: a beat passes on read port p.
-    write_beat : In(1)      A beat is written.
+    write_beat : In(Q)      Bit q: a beat is written by write port q.
     counts : Out(Counts)
     """
 
@@ -66,11 +71,11 @@ class Counters(wiring.Component):
             {
                 "running": In(1),
                 "clear": In(1),
-                "busy": In(len(engines)),
+                "busy": In(engine_places(engines)),
                 "tensor_state": In(range(len(TensorState))),
-                "waiting": In(len(engines)),
+                "waiting": In(engine_places(engines)),
                 "read_beat": In(read_ports(engines)),
-                "write_beat": In(1),
+                "write_beat": In(write_ports(engines)),
                 "counts": Out(Counts(engines)),
             }
         )
@@ -80,8 +85,9 @@ class Counters(wiring.Component):
         m = Module()
         state = Signal.like(self.tensor_state)
         memory: Value = self.waiting[Engine.LOAD] | self.waiting[Engine.STORE]
-        if Engine.FILL in self._engines:
-            memory |= self.waiting[Engine.FILL]
+        for engine in (Engine.FILL, Engine.ATTEND):
+            if engine in self._engines:
+                memory |= self.waiting[engine]
         m.d.comb += state.eq(self.tensor_state)
         with m.If(self.tensor_state == TensorState.IDLE):
             with m.If(memory):
@@ -89,7 +95,11 @@ class Counters(wiring.Component):
             with m.Elif(self.waiting[Engine.VECTOR]):
                 m.d.comb += state.eq(TensorState.TOKENS)
 
-        events = {"cycles": 1, "read_beats": sum(self.read_beat[1:], self.read_beat[0]), "write_beats": self.write_beat}
+        events = {"cycles": 1}
+        events |= {
+            f"{way}_beats": sum(beat[1:], beat[0])
+            for way, beat in (("read", self.read_beat), ("write", self.write_beat))
+        }
         events |= {f"busy_{engine.name.lower()}": self.busy[engine] for engine in self._engines}
         events |= {f"tensor_{item.name.lower()}": state == item for item in TensorState}
         with m.If(self.running):

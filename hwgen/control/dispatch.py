@@ -6,10 +6,10 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.arch.isa import TABLE, Cause, Engine, Instruction, Opcode
+from hwgen.arch.isa import TABLE, Cause, Engine, Instruction, Opcode, mask_of
 from hwgen.arch.registers import FETCH
 from hwgen.control.words import HEADER_BITS, InstructionWord, QueueEntry
-from hwgen.lib.shapes import ALL_ENGINES, ErrorLayout, instruction_layout
+from hwgen.lib.shapes import ALL_ENGINES, ErrorLayout, engine_places, instruction_layout
 
 
 class Dispatch(wiring.Component):
@@ -44,7 +44,7 @@ class Dispatch(wiring.Component):
         super().__init__(
             {
                 "i": In(stream.Signature(InstructionWord())),
-                "o": Out(stream.Signature(QueueEntry(len(engines)))).array(len(engines)),
+                "o": Out(stream.Signature(QueueEntry(engine_places(engines)))).array(engine_places(engines)),
                 "error": Out(ErrorLayout()),
                 "error_valid": Out(1),
                 "error_engine": Out(8),
@@ -56,8 +56,8 @@ class Dispatch(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Judge the instruction at the input; hold it with its verdict for a queue."""
         m = Module()
-        held = Signal(QueueEntry(len(self._engines)), reset_less=True)
-        target = Signal(len(self._engines))
+        held = Signal(QueueEntry(engine_places(self._engines)), reset_less=True)
+        target = Signal(engine_places(self._engines))
         verdict = _Verdict(self.i.p.word, self._engines)
         verdict.elaborate(m)
 
@@ -103,7 +103,7 @@ class _Verdict:
         self._word, self._engines = word, engines
         layout = instruction_layout(TABLE[Opcode.LOAD])  # the header is the same in every row
         self.header = data.View(layout, word[: layout.size])
-        self.target = Signal(len(engines))
+        self.target = Signal(engine_places(engines))
         self.engine = Signal(8)
         self.cause = Signal(ErrorLayout()["cause"].shape)
 
@@ -125,7 +125,7 @@ class _Verdict:
     def _broken(self, row: Instruction) -> Value:
         """Whether a rule that a single field or mask can break is broken."""
         fields = data.View(instruction_layout(row), self._word[: instruction_layout(row).size])
-        others = (1 << len(self._engines)) - 1 & ~(1 << row.engine)
+        others = mask_of(self._engines) & ~(1 << row.engine)
         rules = [(fields[mask] & ~others & 0xFF).any() for mask in ("wait", "signal")]
         for item in row.fields:
             if item.low > 0:

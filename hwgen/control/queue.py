@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwgen.arch.isa import Engine
 from hwgen.control.words import QueueEntry, operand_bits
-from hwgen.lib.shapes import ALL_ENGINES, PC_BITS, CommandLayout
+from hwgen.lib.shapes import ALL_ENGINES, PC_BITS, CommandLayout, engine_places
 from hwgen.lib.streams import Queue
 
 
@@ -35,7 +35,7 @@ class EngineQueue(wiring.Component):
     ----------
     engine : Engine     Decides how many operand bits are stored.
     depth : int         Instructions that can wait.
-    engines : Engines of the design, E of them.
+    engines : Engines of the design; E is what `engine_places` says.
 
     Members
     -------
@@ -56,7 +56,7 @@ class EngineQueue(wiring.Component):
     def __init__(self, *, engine: Engine, depth: int, engines: Collection[Engine] = ALL_ENGINES) -> None:
         self._engine = engine
         self._depth = depth
-        self._count = count = len(engines)
+        self._count = count = engine_places(engines)
         super().__init__(
             {
                 "i": In(stream.Signature(QueueEntry(count))),
@@ -123,7 +123,7 @@ class TokenBank(wiring.Component):
     Parameters
     ----------
     width : int     Bits of a counter.
-    engines : Engines of the design, E of them.
+    engines : Engines of the design; E is what `engine_places` says.
 
     Members
     -------
@@ -136,7 +136,7 @@ class TokenBank(wiring.Component):
 
     def __init__(self, *, width: int, engines: Collection[Engine] = ALL_ENGINES) -> None:
         self._width, self._engines = width, engines
-        count = len(engines)
+        count = engine_places(engines)
         masks = {name: In(count).array(count) for name in ("give", "take")}
         super().__init__(
             {

@@ -25,10 +25,13 @@ class ReadSignature(wiring.Signature):
 
 
 class WriteSignature(wiring.Signature):
-    """AXI4 write channels of a master. `aw`: AddressLayout; `w`: data, last (all byte lanes are written); `b`: resp."""
+    """AXI4 write channels of a master. `aw`: AddressLayout; `w`: data, last, and with `strobes` a bit for each byte
+    that is written (without, all are); `b`: resp.
+    """
 
-    def __init__(self, arch: Arch) -> None:
-        beat = data.StructLayout({"data": arch.memory.data_bits, "last": 1})
+    def __init__(self, arch: Arch, *, strobes: bool = False) -> None:
+        marks = {"strobes": arch.beat_bytes} if strobes else {}
+        beat = data.StructLayout({"data": arch.memory.data_bits, "last": 1} | marks)
         super().__init__(
             {
                 "aw": Out(stream.Signature(AddressLayout(arch))),

@@ -1,5 +1,7 @@
 """Words and interfaces that engines exchange, all derived from `Arch` and the instruction table."""
 
+from collections.abc import Collection
+
 from amaranth.hdl import Shape, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -139,6 +141,13 @@ class AccWrite(wiring.Signature):
 
 ALL_ENGINES = tuple(Engine)
 """Engines that an architecture can have; `hwgen.arch.isa.engines` has those of one."""
+
+
+def engine_places(engines: Collection[Engine]) -> int:
+    """Places of arrays and masks that engines have by number; there is one for an engine in between that is absent."""
+    return max(engines) + 1
+
+
 TRACE_BITS = 4
 """Bits of the state that each engine shows on the top-level `trace` port."""
 OPERAND = unsigned(16)

@@ -195,11 +195,11 @@ class _Decision:
         select, digit = self._select, self._select._digit
         for place in range(select._digits):
             part = select._threshold.word_select(place, digit)
-            common = self._counter.ones.word_select(place, digit) if place < select._digits - 1 else part
             with m.If(select._position == place):
                 m.d.sync += part.eq(self.bin)
-            with m.Elif(select._position > place):
-                m.d.sync += part.eq(common)
+            if place < select._digits - 1:
+                with m.Elif(select._position > place):
+                    m.d.sync += part.eq(self._counter.ones.word_select(place, digit))
         with m.If(self.nothing):
             m.d.sync += select._threshold.eq(-1)
         m.d.sync += [

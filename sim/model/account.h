@@ -39,7 +39,7 @@ class Account {
     /// The tensor engine is in `state` from cycle `now` on; `waiting`: engines that its next instruction waits for.
     void show_tensor(Cycle now, bool busy, unsigned waiting, uint32_t state) {
         using namespace isa::TensorState;
-        const uint32_t reason = waiting & (1 << LOAD | 1 << STORE | 1 << FILL_ENGINE) ? MEMORY : TOKENS;
+        const uint32_t reason = waiting & (1 << LOAD | 1 << STORE | 1 << FILL_ENGINE | 1 << ATTEND) ? MEMORY : TOKENS;
         show(TENSOR, now, uint8_t(busy || !waiting ? state : reason));
         tensor_.set(now, state == isa::TensorState::IDLE && waiting ? reason : state, counters.tensor);
         tensor_busy_.set(now, busy, flags_);

@@ -13,11 +13,11 @@ using Cycle = int64_t;
 constexpr Cycle NEVER = INT64_MAX / 4;
 
 constexpr int LOAD = isa::Engine::LOAD, TENSOR = isa::Engine::TENSOR, VECTOR = isa::Engine::VECTOR,
-              STORE = isa::Engine::STORE, FILL_ENGINE = isa::Engine::FILL, ENGINES = 5;
+              STORE = isa::Engine::STORE, FILL_ENGINE = isa::Engine::FILL, ATTEND = isa::Engine::ATTEND, ENGINES = 6;
 constexpr unsigned ALL_ENGINES = (1u << ENGINES) - 1;
 
 /// Of masks of engines side by side, one for each engine, that of `engine`.
-inline unsigned mask_of(unsigned masks, int engine) { return masks >> ENGINES * engine & ALL_ENGINES; }
+inline unsigned mask_of(uint64_t masks, int engine) { return unsigned(masks >> ENGINES * engine) & ALL_ENGINES; }
 
 /// Numbers of an architecture and latencies of its components; the same fields in the same order as in
 /// `sim/cycle_library.py`.

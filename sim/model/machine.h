@@ -140,7 +140,7 @@ class Machine {
 
     /// Notes the cycle; the vector engine tells itself what it does while it is busy.
     void tell(const Pulse& pulse) {
-        const unsigned waiting = queues_.waiting();
+        const uint64_t waiting = queues_.waiting();
         const auto state = [&](int engine, bool moves) -> uint8_t {
             if (busy_ >> engine & 1) return moves ? Shown::BUSY : Shown::STALLED;
             return mask_of(waiting, engine) ? Shown::WAITING : Shown::IDLE;

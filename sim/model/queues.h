@@ -47,7 +47,7 @@ class Queues {
         return all;
     }
     /// Engines whose token the next instruction lacks, for each engine; see `mask_of`.
-    unsigned waiting() const { return waiting_; }
+    uint64_t waiting() const { return waiting_; }
     /// Bits of engines that are offered an instruction, and that instruction or null.
     unsigned offered() const { return offered_; }
     const Instruction* offer(int engine) const { return offered_ >> engine & 1 ? &heads_[engine] : nullptr; }
@@ -108,7 +108,7 @@ class Queues {
         for (int engine = 0; engine < ENGINES; engine++) {
             if (entries_[engine].empty()) continue;
             const unsigned lacks = heads_[engine].wait() & ~tokens_.available(engine);
-            waiting_ |= lacks << ENGINES * engine;
+            waiting_ |= uint64_t(lacks) << ENGINES * engine;
             offered_ |= unsigned(!lacks && issued_[engine].size() < in_flight_) << engine;
         }
     }
@@ -123,7 +123,8 @@ class Queues {
     Fifo<uint32_t> entries_[ENGINES];
     Instruction heads_[ENGINES];  // first of each queue
     Fifo<Issued> issued_[ENGINES];
-    unsigned waiting_ = 0, offered_ = 0;
+    uint64_t waiting_ = 0;
+    unsigned offered_ = 0;
     uint32_t held_ = 0;
     int target_ = -1;  // engine of the held instruction
 };

@@ -13,7 +13,7 @@ class StoreEngine {
     bool accepts() const { return !has_job_ && measured_ == NEVER; }
     /// Whether a beat goes in the next cycle.
     bool writes(Cycle now, const MemoryTiming& memory) const {
-        return offers(now) && memory.takes_data();
+        return offers(now) && memory.takes_data(PORT);
     }
     uint32_t reads_banks() const { return reader_.reads_banks(); }
 
@@ -21,12 +21,12 @@ class StoreEngine {
     Outcome step(Cycle now, const Instruction* command, MemoryTiming& memory, uint64_t cycle) {
         Outcome outcome;
         const bool has_room = room();
-        const bool address = address_.left && memory.aw_ready;
+        const bool address = address_.left && memory.write[PORT].aw_ready;
         const bool burst = bursts_.active() && (!address_.left || address) && owners_.size() < sizes_.outstanding;
-        outcome.moves = offers(now) && memory.w_ready;
-        outcome.done = memory.b_valid && owners_.front();
+        outcome.moves = offers(now) && memory.write[PORT].w_ready;
+        outcome.done = memory.write[PORT].b_valid && owners_.front();
         reader_.step(now, outcome.moves, shaped());
-        if (memory.b_valid) answer(memory);
+        if (memory.write[PORT].b_valid) answer(memory);
         if (outcome.moves) write(memory, cycle);
         if (address) announce(memory);
         if (burst) next_burst();
@@ -38,7 +38,7 @@ class StoreEngine {
     Cycle quiet(Cycle now, bool writing, const MemoryTiming& memory) const {
         const bool sets_up = has_job_ && room() && !bursts_.active();
         const bool free = owners_.size() < sizes_.outstanding;
-        const bool address = address_.left ? memory.takes_writes() : bursts_.active() && free;
+        const bool address = address_.left ? memory.takes_writes(PORT) : bursts_.active() && free;
         return sets_up || address ? 0 : std::min(reader_.quiet(now, writing, shaped()), measured_ - now);
     }
 
@@ -48,6 +48,8 @@ class StoreEngine {
     }
 
   private:
+    static constexpr int PORT = 0;  // of the memory
+
     /// A burst: beats that it lacks, and whether they come through the path.
     struct Length {
         uint32_t left = 0;
@@ -62,17 +64,17 @@ class StoreEngine {
 
     void answer(MemoryTiming& memory) {
         owners_.pop();
-        memory.take_answer();
+        memory.take_answer(PORT);
     }
 
     void write(MemoryTiming& memory, uint64_t cycle) {
-        memory.take_write_beat(cycle);
+        memory.take_write_beat(PORT, cycle);
         if (--lengths_.front().left == 0) lengths_.pop();
     }
 
     void announce(MemoryTiming& memory) {
         lengths_.push(address_);
-        memory.take_write(address_.left);
+        memory.take_write(PORT, address_.left);
         address_ = {};
     }
 

@@ -18,10 +18,7 @@ ARRAY_NAMES = (
     "mul_latency, add_latency, drain"
 )
 ARCH_NAMES = "name, clock_mhz, array, scratchpads, memory, vector, reducer, control, attention"
-ATTENTION_NAMES = (
-    "multipliers, beat_bytes, softmax_lanes, selectors, output_lanes, max_length, buffer_words, max_heads, "
-    "rows_in_flight, reads_in_flight"
-)
+ATTENTION_NAMES = ", ".join(item.name for item in dataclasses.fields(AttentionSizes))
 NAME_RULE = "lower-case letters, digits and underscores, with a letter first"
 
 

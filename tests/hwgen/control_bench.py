@@ -3,7 +3,7 @@
 from functools import partial
 from types import SimpleNamespace
 
-from hwgen.arch.isa import Engine, Opcode, command, encode
+from hwgen.arch.isa import Engine, Opcode, command, encode, engines
 from hwgen.control.control import Controller
 from tests.hwgen.control_support import FakeEngine, ProgramMemory, assemble, wide_arch
 from tests.support import never, simulate
@@ -17,7 +17,8 @@ GOOD = [
     command(Opcode.TENSOR, wait=BITS[Engine.LOAD], signal=BITS[Engine.VECTOR]),
     command(Opcode.VECTOR, wait=BITS[Engine.TENSOR]),
     command(Opcode.STORE, wait=BITS[Engine.LOAD], signal=BITS[Engine.FILL]),
-    command(Opcode.FILL, wait=BITS[Engine.STORE]),
+    command(Opcode.FILL, wait=BITS[Engine.STORE], signal=BITS[Engine.ATTEND]),
+    command(Opcode.ATTEND, wait=BITS[Engine.FILL]),
 ] * 3
 
 
@@ -35,7 +36,7 @@ class ControllerBench:
         self.arch = arch or wide_arch(256)
         self.dut = Controller(arch=self.arch)
         self.memory = ProgramMemory(self.arch, stalls=stalls)
-        self.engines = [FakeEngine(engine, duration, depth) for engine in Engine]
+        self.engines = [FakeEngine(engine, duration, depth) for engine in engines(self.arch)]
 
     async def run(self, ctx, program, *, watchdog: int = 100, address: int = BASE, count=None) -> SimpleNamespace:
         """Run commands (or raw bytes); time-out by `simulate`. Logs of the engines start afresh."""

@@ -123,8 +123,12 @@ class FakeEngine:
 
 
 def wide_arch(data_bits: int, **memory):
-    """The tiny preset with all engines, another beat width (and array to fit) and memory settings."""
+    """The tiny preset with all engines, another beat width (and array to fit) and memory settings.
+
+    With 64 bits there is no attention engine.
+    """
     data = dataclasses.asdict(load("tiny"))
+    data["attention"] = {} if data_bits > 64 else None
     data["array"]["cols"] = data_bits // 16
     data["memory"] |= {"data_bits": data_bits, "ports": 2, **memory}
     return arch_from_dict(data)

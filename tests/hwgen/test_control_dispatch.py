@@ -32,7 +32,7 @@ def random_word(source: random.Random) -> int:
 
 def entry(pc: int, value: int) -> tuple[int, ...]:
     """What the queue of the engine must get."""
-    return pc, value >> 8 & 0x1F, value >> 16 & 0x1F, value & 0xFF, value >> 32
+    return pc, value >> 8 & 0x3F, value >> 16 & 0x3F, value & 0xFF, value >> 32
 
 
 class Bench:
@@ -75,7 +75,7 @@ def test_legal_instructions_reach_their_queues_in_order(seed, before, after):
 
 
 def test_one_instruction_a_cycle():
-    bench = Bench([never] * 5)
+    bench = Bench([never] * 6)
     words = [word(opcode) for opcode in Opcode] * 5
 
     async def drive(ctx):
@@ -89,7 +89,7 @@ def test_one_instruction_a_cycle():
 
 
 def test_a_full_queue_holds_up_the_program():
-    bench = Bench([never, never, lambda: iter([True] * 40 + [False] * 1000), never, never])
+    bench = Bench([never, never, lambda: iter([True] * 40 + [False] * 1000), never, never, never])
 
     async def drive(ctx):
         words = [word(Opcode.LOAD), word(Opcode.VECTOR), word(Opcode.STORE)]
@@ -106,10 +106,10 @@ def test_a_full_queue_holds_up_the_program():
 def illegal() -> list:
     """(name, word, cause, engine) of every way in which one field can be wrong; all bits of signed ones are values."""
     load = word(Opcode.LOAD) - Opcode.LOAD
-    found = [(f"opcode {n}", load + n, Cause.BAD_OPCODE, FETCH) for n in (0, *range(6, 256, 25), 255)]
+    found = [(f"opcode {n}", load + n, Cause.BAD_OPCODE, FETCH) for n in (0, *range(7, 256, 25), 255)]
     for row in TABLE.values():
         name, size = row.opcode.name, sum(item.width for item in row.fields)
-        cases = {f"{mask} bit {bit}": {mask: 1 << bit} for mask in ("wait", "signal") for bit in (row.engine, 5, 7)}
+        cases = {f"{mask} bit {bit}": {mask: 1 << bit} for mask in ("wait", "signal") for bit in (row.engine, 6, 7)}
         cases |= {f"reserved {bit}": {"reserved": 1 << bit} for bit in range(8)}
         for item in [item for item in row.operands if not item.signed]:
             cases |= {f"{item.name} {v}": {item.name: v} for v in (item.low - 1, item.limit + 1)}
@@ -127,7 +127,7 @@ def illegal() -> list:
 
 
 def test_every_broken_rule_stops_with_its_cause():
-    bench, cases = Bench([never] * 5), illegal()
+    bench, cases = Bench([never] * 6), illegal()
 
     async def drive(ctx):
         dut = bench.dut
@@ -147,13 +147,20 @@ def test_every_broken_rule_stops_with_its_cause():
     bench.run(drive)
 
 
-def test_without_a_second_port_there_is_no_fill():
-    bench = Bench([never] * 4, tuple(Engine)[: Engine.FILL])
+MAIN = tuple(Engine)[: Engine.FILL]
+
+
+@pytest.mark.parametrize("engines", [MAIN, (*MAIN, Engine.ATTEND)], ids=len)
+def test_without_a_second_port_there_is_no_fill(engines):
+    bench = Bench([never] * 6, engines)
+    attends = Engine.ATTEND in engines
     cases = [
         (word(Opcode.FILL), Cause.BAD_OPCODE, FETCH),
         (word(Opcode.LOAD, signal=1 << Engine.FILL), Cause.BAD_FIELD, Engine.LOAD),
         (word(Opcode.VECTOR, wait=1 << Engine.FILL), Cause.BAD_FIELD, Engine.VECTOR),
         (word(Opcode.LOAD, target=Target.ACC16), Cause.NONE, Engine.LOAD),
+        (word(Opcode.ATTEND), *((Cause.NONE, Engine.ATTEND) if attends else (Cause.BAD_OPCODE, FETCH))),
+        (word(Opcode.LOAD, wait=1 << Engine.ATTEND), Cause.NONE if attends else Cause.BAD_FIELD, Engine.LOAD),
     ]
 
     async def drive(ctx):
@@ -170,7 +177,7 @@ def test_without_a_second_port_there_is_no_fill():
 
 
 def test_limits_of_every_field_are_legal():
-    bench = Bench([never] * 5)
+    bench = Bench([never] * 6)
     words = [
         word(row.opcode, **{item.name: value})
         for row in TABLE.values()
@@ -186,7 +193,7 @@ def test_limits_of_every_field_are_legal():
 
 
 def test_instructions_before_an_error_still_go_out():
-    bench = Bench([lambda: iter([True] * 10 + [False] * 1000), *[never] * 4])
+    bench = Bench([lambda: iter([True] * 10 + [False] * 1000), *[never] * 5])
 
     async def drive(ctx):
         dut = bench.dut

@@ -13,9 +13,9 @@ from tests.support import at_random
 ERRORS = {
     "unknown opcode": (bad_bytes(5, 0, 9), {}, (Cause.BAD_OPCODE, FETCH, 5)),
     "empty memory": (bytes(96), {}, (Cause.BAD_OPCODE, FETCH, 0)),
-    "reserved byte": (bad_bytes(7, 3, 1), {}, (Cause.BAD_FIELD, Engine.VECTOR, 7)),
-    "token for oneself": (bad_bytes(5, 1, 1), {}, (Cause.BAD_FIELD, Engine.LOAD, 5)),
-    "token for engine 5": (bad_bytes(8, 2, 32), {}, (Cause.BAD_FIELD, Engine.STORE, 8)),
+    "reserved byte": (bad_bytes(8, 3, 1), {}, (Cause.BAD_FIELD, Engine.VECTOR, 8)),
+    "token for oneself": (bad_bytes(6, 1, 1), {}, (Cause.BAD_FIELD, Engine.LOAD, 6)),
+    "token for engine 6": (bad_bytes(9, 2, 64), {}, (Cause.BAD_FIELD, Engine.STORE, 9)),
     "address not aligned": (GOOD, {"address": BASE + 8}, (Cause.MEMORY_ALIGNMENT, FETCH, 0)),
     "program past the end": (GOOD, {"address": (1 << 40) - 64}, (Cause.MEMORY_ALIGNMENT, FETCH, 0)),
     "count too large": (GOOD, {"count": 1 << 25}, (Cause.BAD_FIELD, FETCH, 0)),

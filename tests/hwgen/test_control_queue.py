@@ -42,8 +42,8 @@ def test_tokens_equal_counters(seed, width):
         overflows = 0
         for cycle in range(1500):
             eager = cycle // 100 % 3  # phases that fill, drain and balance
-            gives = [source.getrandbits(5) & source.choice([31, 31 if eager == 0 else 0]) for _ in Engine]
-            takes = [model.available(e) & source.getrandbits(5) & (31 if eager else 0) for e in Engine]
+            gives = [source.getrandbits(6) & source.choice([63, 63 if eager == 0 else 0]) for _ in Engine]
+            takes = [model.available(e) & source.getrandbits(6) & (63 if eager else 0) for e in Engine]
             for e in Engine:
                 assert ctx.get(dut.available[e]) == model.available(e), f"cycle {cycle}, engine {e}"
                 ctx.set(dut.give[e], gives[e])
@@ -55,7 +55,7 @@ def test_tokens_equal_counters(seed, width):
         assert overflows > 20
         ctx.set(dut.clear, 1)
         await ctx.tick()
-        assert [ctx.get(dut.available[e]) for e in Engine] == [0] * 5
+        assert [ctx.get(dut.available[e]) for e in Engine] == [0] * 6
 
     simulate(dut, drive)
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from hwgen.arch.isa import Cause, Engine
+from hwgen.arch.isa import Cause, Engine, mask_of
 from hwgen.arch.registers import TensorState
 from hwgen.control.counters import Counters
 from hwgen.control.run import RunControl
@@ -151,16 +151,16 @@ def test_counters_equal_counts(seed):
     expected = dict.fromkeys(dut.counts.shape().members, 0)
 
     def shown(state, waiting):
-        if state == TensorState.IDLE and waiting & (1 << Engine.LOAD | 1 << Engine.STORE | 1 << Engine.FILL):
+        if state == TensorState.IDLE and waiting & mask_of((Engine.LOAD, Engine.STORE, Engine.FILL, Engine.ATTEND)):
             return TensorState.MEMORY
         return TensorState.TOKENS if state == TensorState.IDLE and waiting >> Engine.VECTOR & 1 else state
 
     async def drive(ctx):
         for cycle in range(1200):
             running, clear = source.random() < 0.8, cycle in (300, 301)
-            busy, state = source.getrandbits(5), source.choice(list(TensorState))
-            waiting = source.choice([0, source.getrandbits(5) & ~(1 << Engine.TENSOR)])
-            beats = {"read_beat": source.getrandbits(2), "write_beat": source.getrandbits(1)}
+            busy, state = source.getrandbits(len(Engine)), source.choice(list(TensorState))
+            waiting = source.choice([0, source.getrandbits(len(Engine)) & ~(1 << Engine.TENSOR)])
+            beats = {"read_beat": source.getrandbits(3), "write_beat": source.getrandbits(2)}
             inputs = {
                 "running": running,
                 "clear": clear,
