@@ -6,9 +6,22 @@ import pytest
 from hwgen.arch import UserError
 from hwgen.arch.services import SERVICES, Job, Score
 from models.attention_engine.engine import Importance
+from models.attention_engine.planes import row_bytes
 from models.attention_engine.services import run_service
 from models.memory import Memory
-from tests.hwgen.services_support import BASES, DESCRIPTOR, SIZES, State, block, compare, fields_of, set_alive, timing
+from sim.services_block import ServiceBlock
+from tests.hwgen.services_support import (
+    BASES,
+    DESCRIPTOR,
+    OPERANDS,
+    SIZES,
+    State,
+    block,
+    compare,
+    fields_of,
+    set_alive,
+    timing,
+)
 
 pytestmark = pytest.mark.verilator
 
@@ -43,7 +56,8 @@ def test_reset(name, seed):
     state.alive = 1
     run = compare(name, Job.RESET, {}, {}, state)
     assert (run.cycles, run.read_beats, run.write_beats) == (3, 0, 0)
-    assert block(name).alive == (1 << SIZES[name].max_heads) - 1
+    fresh = ServiceBlock(SIZES[name], f"services_{name}", operand=OPERANDS[name])
+    assert fresh.alive == block(name).alive == (1 << SIZES[name].max_heads) - 1
 
 
 QUANTIZE = {"rows": 3, "heads": 2, "head_size": 16, "bits": 4, "src_stride": 64, "msb_stride": 64, "low_stride": 64}
@@ -111,12 +125,16 @@ def test_commands_that_are_no_jobs(job, address):
     check_refused("16", job, address, bytes(64), reads=0)
 
 
-def quantize(bits: int, split: int) -> tuple[dict[str, int], dict[int, bytes]]:
-    """128 tokens of 12 heads of 32 elements: operands of 768 bytes a row."""
-    strides = {"src_stride": 768, "msb_stride": 128 * 32 * bits // 8, "low_stride": 128 * 16}
-    fields = fields_of(Job.QUANTIZE, rows=128, heads=12, head_size=32, bits=bits, split=split, **strides)
+def quantize(rows: int, head_size: int, bits: int, split: int) -> tuple[dict[str, int], dict[int, bytes]]:
+    """Operands of 12 heads, row behind row."""
+    strides = {
+        "src_stride": 12 * head_size * 2,
+        "msb_stride": rows * row_bytes(head_size, bits),
+        "low_stride": rows * row_bytes(head_size, 4),
+    }
+    fields = fields_of(Job.QUANTIZE, rows=rows, heads=12, head_size=head_size, bits=bits, split=split, **strides)
     contents = {
-        BASES["src_addr"]: bytes(128 * 768),
+        BASES["src_addr"]: bytes(rows * strides["src_stride"]),
         BASES["steps_addr"]: bytes(64),
         BASES["msb_addr"]: bytes(12 * strides["msb_stride"]),
         BASES["low_addr"]: bytes(12 * strides["low_stride"]),
@@ -124,23 +142,31 @@ def quantize(bits: int, split: int) -> tuple[dict[str, int], dict[int, bytes]]:
     return fields, contents
 
 
+def measured(seed: int) -> dict[str, tuple]:
+    """Jobs whose cycles are stated, with the most that they may take."""
+    rng = np.random.default_rng(seed)
+    lists = {BASES["index_addr"]: bytes(2048), BASES["value_addr"]: bytes(4096)}
+    values = lists | {BASES["src_addr"]: rng.normal(size=1024).astype("<f4").tobytes()}
+    tokens = {"length": 1024, "keep": 512}
+    heads = {"score": Score.HEADS, "length": 16, "keep": 8}
+    return {
+        "128 x 384 to 6 bits": (1_700, Job.QUANTIZE, *quantize(128, 32, 6, 0)),
+        "128 x 384 to 6 + 4 bits": (1_700, Job.QUANTIZE, *quantize(128, 32, 6, 1)),
+        "1 x 768 to 6 + 4 bits": (200, Job.QUANTIZE, *quantize(1, 64, 6, 1)),
+        "64 rows of 12 beats": (950, Job.GATHER, *gather(rng, "64", 64, 12, (0, 0))),
+        "512 rows of a beat": (670, Job.GATHER, *gather(rng, "64", 512, 1, (0, 0))),
+        "512 of 1,024 tokens": (380, Job.SELECT, fields_of(Job.SELECT, **tokens), lists),
+        "512 of 1,024 tokens, compact": (400, Job.SELECT, fields_of(Job.SELECT, **tokens, compact=1), lists),
+        "8 of 16 heads": (90, Job.SELECT, fields_of(Job.SELECT, **heads), lists),
+        "512 of 1,024 values": (400, Job.TOPK, fields_of(Job.TOPK, length=1024, k=512), values),
+    }
+
+
 def test_cycles(seed):
     """Memory latency 40, no stalls; the table in hwgen/attention/README.md."""
     rng = np.random.default_rng(seed)
     state = State(rng.integers(0, 1 << 20, 1024).tolist(), rng.integers(0, 1 << 20, 16).tolist(), 0xFFFF)
-    lists = {BASES["index_addr"]: bytes(2048), BASES["value_addr"]: bytes(4096)}
-    values = lists | {BASES["src_addr"]: rng.normal(size=1024).astype("<f4").tobytes()}
-    select = {"length": 1024, "keep": 512}
-    cases = {
-        "quantize 6 bits": (Job.QUANTIZE, *quantize(6, 0)),
-        "quantize 6 + 4 bits": (Job.QUANTIZE, *quantize(6, 1)),
-        "gather 64 x 12": (Job.GATHER, *gather(rng, "64", 64, 12, (0, 0))),
-        "gather 512 x 1": (Job.GATHER, *gather(rng, "64", 512, 1, (0, 0))),
-        "select tokens": (Job.SELECT, fields_of(Job.SELECT, **select), lists),
-        "select tokens, compact": (Job.SELECT, fields_of(Job.SELECT, **select, compact=1), lists),
-        "select heads": (Job.SELECT, fields_of(Job.SELECT, score=Score.HEADS, length=16, keep=8), lists),
-        "top-k": (Job.TOPK, fields_of(Job.TOPK, length=1024, k=512), values),
-    }
-    for name, (job, fields, contents) in cases.items():
+    for name, (most, job, fields, contents) in measured(seed).items():
         run = compare("64", job, fields, contents, state)
-        print(f"{name}: {run.cycles:,} cycles, {run.read_beats:,} beats read, {run.write_beats:,} written")
+        print(f"{job.name}, {name}: {run.cycles:,} cycles, {run.read_beats:,} beats read, {run.write_beats:,} written")
+        assert run.cycles <= most, name

@@ -11,7 +11,8 @@ from hwgen.attention.writer import WriteBeat
 from hwgen.lib.streams import Queue
 
 CHANNELS = 2
-_SPANS = 2
+_SPANS = 16
+"""Of a channel: planes of all heads, which are short when a row is all there is."""
 _BURSTS = 4
 
 
