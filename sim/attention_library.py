@@ -20,7 +20,7 @@ from hwgen.arch.attention import (
     KeyMode,
     ValueMode,
 )
-from hwgen.attention import fetch, key_side, passes, results, rows, values, writer
+from hwgen.attention import fetch, key_side, passes, refine_stage, results, rows, values, writer
 from hwgen.attention.importance import Importance
 from hwgen.attention.output import Output
 from hwgen.attention.products import Products
@@ -42,10 +42,10 @@ class Sizes(ctypes.Structure):
         for name in (
             *("multipliers", "beat_bytes", "softmax_lanes", "selection_width", "output_lanes", "max_length"),
             *("buffer_words", "slots", "reads_in_flight"),
-            *("products_latency", "softmax_latency", "weighted_latency", "output_latency"),
-            *("importance_latency", "decide", "candidate_gap", "routing"),
-            *("passes_ahead", "spans_ahead", "loads", "value_commands", "value_indices", "reader_depth"),
-            *("select_commands", "write_commands", "outputs", "write_requests", "owners", "page_bytes"),
+            *("products_latency", "old_latency", "softmax_latency", "weighted_latency", "output_latency"),
+            *("importance_latency", "decide", "candidate_gap", "routing", "refine_routing"),
+            *("passes_ahead", "spans_ahead", "loads", "refine_indices", "value_commands", "value_indices"),
+            *("reader_depth", "select_commands", "write_commands", "outputs", "write_requests", "owners", "page_bytes"),
         )
     ]
 
@@ -65,7 +65,10 @@ class Job(ctypes.Structure):
 class Row(ctypes.Structure):
     """`RowFacts` of `model/attention/base.h`."""
 
-    _fields_ = [(name, ctypes.c_uint32) for name in ("seen", "low", "kept", "kept_count", "passes", "passes_count")]
+    _fields_ = [
+        (name, ctypes.c_uint32)
+        for name in ("seen", "low", "kept", "kept_count", "passes", "passes_count", "picked", "picked_count")
+    ]
 
 
 class Counters(ctypes.Structure):
@@ -83,6 +86,7 @@ def model_sizes(sizes: AttentionSizes) -> Sizes:
         **{name: getattr(sizes, name) for name in ("output_lanes", "max_length", "buffer_words", "reads_in_flight")},
         slots=sizes.rows_in_flight,
         products_latency=Products(sizes).result_latency,
+        old_latency=Products(sizes)._sum_latency,
         softmax_latency=1 + Softmax(sizes).result_latency,
         weighted_latency=WeightedSum(sizes).latency - 1,
         output_latency=Output(sizes).latency,
@@ -90,9 +94,11 @@ def model_sizes(sizes: AttentionSizes) -> Sizes:
         decide=DECIDE,
         candidate_gap=candidate_gap(width),
         routing=eliminator_latency(width) - 1,
+        refine_routing=eliminator_latency(sizes.softmax_lanes) - 1,
         passes_ahead=passes._AHEAD,
         spans_ahead=fetch.SPANS_AHEAD,
         loads=key_side.LOADS,
+        refine_indices=refine_stage._INDICES,
         value_commands=values._COMMANDS,
         value_indices=values._INDICES,
         reader_depth=rows.RowReader._DEPTH,

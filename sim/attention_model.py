@@ -7,7 +7,7 @@
 import ctypes
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,19 +23,20 @@ Stalls = Callable[[], Iterator[bool]]
 """Makes a pattern: True is a cycle in which a side of the memory stalls."""
 SIDES = 4
 """Beats, read requests, write requests, written beats."""
-_NOTHING = np.zeros(0, np.uint32)
 
 
 @dataclass(frozen=True)
 class RowFacts:
     """What data decide about a row of a head that is alive.
 
-    seen : it sees a key. low : it needs LSBs of its keys (ROW). kept, passes : with `value_keep` below 1, places of the
-    values that are kept and have e > 0, ascending, and elements in each pass of the selection behind the arrival.
+    seen : it sees a key. low : it is not confident (ROW, KEY). picked : with KEY, keys whose LSBs it fetches. kept,
+    passes : with `value_keep` below 1, places of the values that are kept and have e > 0, and elements in each pass of
+    the selection behind the arrival. Places are ascending.
     """
 
     seen: bool = True
     low: bool = False
+    picked: Sequence[int] | NDArray[np.integer] = ()
     kept: Sequence[int] | NDArray[np.integer] = ()
     passes: tuple[int, ...] = ()
 
@@ -72,11 +73,11 @@ def selection_facts(e: NDArray[np.integer], seen: NDArray[np.bool_], value_keep:
 def row_facts(row: RowResult, job: dict[str, int]) -> RowFacts:
     """What the model must know of a row that the golden model has computed."""
     (tile,), (lows,) = row.tiles, row.fetched.key_lows
-    low = job["key_mode"] == KeyMode.ROW and bool(len(lows))
-    if not tile.seen.any() or job["value_keep"] == 1 << KEEP_FRACTION:
-        return RowFacts(seen=bool(tile.seen.any()), low=low)
-    found = selection_facts(tile.e, tile.seen, job["value_keep"])
-    return RowFacts(low=low, kept=found.kept, passes=found.passes)
+    seen, found = bool(tile.seen.any()), RowFacts()
+    if seen and job["value_keep"] < 1 << KEEP_FRACTION:
+        found = selection_facts(tile.e, tile.seen, job["value_keep"])
+    picked = lows if job["key_mode"] == KeyMode.KEY else ()
+    return replace(found, seen=seen, low=tile.unsure, picked=picked)
 
 
 def golden_job(engine: AttentionEngine, fields: dict[str, int]) -> ModelJob:
@@ -124,8 +125,8 @@ def run_jobs(
 def _check(sizes: AttentionSizes, job: ModelJob) -> None:
     fields = job.fields
     check_job(fields, sizes)
-    if fields["keys"] > sizes.max_length or (fields["key_mode"] == KeyMode.KEY and fields["key_low"]):
-        raise UserError("the core takes no jobs of more than max_length keys, nor key_mode KEY of keys with LSBs")
+    if fields["keys"] > sizes.max_length:
+        raise UserError(f"the core takes no jobs of more than {sizes.max_length} keys, not {fields['keys']}")
     wanted = fields["queries"] * (job.alive & (1 << fields["heads"]) - 1).bit_count()
     if len(job.rows) != wanted:
         raise UserError(f"the job has {wanted} rows in heads that are alive, not {len(job.rows)}")
@@ -142,19 +143,33 @@ def _jobs(jobs: Sequence[ModelJob]) -> ctypes.Array:
 
 
 def _rows(jobs: Sequence[ModelJob]) -> tuple[ctypes.Array, NDArray[np.uint32], NDArray[np.uint32]]:
-    """Rows of all jobs, and the lists that they point to."""
+    """Rows of all jobs, and the lists that they point to: of keys, of passes."""
     rows = [row for job in jobs for row in job.rows]
-    made, kept, passes = (Row * max(1, len(rows)))(), [_NOTHING], [_NOTHING]
-    at_kept = at_passes = 0
+    made, places, passes = (Row * max(1, len(rows)))(), _Lists(), _Lists()
     for target, row in zip(made, rows):
-        values, elements = np.asarray(row.kept, np.uint32), np.asarray(row.passes, np.uint32)
         target.seen, target.low = row.seen, row.low
-        target.kept, target.kept_count = at_kept, len(values)
-        target.passes, target.passes_count = at_passes, len(elements)
-        kept.append(values)
-        passes.append(elements)
-        at_kept, at_passes = at_kept + len(values), at_passes + len(elements)
-    return made, np.concatenate(kept), np.concatenate(passes)
+        target.kept, target.kept_count = places.add(row.kept)
+        target.picked, target.picked_count = places.add(row.picked)
+        target.passes, target.passes_count = passes.add(row.passes)
+    return made, places.array(), passes.array()
+
+
+class _Lists:
+    """Lists one behind the other."""
+
+    def __init__(self) -> None:
+        self._parts, self._end = [np.zeros(0, np.uint32)], 0
+
+    def add(self, values: Sequence[int] | NDArray[np.integer]) -> tuple[int, int]:
+        """Where they begin, and how many they are."""
+        first = self._end
+        if len(values):
+            self._parts.append(np.asarray(values, np.uint32))
+            self._end += len(values)
+        return first, len(values)
+
+    def array(self) -> NDArray[np.uint32]:
+        return np.concatenate(self._parts)
 
 
 def _pattern(stalls: Stalls, limit: int) -> NDArray[np.uint8]:

@@ -45,10 +45,14 @@ class Fetched:
 
 @dataclass(frozen=True)
 class Tile:
-    """What the value selection of a tile chooses from: e of its keys, and which of them are seen."""
+    """What the value selection of a tile chooses from: e of its keys, and which of them are seen.
+
+    unsure : ROW and KEY: it was not confident, and asked for LSBs.
+    """
 
     e: NDArray[np.int64]
     seen: NDArray[np.bool_]
+    unsure: bool
 
 
 @dataclass(frozen=True)
@@ -84,21 +88,28 @@ def tile_scores(
     query: NDArray[np.int64], keys: Plane, seen: NDArray[np.bool_], job: dict, record: dict
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Scores of a tile and which keys had their LSBs fetched."""
+    return _judged_scores(query, keys, seen, job, record)[:2]
+
+
+def _judged_scores(
+    query: NDArray[np.int64], keys: Plane, seen: NDArray[np.bool_], job: dict, record: dict
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], bool]:
+    """As `tile_scores`, and whether the tile was not confident."""
     scale, mode = (record["scale_mantissa"], record["scale_exponent"]), job["key_mode"]
     every, none = np.ones(len(seen), dtype=np.bool_), np.zeros(len(seen), dtype=np.bool_)
     rough = keys.rough() @ query
     if keys.low is None or mode == KeyMode.NEVER or not seen.any():
-        return rough, none
+        return rough, none, False
     if mode == KeyMode.ALWAYS:
-        return keys.exact() @ query, every
+        return keys.exact() @ query, every, False
     total = int(row_exponentials(rough, seen, rough[seen].max(), scale).sum())
     if total <= record["sum_limit"]:
-        return rough, none
+        return rough, none, False
     fetch = every
     if mode == KeyMode.KEY:
         fetch = none.copy()
         fetch[seen] = matters(rough[seen], query, total, job, record)
-    return np.where(fetch, keys.exact() @ query, rough), fetch
+    return np.where(fetch, keys.exact() @ query, rough), fetch, True
 
 
 def attend_row(
@@ -112,21 +123,19 @@ def attend_row(
     sums, total, maximum, e = np.zeros(len(query), np.int64), 0, None, _NOTHING
     for start in range(0, len(seen), tile):
         part = slice(start, min(start + tile, len(seen)))
-        scores, refined = tile_scores(query, keys.part(part), seen[part], job, record)
+        scores, refined, unsure = _judged_scores(query, keys.part(part), seen[part], job, record)
         fetched.keys.append(np.arange(part.start, part.stop))
         fetched.key_lows.append(start + np.flatnonzero(refined))
-        if not seen[part].any():
-            e = np.zeros(len(scores), np.int64)
-            tiles.append(Tile(e, seen[part]))
-            continue
-        highest = int(scores[seen[part]].max())
-        if maximum is not None and highest > maximum:
-            sums, total = _shrunk(sums, total, highest - maximum, scale)
-        maximum = highest if maximum is None else max(maximum, highest)
-        e = row_exponentials(scores, seen[part], maximum, scale)
-        tiles.append(Tile(e, seen[part]))
-        total += int(e.sum())
-        sums = sums + _weighted(e, values.part(part), seen[part], refined.any(), job, fetched, start)
+        e = np.zeros(len(scores), np.int64)
+        if seen[part].any():
+            highest = int(scores[seen[part]].max())
+            if maximum is not None and highest > maximum:
+                sums, total = _shrunk(sums, total, highest - maximum, scale)
+            maximum = highest if maximum is None else max(maximum, highest)
+            e = row_exponentials(scores, seen[part], maximum, scale)
+            total += int(e.sum())
+            sums = sums + _weighted(e, values.part(part), seen[part], refined.any(), job, fetched, start)
+        tiles.append(Tile(e, seen[part], unsure))
     r, n = reciprocal(total)
     output = scaled(sums, r, n, record["value_scale"])
     return RowResult(sums, total, output, probability(e, r, n) if total else e, fetched, tiles)

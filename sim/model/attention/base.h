@@ -20,12 +20,13 @@ struct Sizes {
     uint32_t multipliers, beat_bytes, softmax_lanes, selection_width, output_lanes, max_length;
     uint32_t buffer_words, slots, reads_in_flight;
     uint32_t products_latency;    // from the last word of a pass to its result
+    uint32_t old_latency;         // from a word of an LSB pass to the read of its old scores
     uint32_t softmax_latency;     // from the address of the last word of scores to what the row sums up to
     uint32_t weighted_latency;    // from a word of values to what it adds
     uint32_t output_latency;      // from sums to outputs
     uint32_t importance_latency;  // from a word of e to its sums
-    uint32_t decide, candidate_gap, routing;  // of the top-k engine; stages of the eliminator behind the ranks
-    uint32_t passes_ahead, spans_ahead, loads, value_commands, value_indices, reader_depth;
+    uint32_t decide, candidate_gap, routing, refine_routing;  // of the top-k engine; stages of eliminators behind ranks
+    uint32_t passes_ahead, spans_ahead, loads, refine_indices, value_commands, value_indices, reader_depth;
     uint32_t select_commands, write_commands, outputs, write_requests, owners, page_bytes;
 };
 
@@ -42,11 +43,11 @@ struct Shape {
     uint32_t words(uint32_t rows) const { return (rows + group - 1) / group * parts; }
 };
 
-/// What data decide about a row. kept: places of its kept values with e > 0. passes: elements that each pass of the
-/// selection goes through after the arrival.
+/// What data decide about a row. kept, picked: places of its kept values with e > 0, of its keys whose LSBs are fetched
+/// one by one. passes: elements that each pass of the selection goes through after the arrival.
 struct RowFacts {
     uint32_t seen, low;
-    uint32_t kept, kept_count, passes, passes_count;
+    uint32_t kept, kept_count, passes, passes_count, picked, picked_count;
 };
 
 /// hwgen/lib/streams.py: Queue. What is pushed or popped in a cycle shows in the next one.
@@ -90,7 +91,7 @@ struct Index {
 struct FetchCommand {
     uint64_t address;
     uint32_t bits, rows;
-    bool gather, query;
+    bool gather, single, query;
 };
 
 struct ProductCommand {

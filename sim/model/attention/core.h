@@ -30,7 +30,7 @@ class Core {
   public:
     Core(const Sizes& sizes, const MemorySettings& memory, const Job* jobs, size_t count, const RowFacts* facts,
          const uint32_t* indices, const uint32_t* passes, Counters* counters)
-        : sizes_(sizes), memory_(memory), port_(sizes), reader_(sizes), passes_(sizes), scores_(sizes),
+        : sizes_(sizes), memory_(memory), port_(sizes), reader_(sizes), passes_(sizes), scores_(sizes, indices),
           finish_(sizes, indices, passes), values_(sizes, indices), weighted_(sizes), results_(sizes),
           key_fetch_(sizes), value_fetch_(sizes), key_loads_(sizes.loads), value_loads_(sizes.loads), jobs_(jobs),
           count_(count), all_facts_(facts), counters_(counters) {}
@@ -132,20 +132,29 @@ class Core {
         const Word* word = hold ? (key_buffer_.valid() ? &key_buffer_.word() : nullptr)
                                 : (there && !query ? &key_fetch_.word() : nullptr);
         multiplies_ = word && passes_.products.valid();
-        if (multiplies_ && word->last) {
-            scores_.pass_ends(now_, passes_.products.front().slot);
-            passes_.products.pop();
-        }
+        if (multiplies_) multiply(*word, passes_.products.front());
         query_there_ = query && key_fetch_.word().last;
         const bool loads = hold && there && !query && key_loads_.valid();
         key_loaded_ = loads && key_fetch_.word().last;
-        key_fetch_.step(front(passes_.fetches), nullptr, shape_, asked_[KEYS], query || (hold ? loads : multiplies_));
+        Queue<Index>& picked = scores_.refine.keys;
+        key_fetch_.step(front(passes_.fetches), hold ? nullptr : front(picked), shape_, asked_[KEYS],
+                        query || (hold ? loads : multiplies_));
         if (key_fetch_.spans.command_taken) passes_.fetches.pop();
         if (key_loaded_) key_loads_.pop();
         read_taken_ = false;
-        if (!hold) return;
-        key_buffer_.step(passes_.read(), nullptr, shape_, multiplies_);
-        read_taken_ = key_buffer_.read_taken;
+        if (hold) {
+            key_buffer_.step(passes_.read(), front(picked), shape_, multiplies_);
+            read_taken_ = key_buffer_.read_taken;
+        }
+        if (hold ? key_buffer_.index_taken : key_fetch_.spans.index_taken) picked.pop();
+    }
+
+    /// Products take a word.
+    void multiply(const Word& word, const ProductCommand& pass) {
+        if (pass.low && word.part + 1 == shape_.parts) scores_.reads_old(now_, pass.slot);
+        if (!word.last) return;
+        scores_.pass_ends(now_, pass.slot);
+        passes_.products.pop();
     }
 
     /// Rows go into slots and leave them.
@@ -209,6 +218,8 @@ class Core {
         passes_.tick();
         values_.tick();
         finish_.rows.tick();
+        scores_.refine.rows.tick();
+        scores_.refine.keys.tick();
         results_.empties.tick();
         key_loads_.tick();
         value_loads_.tick();

@@ -12,7 +12,7 @@ class Spans {
     struct Span {
         uint64_t begin, end;
         uint32_t rows, full, tail;
-        bool shared, gather, query, last;
+        bool shared, gather, single, query, last;
     };
 
     explicit Spans(const Sizes& sizes)
@@ -60,6 +60,7 @@ class Spans {
         span.rows = command.gather ? 1 : command.rows;
         span.last = !command.gather || index->last;
         span.gather = command.gather;
+        span.single = command.single;
         span.query = command.query;
         span.begin = command.address / UNIT_BYTES + uint64_t(command.gather ? index->index : 0) * row_units;
         span.end = span.begin + uint64_t(span.rows) * row_units - 1;
@@ -152,7 +153,7 @@ class RowFetch {
         dropped = (release ? end + beat_units_ - 1 : end) / beat_units_;
         place_ = end % beat_units_;
         const bool last = ends && span_.last;
-        next.closes = !span_.gather || slot_ + 1 == shape.group || last;
+        next.closes = !span_.gather || span_.single || slot_ + 1 == shape.group || last;
         next.word = {part_, span_.query, last};
         part_ = done ? 0 : part_ + 1;
         if (done) {

@@ -29,6 +29,7 @@ class RowReader {
         row_taken = last;
     }
     size_t depth() const { return words.depth(); }
+    bool asks() const { return coming_; }
 
     Queue<RowWord> words;
     bool row_taken = false;

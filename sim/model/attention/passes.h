@@ -47,11 +47,11 @@ class PassIssue {
             const uint32_t slot = low.front();
             const RowPlace& place = places[slot];
             low.pop();
-            multiply(job, slot, true, {place.key_low, LOW_BITS, place.keys, false, false});
+            multiply(job, slot, true, {place.key_low, LOW_BITS, place.keys, picks(job), picks(job), false});
         } else if (pushes) {
             const RowPlace& place = places[own_];
             begun_ = false;
-            multiply(job, own_, false, {place.key, uint32_t(job.key_bits), place.keys, false, false});
+            multiply(job, own_, false, {place.key, uint32_t(job.key_bits), place.keys, false, false, false});
         }
     }
     /// Queues that others write or read.
@@ -79,13 +79,15 @@ class PassIssue {
         sides_ = (sides_ & ~(uint64_t(1) << own_)) | uint64_t(row.side) << own_;
         begun_ = true;
         queries.push(own_);
-        fetches.push({row.query, uint32_t(job.query_bits), 1, false, true});
+        fetches.push({row.query, uint32_t(job.query_bits), 1, false, false, true});
     }
+
+    static bool picks(const isa::JobFields& job) { return job.key_mode == isa::KeyMode::KEY; }
 
     void multiply(const isa::JobFields& job, uint32_t slot, bool low_pass, const FetchCommand& fetch) {
         products.push({slot, places[slot].keys, low_pass});
         if (job.hold)
-            reads.push({places[slot].keys, false, low_pass});
+            reads.push({places[slot].keys, low_pass && picks(job), low_pass});
         else
             fetches.push(fetch);
     }
@@ -111,7 +113,7 @@ class HeadLoader {
     int offered(const isa::JobFields& job, FetchCommand& command) const {
         if (state_ != PLANES || !wanted(job)) return -1;
         const uint32_t bits = plane_ % 2 ? LOW_BITS : uint32_t(plane_ ? job.value_bits : job.key_bits);
-        command = {addresses_[plane_], bits, uint32_t(job.keys), false, false};
+        command = {addresses_[plane_], bits, uint32_t(job.keys), false, false, false};
         return plane_ / 2;
     }
 

@@ -2,48 +2,54 @@
 #pragma once
 
 #include "base.h"
+#include "refine.h"
 
 namespace attention {
 
 /// score_stage.py: ScoreStage, with the pipelines of Products and Softmax.
 class ScoreStage {
   public:
-    explicit ScoreStage(const Sizes& sizes)
-        : waiting_(sizes.slots), products_(sizes.slots + 1), sums_(sizes.slots + 1),
-          products_latency_(sizes.products_latency), softmax_latency_(sizes.softmax_latency),
-          lanes_(sizes.softmax_lanes) {}
+    ScoreStage(const Sizes& sizes, const uint32_t* indices)
+        : refine(sizes, indices), waiting_(sizes.slots), settled_(sizes.slots), products_(sizes.slots + 1),
+          sums_(sizes.slots + 1), products_latency_(sizes.products_latency), softmax_latency_(sizes.softmax_latency),
+          old_latency_(sizes.old_latency), lanes_(sizes.softmax_lanes) {}
 
     /// Products take the last word of a pass.
     void pass_ends(Cycle now, uint32_t slot) { products_.push({now + products_latency_, slot}); }
+    /// They take the last word of a row of an LSB pass, and will read its old scores.
+    void reads_old(Cycle now, uint32_t slot) { old_[(now + old_latency_) % DELAYS] = int(slot) + 1; }
     void taken(uint32_t slot) { refined &= ~(1u << slot); }
 
     /// One cycle; `low`, `final_row`, `empty`, `certain`: slots, or -1.
     void step(Cycle now, const isa::JobFields& job, const std::vector<RowPlace>& places, const RowFacts* facts) {
         low = final_row = empty = certain = -1;
-        const bool undecided = job.key_low && job.key_mode == isa::KeyMode::ROW;
-        int judged = -1;
-        if (sums_.valid() && sums_.front().cycle == now) {
-            judged = int(sums_.front().slot);
-            sums_.pop();
-            const bool confident = !facts[places[judged].number].low;
-            if (undecided && !(refined >> judged & 1) && !confident)
-                low = judged;
-            else
-                final_row = judged;
+        const bool picks = job.key_low && job.key_mode == isa::KeyMode::KEY;
+        const bool undecided = picks || (job.key_low && job.key_mode == isa::KeyMode::ROW);
+        int& old = old_[now % DELAYS];
+        refine.step(old && old - 1 == refine.slot(), places, facts);
+        old = 0;
+        low = refine.low;
+        if (sums_.valid() && sums_.front().cycle == now) judge(undecided, picks, places, facts);
+        if (final_row < 0 && settled_.valid()) {
+            final_row = int(settled_.front());
+            settled_.pop();
         }
+        if (refine.none >= 0) settled_.push(uint32_t(refine.none));
         if (undecided) certain = final_row;
         if (products_.valid() && products_.front().cycle == now) {
             const uint32_t slot = products_.front().slot;
             products_.pop();
             result(job, slot, facts[places[slot].number].seen, undecided);
         }
-        words(now, places);
+        if (!refine.asks()) words(now, places);
         if (low >= 0) refined |= 1u << low;
         waiting_.tick();
         products_.tick();
         sums_.tick();
+        settled_.tick();
     }
 
+    RefineStage refine;
     unsigned refined = 0;  // bits of slots
     int low = -1, final_row = -1, empty = -1, certain = -1;
 
@@ -52,6 +58,18 @@ class ScoreStage {
         Cycle cycle;
         uint32_t slot;
     };
+
+    /// What the sum of a row says.
+    void judge(bool undecided, bool picks, const std::vector<RowPlace>& places, const RowFacts* facts) {
+        const uint32_t slot = sums_.front().slot;
+        sums_.pop();
+        if (!undecided || refined >> slot & 1 || !facts[places[slot].number].low)
+            final_row = int(slot);
+        else if (picks)
+            refine.rows.push(slot);
+        else
+            low = int(slot);
+    }
 
     void result(const isa::JobFields& job, uint32_t slot, bool seen, bool undecided) {
         if (!seen)
@@ -73,9 +91,12 @@ class ScoreStage {
         sums_.push({now + softmax_latency_, slot});
     }
 
-    Queue<uint32_t> waiting_;
+    static constexpr int DELAYS = 32;
+
+    Queue<uint32_t> waiting_, settled_;
     Queue<Moment> products_, sums_;
-    Cycle products_latency_, softmax_latency_;
+    int old_[DELAYS] = {};  // slot + 1 of the old scores that are read in each cycle to come
+    Cycle products_latency_, softmax_latency_, old_latency_;
     uint32_t lanes_, number_ = 0;
 };
 

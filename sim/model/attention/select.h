@@ -14,7 +14,7 @@ struct SelectCommand {
 /// eliminate.py: ZeroEliminator, with the beats counted only.
 class Eliminator {
   public:
-    explicit Eliminator(const Sizes& sizes) : width_(sizes.selection_width), stages_(sizes.routing) {}
+    Eliminator(uint32_t width, uint32_t stages) : width_(width), stages_(stages) {}
 
     bool valid() const { return control_[stages_].valid && (control_[stages_].over || control_[stages_].last); }
     bool spills() const { return control_[stages_].over && control_[stages_].last && !flush_; }
@@ -58,7 +58,7 @@ class Eliminator {
 class ValueSelection {
   public:
     ValueSelection(const Sizes& sizes, const uint32_t* indices, const uint32_t* passes)
-        : commands(sizes.select_commands), eliminator_(sizes), width_(sizes.selection_width),
+        : commands(sizes.select_commands), eliminator_(sizes.selection_width, sizes.routing), width_(sizes.selection_width),
           parts_(sizes.softmax_lanes / sizes.selection_width), decide_(sizes.decide), gap_(sizes.candidate_gap), indices_(indices), passes_(passes) {}
 
     bool takes_words() const { return state_ == ARRIVE && (part_ + 1 == parts_ || pass_left_ <= width_); }

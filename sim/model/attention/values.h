@@ -111,7 +111,7 @@ class ValueStage {
         const RowPlace& place = places[slot];
         const bool both = exact(job, refined, slot);
         fetches.push({fetch_low_ ? place.value_low : place.value, fetch_low_ ? LOW_BITS : uint32_t(job.value_bits),
-                      place.keys, prunes, false});
+                      place.keys, prunes, false, false});
         if (fetch_low_ || !both) certain.pop();
         fetch_low_ = both && !fetch_low_;
     }
