@@ -171,7 +171,7 @@ class AttentionCore(wiring.Component):
             *(loader.start.eq(reader.start), loader.alive.eq(self.alive)),
             *(loader.words.eq(reader.words), loader.halves.eq(reader.halves), self._issue.halves.eq(reader.halves)),
             *(passes.words.eq(reader.words), values.words.eq(reader.words)),
-            *(passes.ready.eq(loader.ready), loader.used.eq(passes.used)),
+            *(passes.ready.eq(loader.ready), loader.used.eq(passes.used | self._results.used)),
             *(loader.at.eq(self._issue.o.payload.kv_head), loader.at_valid.eq(self._issue.o.valid)),
             *(loader.loaded.eq(Cat(keys.loaded, values.loaded)), keys.hold.eq(reader.job.hold)),
             *(keys.query_slot.eq(passes.query_slot), passes.query_next.eq(keys.query_next)),
@@ -238,6 +238,7 @@ class AttentionCore(wiring.Component):
         ):
             m.d.comb += [target.payload.eq(source.payload), target.valid.eq(source.valid)]
         wiring.connect(m, self._finish.kept, values.kept)
+        wiring.connect(m, self._finish.marked, values.marked)
         wiring.connect(m, values.o, results.sums)
         wiring.connect(m, results.request, wiring.flipped(self.write_request))
         wiring.connect(m, results.data, wiring.flipped(self.write_data))
@@ -246,25 +247,24 @@ class AttentionCore(wiring.Component):
             values.fetch_place.eq(self._look_up(m, values.fetch_slot)),
             values.place.eq(self._look_up(m, values.slot)),
             *(results.begins.eq(values.begins), values.may_begin.eq(results.may_begin)),
-            *(results.begin_slot.eq(values.slot), results.begin_place.eq(values.place)),
-            results.empty_place.eq(self._look_up(m, results.empty_slot)),
-            *(self._inverses.slot_1.eq(results.slot), results.inverse.eq(self._inverses.entry_1)),
+            *(self._inverses.slot_1.eq(values.slot), results.begin_inverse.eq(self._inverses.entry_1)),
+            *(results.begin_place.eq(values.place), results.empty_place.eq(self._look_up(m, results.empty_slot))),
             *(self._reader.record_head_1.eq(results.record_head), results.record.eq(self._reader.record_1)),
             *(self.heads.eq(results.heads), results.heads_clear.eq(self.heads_clear)),
         ]
 
     def _release(self, m: Module) -> None:
-        """A slot is free when its sums have left and all words of its e have been read."""
-        finish, results = self._finish, self._results
+        """A slot is free when e of its row has been read by all who need it."""
+        finish, values, results = self._finish, self._values, self._results
         for slot in range(self._sizes.rows_in_flight):
-            reading, summed = Signal(name=f"reading_{slot}"), Signal(name=f"summed_{slot}")
-            read, left = finish.read & (finish.word_slot == slot), results.row_done & (results.slot == slot)
+            reading, weighed = Signal(name=f"reading_{slot}"), Signal(name=f"weighed_{slot}")
+            read, left = finish.read & (finish.word_slot == slot), values.leaves & (values.slot == slot)
             with m.If(finish.rows.valid & (finish.rows.payload == slot)):
                 m.d.sync += reading.eq(1)
             with m.If(read):
                 m.d.sync += reading.eq(0)
-            ends = (summed | left) & (read | ~reading)
-            m.d.sync += summed.eq((summed | left) & ~ends)
+            ends = (weighed | left) & (read | ~reading)
+            m.d.sync += weighed.eq((weighed | left) & ~ends)
             m.d.comb += self._passes.release[slot].eq(ends | (results.empty_done & (results.empty_slot == slot)))
 
     def _counters(self, m: Module) -> None:

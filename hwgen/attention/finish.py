@@ -10,7 +10,7 @@ from hwgen.attention.job import JobFields, job_prunes
 from hwgen.attention.rows import RowPlace, RowReader, row_words, slot_bits
 from hwgen.attention.score_stage import Inverse
 from hwgen.attention.select import KeptRow, SelectCommand, ValueSelection
-from hwgen.attention.words import INDEX_BITS
+from hwgen.attention.words import INDEX_BITS, LaneExponentials
 from hwgen.lib.streams import Queue
 
 
@@ -34,7 +34,8 @@ class FinishStage(wiring.Component):
     slot : Out, place : In(RowPlace), seen : In(16)     Row that is read next.
     word_slot : Out, inverse : In(Inverse)              Row whose word is there.
     e_address : Out, e_bits : In                        A cycle later.
-    kept : Out(stream of KeptRow)      Of `ValueSelection`.
+    kept : Out(stream of KeptRow), marked : Out(stream of LaneExponentials)    Of `ValueSelection`, for values that are
+        fetched and for those that are held.
     read : Out(1)      All words of row `word_slot` have been read.
     busy : Out(1)
     token_address, token_data, token_write_address, token_write_data, token_write_enable : as `read_address` etc. of
@@ -57,6 +58,7 @@ class FinishStage(wiring.Component):
                 "e_address": Out(range(sizes.rows_in_flight * row_words(sizes))),
                 "e_bits": In(EXP_BITS * lanes),
                 "kept": Out(stream.Signature(KeptRow())),
+                "marked": Out(stream.Signature(LaneExponentials(sizes))),
                 "read": Out(1),
                 "busy": Out(1),
                 "token_address": In(word),
@@ -77,6 +79,7 @@ class FinishStage(wiring.Component):
         m.submodules.commands = commands = Queue(shape=SelectCommand(), depth=2)
         wiring.connect(m, commands.o, selection.command)
         wiring.connect(m, selection.kept, wiring.flipped(self.kept))
+        wiring.connect(m, selection.marked, wiring.flipped(self.marked))
         pruned, told, sweeping = job_prunes(job), Signal(), Signal()
         row, word = waiting.o, reader.o
         m.d.comb += [
@@ -86,7 +89,7 @@ class FinishStage(wiring.Component):
             commands.i.valid.eq(row.valid & pruned & ~told),
             commands.i.payload.keys.eq(self.place.keys),
             commands.i.payload.seen.eq(self.seen),
-            commands.i.payload.share.eq(job.value_keep),
+            *(commands.i.payload.share.eq(job.value_keep), commands.i.payload.marks.eq(job.hold)),
             reader.command.valid.eq(row.valid & (told | ~pruned) & ~sweeping),
             reader.command.payload.slot.eq(row.payload),
             reader.command.payload.keys.eq(self.place.keys),

@@ -15,6 +15,7 @@ from hwgen.lib.streams import Queue
 
 _SHARED = (
     *("refined", "fetch_slot", "fetch_place", "slot", "place", "e_address", "e_bits", "words", "begins", "may_begin"),
+    "leaves",
 )
 """Ports of `ValueStage` that are those of the side."""
 _ROWS = ("certain", "rows")
@@ -39,8 +40,8 @@ class ValueSide(wiring.Component):
     loaded : Out(1)        The last word of a plane is written.
     request : Out(stream of ReadRequest), data : In(stream of beat)
     o : Out(stream of WeightedSums)
-    certain, rows, refined, fetch_slot, fetch_place, slot, place, e_address, e_bits, kept, words, begins, may_begin : as
-        for `ValueStage`.
+    certain, rows, refined, fetch_slot, fetch_place, slot, place, e_address, e_bits, kept, marked, words, begins,
+        may_begin, leaves : as for `ValueStage`.
     """
 
     def __init__(self, sizes: AttentionSizes) -> None:
@@ -48,7 +49,7 @@ class ValueSide(wiring.Component):
         self._stage = ValueStage(sizes)
         stage = self._stage.signature.members
         super().__init__(
-            {name: stage[name] for name in ("job", "kept", *_ROWS, *_SHARED)}
+            {name: stage[name] for name in ("job", "kept", "marked", *_ROWS, *_SHARED)}
             | {
                 "load_fetch": In(stream.Signature(FetchCommand())),
                 "load": In(stream.Signature(BufferLoad(sizes))),
@@ -76,6 +77,7 @@ class ValueSide(wiring.Component):
         m.d.comb += [stage.job.eq(self.job), rows.bypass.eq(~self.job.hold), self.loaded.eq(rows.loaded)]
         for source, target in (
             (wiring.flipped(self.kept), stage.kept),
+            (wiring.flipped(self.marked), stage.marked),
             (wiring.flipped(self.load), loads.i),
             (loads.o, rows.load),
             (fetch.request, wiring.flipped(self.request)),

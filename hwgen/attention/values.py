@@ -9,12 +9,14 @@ from hwgen.attention.buffer import BufferRead, address_bits
 from hwgen.attention.job import JobFields, job_prunes
 from hwgen.attention.rows import RowPlace, RowReader, row_words, slot_bits
 from hwgen.attention.select import KeptRow
-from hwgen.attention.weights import KeptList, KeptWeights, WordWeights, weight_layout
-from hwgen.attention.words import FetchCommand, RowIndex, WeightedCommand
+from hwgen.attention.weights import GroupWeights, KeptList, KeptWeights, WordWeights, weight_layout
+from hwgen.attention.words import FetchCommand, LaneExponentials, RowIndex, WeightedCommand
 from hwgen.lib.streams import Queue
 
 _COMMANDS = 4
 _INDICES = 4
+_MARKED = 8
+"""Words of e of rows with kept keys: the selection goes on meanwhile."""
 
 
 class ValueStage(wiring.Component):
@@ -22,7 +24,8 @@ class ValueStage(wiring.Component):
 
     Timing
     ------
-    Values are asked for when a row is `certain`. A pass begins when the weights of the one before are asked for.
+    Values are asked for when a row is `certain`. A pass begins when the weights of the one before and the values of its
+    row have been asked for.
 
     Parameters
     ----------
@@ -37,11 +40,13 @@ class ValueStage(wiring.Component):
     fetch_slot : Out, fetch_place : In(RowPlace)
     slot : Out, place : In(RowPlace)
     e_address : Out, e_bits : In                        A cycle later.
-    kept : In(stream of KeptRow)
+    kept : In(stream of KeptRow), marked : In(stream of LaneExponentials)    What is kept of rows whose values are not
+        held, and of others.
     words : In          Words of a head that is held, where the second half of the buffer begins.
     fetch : Out(stream of FetchCommand), held : Out(stream of BufferRead), indices : Out(stream of RowIndex)
     command : Out(stream of WeightedCommand), weights : Out(stream of weights)
     begins : Out(1), may_begin : In(1)     The first pass of row `slot` begins; it may.
+    leaves : Out(1)     All e of row `slot` have been read.
     """
 
     def __init__(self, sizes: AttentionSizes) -> None:
@@ -61,6 +66,7 @@ class ValueStage(wiring.Component):
                 "e_address": Out(range(sizes.rows_in_flight * row_words(sizes))),
                 "e_bits": In(EXP_BITS * sizes.softmax_lanes),
                 "kept": In(stream.Signature(KeptRow())),
+                "marked": In(stream.Signature(LaneExponentials(sizes))),
                 "words": In(address_bits(sizes) + 1),
                 "fetch": Out(stream.Signature(FetchCommand())),
                 "held": Out(stream.Signature(BufferRead(sizes))),
@@ -69,14 +75,14 @@ class ValueStage(wiring.Component):
                 "weights": Out(stream.Signature(weight_layout(sizes))),
                 "begins": Out(1),
                 "may_begin": In(1),
+                "leaves": Out(1),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         """Fetches on one side, passes on the other."""
         m = Module()
-        self._fetches(m)
-        self._passes(m)
+        self._passes(m, self._fetches(m))
         return m
 
     def _exact(self, slot: Value) -> Value:
@@ -85,8 +91,8 @@ class ValueStage(wiring.Component):
         with_keys = (job.value_mode == ValueMode.WITH_KEYS) & self.refined.bit_select(slot, 1)
         return job.value_low & ((job.value_mode == ValueMode.ALWAYS) | with_keys)
 
-    def _fetches(self, m: Module) -> None:
-        """MSBs, then LSBs."""
+    def _fetches(self, m: Module) -> Value:
+        """MSBs, then LSBs. Gives whether the row whose passes come next has its fetches."""
         job, place, low = self.job, self.fetch_place, Signal()
         m.submodules.certain = waiting = Queue(shape=slot_bits(self._sizes), depth=self._sizes.rows_in_flight)
         m.submodules.fetches = fetches = Queue(shape=FetchCommand(), depth=_COMMANDS)
@@ -106,37 +112,43 @@ class ValueStage(wiring.Component):
         ]
         with m.If(fetches.i.valid & fetches.i.ready):
             m.d.sync += low.eq(exact & ~low)
+        ahead, done = Signal(range(self._sizes.rows_in_flight + 1)), waiting.o.valid & waiting.o.ready
+        m.d.sync += ahead.eq(ahead + done - self.begins)
+        return (ahead != 0) | done
 
-    def _passes(self, m: Module) -> None:
+    def _passes(self, m: Module, fetched: Value) -> None:
         """Commands, and weights from words of e or from kept keys."""
         job, sizes, low, told = self.job, self._sizes, Signal(), Signal()
         m.submodules.waiting = waiting = Queue(shape=slot_bits(sizes), depth=sizes.rows_in_flight)
         m.submodules.commands = commands = Queue(shape=WeightedCommand(), depth=_COMMANDS)
         m.submodules.reads = reads = Queue(shape=BufferRead(sizes), depth=_COMMANDS)
         m.submodules.reader = reader = RowReader(sizes, width=EXP_BITS * sizes.softmax_lanes)
-        m.submodules.list = kept = KeptList(sizes)
+        m.submodules.list = kept = KeptList(shape=KeptRow(), depth=sizes.max_length)
+        m.submodules.marks = marks = KeptList(shape=LaneExponentials(sizes), depth=row_words(sizes))
         wiring.connect(m, commands.o, wiring.flipped(self.command))
         wiring.connect(m, reads.o, wiring.flipped(self.held))
-        wiring.connect(m, wiring.flipped(self.kept), kept.kept)
+        wiring.connect(m, wiring.flipped(self.kept), kept.i)
+        wiring.connect(m, wiring.flipped(self.marked), marks.i)
         row, ends, exact, lists, fires = waiting.o, Signal(), Signal(), job_prunes(job), Signal()
         m.d.comb += [
             *(waiting.i.valid.eq(self.rows.valid), waiting.i.payload.eq(self.rows.payload)),
             *(self.slot.eq(row.payload), exact.eq(self._exact(row.payload))),
-            fires.eq(row.valid & ~told & (low | self.may_begin) & commands.i.ready & reads.i.ready),
+            fires.eq(row.valid & ~told & (low | (self.may_begin & fetched)) & commands.i.ready & reads.i.ready),
             *(commands.i.valid.eq(fires), reads.i.valid.eq(fires & job.hold), self.begins.eq(fires & ~low)),
             *(reader.command.valid.eq(row.valid & told & ~lists), reader.bits.eq(self.e_bits)),
             *(reader.command.payload.slot.eq(row.payload), reader.command.payload.keys.eq(self.place.keys)),
             self.e_address.eq(reader.address),
-            *(kept.enable.eq(row.valid & told & lists), kept.again.eq(exact)),
-            ends.eq(Mux(lists, kept.o.valid & kept.o.ready & kept.o.payload.last, reader.command.ready)),
-            row.ready.eq(told & ends & (low | ~exact)),
+            *(part.enable.eq(row.valid & told & lists) for part in (kept, marks)),
+            *(part.again.eq(exact) for part in (kept, marks)),
+            ends.eq(Mux(lists, _ends(kept.o) | _ends(marks.o), reader.command.ready)),
+            *(row.ready.eq(told & ends & (low | ~exact)), self.leaves.eq(row.valid & row.ready)),
         ]
         with m.If(fires):
             m.d.sync += told.eq(1)
         with m.If(told & row.valid & ends):
             m.d.sync += [told.eq(0), low.eq(exact & ~low)]
         self._pass(m, commands.i.payload, reads.i.payload, low, exact)
-        self._weights(m, reader.o, kept.o)
+        self._weights(m, reader.o, kept.o, marks.o)
 
     def _pass(self, m: Module, command: data.View, read: data.View, low: Value, exact: Value) -> None:
         """What weighted sums and the value buffer do in a pass."""
@@ -148,23 +160,30 @@ class ValueStage(wiring.Component):
             *(read.gather.eq(job_prunes(job)), read.base.eq(Mux(place.side, self.words, 0))),
         ]
 
-    def _weights(self, m: Module, words: stream.Interface, kept: stream.Interface) -> None:
-        """Weights from either source into a queue, indices into another."""
+    def _weights(self, m: Module, words: stream.Interface, kept: stream.Interface, marked: stream.Interface) -> None:
+        """Weights from one of three sources into a queue, indices from two of them into another."""
         # The weight of every value that is under way.
         m.submodules.weights = weights = Queue(shape=weight_layout(self._sizes), depth=self._sizes.reads_in_flight)
         m.submodules.indices = indices = Queue(shape=RowIndex(), depth=_INDICES)
+        m.submodules.marked = waiting = Queue(shape=LaneExponentials(self._sizes), depth=_MARKED)
         m.submodules.cut = cut = WordWeights(self._sizes)
         m.submodules.gather = gather = KeptWeights(self._sizes)
+        m.submodules.groups = groups = GroupWeights(self._sizes)
         wiring.connect(m, weights.o, wiring.flipped(self.weights))
         wiring.connect(m, indices.o, wiring.flipped(self.indices))
-        wiring.connect(m, gather.indices, indices.i)
-        wiring.connect(m, words, cut.i)
-        wiring.connect(m, kept, gather.i)
-        lists = job_prunes(self.job)
-        m.d.comb += [
-            *(cut.head_size.eq(self.job.head_size), gather.head_size.eq(self.job.head_size)),
-            gather.held.eq(self.job.hold),
-            weights.i.valid.eq(Mux(lists, gather.o.valid, cut.o.valid)),
-            weights.i.payload.eq(Mux(lists, gather.o.payload, cut.o.payload)),
-            *(gather.o.ready.eq(weights.i.ready & lists), cut.o.ready.eq(weights.i.ready & ~lists)),
-        ]
+        for source, target in ((words, cut.i), (kept, gather.i), (marked, waiting.i), (waiting.o, groups.i)):
+            wiring.connect(m, source, target)
+        lists, hold = job_prunes(self.job), self.job.hold
+        for part, own in ((cut, ~lists), (gather, lists & ~hold), (groups, lists & hold)):
+            m.d.comb += [part.head_size.eq(self.job.head_size), part.o.ready.eq(weights.i.ready & own)]
+            with m.If(own):
+                m.d.comb += [weights.i.valid.eq(part.o.valid), weights.i.payload.eq(part.o.payload)]
+        for part, own in ((gather, ~hold), (groups, hold)):
+            m.d.comb += part.indices.ready.eq(indices.i.ready & own)
+            with m.If(own):
+                m.d.comb += [indices.i.valid.eq(part.indices.valid), indices.i.payload.eq(part.indices.payload)]
+
+
+def _ends(items: stream.Interface) -> Value:
+    """The last item of a row is taken."""
+    return items.valid & items.ready & items.payload.last

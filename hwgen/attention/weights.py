@@ -1,13 +1,13 @@
 """Weights of values in the order in which values arrive: from words of e, or from a list of kept keys."""
 
-from amaranth.hdl import Module, Mux, Signal, Value, unsigned
+from amaranth.hdl import Cat, Module, Mux, Shape, ShapeLike, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch.attention import CHUNK, EXP_BITS, AttentionSizes
-from hwgen.attention.rows import RowWord
+from hwgen.attention.rows import RowWord, lowest
 from hwgen.attention.select import KeptRow
-from hwgen.attention.words import RowIndex
+from hwgen.attention.words import INDEX_BITS, LaneExponentials, RowIndex
 from hwgen.lib.ram import Ram
 
 
@@ -76,48 +76,43 @@ class WordWeights(wiring.Component):
 
 
 class KeptList(wiring.Component):
-    """Gives the kept keys of a row, once more for a second plane.
+    """Gives what is kept of a row, once more for a second plane.
 
     Timing
     ------
-    A key a cycle, at once.
+    An item a cycle, at once.
 
     Parameters
     ----------
-    sizes : AttentionSizes
+    shape : ShapeLike    With `last`.
+    depth : int          Items of the longest row.
 
     Members
     -------
     enable : In(1)       A pass is under way; between two of them there is a cycle without.
     again : In(1)        The row needs two passes.
-    kept : In(stream of KeptRow)
-    o : Out(stream of KeptRow)
+    i : In(stream of shape)
+    o : Out(stream of shape)
     """
 
-    def __init__(self, sizes: AttentionSizes) -> None:
-        self._length = sizes.max_length
-        super().__init__(
-            {
-                "enable": In(1),
-                "again": In(1),
-                "kept": In(stream.Signature(KeptRow())),
-                "o": Out(stream.Signature(KeptRow())),
-            }
-        )
+    def __init__(self, *, shape: ShapeLike, depth: int) -> None:
+        self._shape, self._depth = shape, depth
+        items = stream.Signature(shape)
+        super().__init__({"enable": In(1), "again": In(1), "i": In(items), "o": Out(items)})
 
     def elaborate(self, platform: object) -> Module:
         """What comes, or what came before from a memory."""
         m = Module()
-        m.submodules.list = ram = Ram(width=KeptRow().size, depth=self._length)
-        replay, number, moves, last = Signal(), Signal(range(self._length)), Signal(), self.o.payload.last
+        m.submodules.list = ram = Ram(width=Shape.cast(self._shape).width, depth=self._depth)
+        replay, number, moves, last = Signal(), Signal(range(max(2, self._depth))), Signal(), self.o.payload.last
         m.d.comb += [
-            Value.cast(self.o.payload).eq(Mux(replay, ram.read_data, Value.cast(self.kept.payload))),
-            self.o.valid.eq(self.enable & (replay | self.kept.valid)),
+            Value.cast(self.o.payload).eq(Mux(replay, ram.read_data, Value.cast(self.i.payload))),
+            self.o.valid.eq(self.enable & (replay | self.i.valid)),
             moves.eq(self.o.valid & self.o.ready),
-            self.kept.ready.eq(self.enable & self.o.ready & ~replay),
+            self.i.ready.eq(self.enable & self.o.ready & ~replay),
             ram.write_enable.eq(moves & ~replay),
             ram.write_address.eq(number),
-            ram.write_data.eq(Value.cast(self.kept.payload)),
+            ram.write_data.eq(Value.cast(self.i.payload)),
             ram.read_address.eq(Mux(replay, number + moves, 0)),
         ]
         with m.If(moves):
@@ -128,14 +123,11 @@ class KeptList(wiring.Component):
 
 
 class KeptWeights(wiring.Component):
-    """Kept keys to indices for the value fetch or the value buffer, and weights of the words that these give.
-
-    The value fetch puts kept values side by side: an index for each. The value buffer gives the words that hold them:
-    an index for each word, and weights of 0 for its other values.
+    """Kept keys to indices for the value fetch, which puts their values side by side, and weights of its words.
 
     Timing
     ------
-    A key a cycle; `held`: one cycle more behind the last key of a pass.
+    A key a cycle.
 
     Parameters
     ----------
@@ -144,7 +136,6 @@ class KeptWeights(wiring.Component):
     Members
     -------
     head_size : In(8)
-    held : In(1)
     i : In(stream of KeptRow)
     indices : Out(stream of RowIndex)
     o : Out(stream of weights)
@@ -155,7 +146,6 @@ class KeptWeights(wiring.Component):
         super().__init__(
             {
                 "head_size": In(8),
-                "held": In(1),
                 "i": In(stream.Signature(KeptRow())),
                 "indices": Out(stream.Signature(RowIndex())),
                 "o": Out(stream.Signature(weight_layout(sizes))),
@@ -163,50 +153,97 @@ class KeptWeights(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Weights are collected until their word is complete; a word of the buffer is when the next one begins."""
+        """Weights are collected until their word is complete."""
         m = Module()
         item, step = self.i.payload, rows_per_word(m, self._sizes, self.head_size)
-        collected, count, takes = Signal(weight_layout(self._sizes)), Signal(range(self._rows + 1)), Signal()
-        index, filled, closing = Signal(RowIndex()["index"].shape), Signal(), Signal()
-        place, full, begins = Signal(range(self._rows + 1)), Signal(), Signal()
-        both = self.indices.ready & self.o.ready
+        collected, count, full = Signal(weight_layout(self._sizes)), Signal(range(self._rows + 1)), Signal()
         m.d.comb += [
-            place.eq(Mux(self.held, item.index & (step - 1), count)),
             full.eq(item.last | (count + 1 == step)),
-            begins.eq(filled & ((item.index ^ index) & ~(step - 1)).any()),
+            self.indices.valid.eq(self.i.valid & (~full | self.o.ready)),
+            self.o.valid.eq(self.i.valid & full & self.indices.ready),
+            *(self.indices.payload.index.eq(item.index), self.indices.payload.last.eq(item.last)),
+            self.i.ready.eq(self.indices.ready & (~full | self.o.ready)),
             self.o.payload.eq(collected),
+            self._row(self.o.payload, count).eq(item.e),
         ]
-        with m.If(self.held):
-            gives = closing | (self.i.valid & begins)
-            m.d.comb += [
-                self.indices.valid.eq(gives & self.o.ready),
-                self.o.valid.eq(gives & self.indices.ready),
-                self.indices.payload.index.eq(index),
-                self.indices.payload.last.eq(closing),
-                self.i.ready.eq(~closing & (~begins | both)),
-            ]
-        with m.Else():
-            m.d.comb += [
-                self.indices.valid.eq(self.i.valid & (~full | self.o.ready)),
-                self.o.valid.eq(self.i.valid & full & self.indices.ready),
-                self.indices.payload.index.eq(item.index),
-                self.indices.payload.last.eq(item.last),
-                self.i.ready.eq(self.indices.ready & (~full | self.o.ready)),
-                self._row(self.o.payload, place).eq(item.e),
-            ]
-        m.d.comb += takes.eq(self.i.valid & self.i.ready)
-        with m.If(closing & both):
-            m.d.sync += [closing.eq(0), filled.eq(0)]
-        with m.If(takes):
-            with m.If(self.held & (begins | ~filled)):
-                m.d.sync += Value.cast(collected).eq(0)
-            m.d.sync += [
-                self._row(collected, place).eq(item.e),
-                *(index.eq(item.index), filled.eq(self.held), closing.eq(self.held & item.last)),
-                count.eq(Mux(full, 0, count + 1)),
-            ]
+        with m.If(self.i.valid & self.i.ready):
+            m.d.sync += [self._row(collected, count).eq(item.e), count.eq(Mux(full, 0, count + 1))]
         return m
 
     def _row(self, word: data.View, place: Value) -> Value:
         """The weight of a row."""
         return Value.cast(word).word_select(place, EXP_BITS)
+
+
+class GroupWeights(wiring.Component):
+    """Words of e, 0 where a key is not kept, to indices for the value buffer, and weights of the words that it gives.
+
+    The value buffer gives all values of a word: an index for each word that holds a kept one, weights of 0 for others.
+
+    Timing
+    ------
+    A word of values a cycle, and a cycle for a word of e that keeps nothing; weights leave with the next ones or, those
+    that are the last of a row, a cycle later.
+
+    Parameters
+    ----------
+    sizes : AttentionSizes
+
+    Members
+    -------
+    head_size : In(8)
+    i : In(stream of LaneExponentials)
+    indices : Out(stream of RowIndex)
+    o : Out(stream of weights)
+    """
+
+    def __init__(self, sizes: AttentionSizes) -> None:
+        self._sizes = sizes
+        super().__init__(
+            {
+                "head_size": In(8),
+                "i": In(stream.Signature(LaneExponentials(sizes))),
+                "indices": Out(stream.Signature(RowIndex())),
+                "o": Out(stream.Signature(weight_layout(sizes))),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """The next group of a word with a weight; the one before is held back until it is known whether it is last."""
+        m = Module()
+        lanes, item = self._sizes.softmax_lanes, self.i.payload
+        step = rows_per_word(m, self._sizes, self.head_size)
+        done, left, group, place = Signal(lanes), Signal(lanes), Signal(lanes), Signal(range(lanes))
+        base, index = Signal(INDEX_BITS), Signal(INDEX_BITS)
+        held, filled, closing = Signal(weight_layout(self._sizes)), Signal(), Signal()
+        gives, goes, ends = Signal(), Signal(), Signal()
+        m.d.comb += [
+            left.eq(Cat(item.e[lane] != 0 for lane in range(lanes)) & ~done),
+            place.eq(lowest(m, left, "first") & ~(step - 1)),
+            group.eq(((1 << step) - 1) << place),
+            ends.eq((left & ~group) == 0),
+            gives.eq(filled & (closing | (self.i.valid & left.any()))),
+            goes.eq(~gives | (self.indices.ready & self.o.ready)),
+            self.i.ready.eq(ends & goes),
+            *(self.indices.valid.eq(gives & self.o.ready), self.o.valid.eq(gives & self.indices.ready)),
+            *(self.indices.payload.index.eq(index), self.indices.payload.last.eq(closing), self.o.payload.eq(held)),
+        ]
+        with m.If(gives & goes):
+            m.d.sync += [filled.eq(0), closing.eq(0)]
+        with m.If(self.i.valid & goes):
+            m.d.sync += [closing.eq(ends & item.last), done.eq(Mux(ends, 0, done | group))]
+            with m.If(ends):
+                m.d.sync += base.eq(Mux(item.last, 0, base + lanes))
+            with m.If(left.any()):
+                m.d.sync += [filled.eq(1), index.eq(base + place), self._weights(m, place, held)]
+        return m
+
+    def _weights(self, m: Module, place: Value, held: Signal) -> Value:
+        """The weights from a place on become those that are held."""
+        rows, own = self._sizes.multipliers // CHUNK, Signal(held.shape())
+        with m.Switch(place):
+            for lane in range(self._sizes.softmax_lanes):
+                with m.Case(lane):
+                    part = Value.cast(self.i.payload.e)[EXP_BITS * lane :]
+                    m.d.comb += Value.cast(own).eq(part[: EXP_BITS * rows])
+        return held.eq(own)

@@ -100,7 +100,7 @@ def test_rows(lanes, probability, sink, seed):
 
 
 def test_a_word_a_cycle(seed):
-    """Words enter `COMMAND_LATENCY` cycles behind the command without a gap if few keys matter; the rest comes later."""
+    """Words enter `COMMAND_LATENCY` cycles behind the command without a gap if few keys matter, the rest later."""
     source, rng = random.Random(seed), np.random.default_rng(seed)
     row = Row(source, rng, 16)
     while len(row.words) < 6 or len(row.wanted) > 16:
