@@ -101,25 +101,32 @@ def run_jobs(
     latency, stalls : as for `AttentionBlock.run`. Raises `UserError` for a job that the core refuses or whose rows are
     not as many as facts, AssertionError after `limit` cycles.
     """
-    for job in jobs:
-        _check(sizes, job)
     counters = (Counters * len(jobs))()
-    rows, kept, passes = _rows(jobs)
+    table, rows, places, passes = job_tables(sizes, jobs)
     pattern = _pattern(stalls, limit)
     memory = MemorySettings(latency, len(pattern), pattern.ctypes.data)
     ended = library().attention_run(
         ctypes.byref(model_sizes(sizes)),
         ctypes.byref(memory),
-        _jobs(jobs),
+        table,
         len(jobs),
         rows,
-        *(array.ctypes.data for array in (kept, passes)),
+        *(array.ctypes.data for array in (places, passes)),
         counters,
         limit,
     )
     if not ended:
         raise AssertionError(f"the jobs have not ended after {limit} cycles")
     return [JobCycles(*(getattr(item, name) for name, _ in Counters._fields_)) for item in counters]
+
+
+def job_tables(
+    sizes: AttentionSizes, jobs: Sequence[ModelJob]
+) -> tuple[ctypes.Array, ctypes.Array, NDArray[np.uint32], NDArray[np.uint32]]:
+    """Jobs, their rows and the lists that rows point to, as C++ takes them. Raises `UserError` as `run_jobs` does."""
+    for job in jobs:
+        _check(sizes, job)
+    return _jobs(jobs), *_rows(jobs)
 
 
 def _check(sizes: AttentionSizes, job: ModelJob) -> None:

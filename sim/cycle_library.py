@@ -12,6 +12,7 @@ from pathlib import Path
 from hwgen.arch import Arch
 from hwgen.arch.isa import READS_X, READS_Z, TABLE, Dataflow, Engine, Format, Opcode, Operation, Target
 from hwgen.arch.registers import TensorState
+from hwgen.arch.services import Job as AttentionJob
 from hwgen.array.mesh import Mesh
 from hwgen.array.row import RowHead
 from hwgen.array.sequencer import TILE_QUEUE
@@ -26,12 +27,13 @@ from hwgen.memory.words import BUFFER_BEATS
 from hwgen.reducer.column import STYLES
 from hwgen.reducer.packer import SLOTS
 from hwgen.vector.engine import VectorEngine
+from sim import attention_library
 from sim.design import whole_text
 from sim.device import Settings
 from sim.verilate import build_plain
 
 SOURCE = Path(__file__).parent / "model" / "model.cpp"
-_CODES: tuple[type[enum.IntEnum], ...] = (Engine, Target, Dataflow, Format, Operation, TensorState)
+_CODES: tuple[type[enum.IntEnum], ...] = (Engine, Target, Dataflow, Format, Operation, TensorState, AttentionJob)
 
 
 class Sizes(ctypes.Structure):
@@ -64,6 +66,9 @@ class Job(ctypes.Structure):
     _fields_ = [
         ("program", ctypes.c_char_p),
         *((name, ctypes.c_uint64) for name in ("address", "count", "first_cycle", "event_limit", "state_events")),
+        ("attention_jobs", ctypes.c_void_p),
+        ("attention_count", ctypes.c_uint64),
+        *((name, ctypes.c_void_p) for name in ("rows", "places", "passes")),
     ]
 
 
@@ -103,6 +108,11 @@ def sizes(arch: Arch) -> Sizes:
     )
 
 
+def attention_sizes(arch: Arch) -> attention_library.Sizes:
+    """What it must know of the attention engine; zeros if there is none."""
+    return attention_library.model_sizes(arch.attention) if arch.attention else attention_library.Sizes()
+
+
 def isa_header() -> str:
     """C++ of the instruction table: places of fields, codes by name, what operations read, the engine of an opcode."""
     lines = ["#pragma once", "#include <cstdint>", "namespace isa {", "struct Field { uint16_t offset, width; };"]
@@ -121,7 +131,7 @@ def isa_header() -> str:
 
 _U64, _INT, _VOID = ctypes.c_uint64, ctypes.c_int, ctypes.c_void_p
 _SIGNATURES = {
-    "new": (_VOID, ctypes.POINTER(Sizes), _INT),
+    "new": (_VOID, ctypes.POINTER(Sizes), ctypes.POINTER(attention_library.Sizes), _INT),
     "start": (None, _VOID, ctypes.POINTER(Settings), ctypes.POINTER(Job)),
     "free": (None, _VOID),
     "run": (_INT, _VOID, _U64),
@@ -137,6 +147,7 @@ _SIGNATURES = {
 def library() -> ctypes.CDLL:
     """Compile the model, or find it compiled, and declare its functions."""
     text = whole_text(SOURCE).replace('#include "isa.h"', isa_header())
+    text = text.replace('#include "attention_isa.h"', attention_library.isa_header())
     made = ctypes.CDLL(str(build_plain("cycles", text)))
     for name, (result, *arguments) in _SIGNATURES.items():
         function = getattr(made, f"model_{name}")

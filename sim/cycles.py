@@ -5,6 +5,7 @@ everything goes on as in the one before are passed at once.
 """
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -13,8 +14,10 @@ import numpy as np
 from hwgen.arch import INSTRUCTION_BYTES, Arch, ProgramError
 from hwgen.arch.isa import TABLE, Engine, Opcode
 from hwgen.arch.registers import TensorState
+from hwgen.arch.services import Job as AttentionJob
 from hwgen.lib.streams import SkidBuffer
-from sim.cycle_library import Job, library, sizes
+from sim.attention_model import ModelJob, job_tables
+from sim.cycle_library import Job, attention_sizes, library, sizes
 from sim.device import ENGINES, EVENT, STATE, STATES, SimulationError, memory_settings
 from sim.memory import MemoryModel
 
@@ -50,8 +53,9 @@ class CycleDevice:
     """
 
     def __init__(self, arch: Arch, *, every_cycle: bool = False) -> None:
-        self._library = library()
-        self._handle = self._library.model_new(ctypes.byref(sizes(arch)), every_cycle)
+        self._arch, self._library = arch, library()
+        numbers = ctypes.byref(sizes(arch)), ctypes.byref(attention_sizes(arch))
+        self._handle = self._library.model_new(*numbers, every_cycle)
 
     def __enter__(self) -> Self:
         return self
@@ -68,10 +72,17 @@ class CycleDevice:
         timeout_cycles: int = 10_000_000_000,
         event_limit: int = 0,
         state_events: bool = True,
+        attention: Sequence[ModelJob] = (),
     ) -> ModelResult:
         """Run a program; see `run_model`. After an error the device is of no use any more."""
         check_counts(program)
+        _check_attention(program, self._arch, attention)
+        tables = job_tables(self._arch.attention, attention) if attention else ()
         job = Job(program, address, len(program) // INSTRUCTION_BYTES, FIRST_CYCLE, event_limit, state_events)
+        if tables:
+            job.attention_jobs, job.attention_count = ctypes.addressof(tables[0]), len(attention)
+            job.rows = ctypes.addressof(tables[1])
+            job.places, job.passes = (array.ctypes.data for array in tables[2:])
         settings = memory_settings(memory or MemoryModel(), 0, 0)
         self._library.model_start(self._handle, ctypes.byref(settings), ctypes.byref(job))
         ended = self._library.model_run(self._handle, timeout_cycles)
@@ -88,9 +99,11 @@ def run_model(arch: Arch, program: bytes, *, every_cycle: bool = False, **option
     event_limit : events to keep; the runner keeps `sim.runner.EVENT_LIMIT`.
     state_events : whether changes of state count as events; otherwise those of instructions alone, two of each.
     every_cycle : pass cycles one by one, however alike they are; for tests.
+    attention : for each ATTEND of job ATTENTION, in program order, what its cycles depend on (`sim.attend_facts`).
 
-    Raises `ProgramError` for an unknown opcode or a count of zero, `SimulationError` when the run does not end in
-    `timeout_cycles` or when every engine waits: it names the instructions and the tokens that they lack.
+    Raises `ProgramError` for an unknown opcode or a count of zero, for jobs of ATTEND beside ATTENTION and RESET, for
+    ATTENTIONs without facts; `SimulationError` when the run does not end in `timeout_cycles` or when every engine
+    waits: it names the instructions and the tokens that they lack.
     """
     with CycleDevice(arch, every_cycle=every_cycle) as device:
         return device.run(program, **options)
@@ -102,9 +115,6 @@ def check_counts(program: bytes) -> None:
         raise ProgramError(f"{len(program)} bytes are no whole number of instructions of {INSTRUCTION_BYTES} bytes")
     words = np.frombuffer(program, "<u8").reshape(-1, INSTRUCTION_BYTES // 8)
     opcodes = words[:, 0] & np.uint64(0xFF)
-    attends = np.flatnonzero(opcodes == Opcode.ATTEND)
-    if attends.size:
-        raise ProgramError(f"instruction {attends[0]} is ATTEND, which the cycle model does not know")
     unknown = np.flatnonzero(~np.isin(opcodes, list(TABLE)))
     if unknown.size:
         raise ProgramError(f"instruction {unknown[0]}: no instruction has opcode {opcodes[unknown[0]]}")
@@ -116,6 +126,22 @@ def check_counts(program: bytes) -> None:
             low = indices[_field(words[indices], row.offsets[item.name], item.width) < item.low]
             if low.size:
                 raise ProgramError(f"instruction {low[0]}: {opcode.name}.{item.name} must be at least {item.low}")
+
+
+def _check_attention(program: bytes, arch: Arch, jobs: Sequence[ModelJob]) -> None:
+    """Raise `ProgramError` for an ATTEND that the model cannot follow."""
+    words = np.frombuffer(program, "<u8").reshape(-1, INSTRUCTION_BYTES // 8)
+    row = TABLE[Opcode.ATTEND]
+    places = np.flatnonzero(words[:, 0] & np.uint64(0xFF) == Opcode.ATTEND)
+    kinds = _field(words[places], row.offsets["job"], row.operands[0].width)
+    if places.size and arch.attention is None:
+        raise ProgramError(f"instruction {places[0]} is ATTEND, but {arch.name} has no attention engine")
+    foreign = places[~np.isin(kinds, (AttentionJob.ATTENTION, AttentionJob.RESET))]
+    if foreign.size:
+        raise ProgramError(f"instruction {foreign[0]} is an ATTEND beside ATTENTION and RESET, which the model lacks")
+    count = int((kinds == AttentionJob.ATTENTION).sum())
+    if count != len(jobs):
+        raise ProgramError(f"the program has {count} jobs of attention, facts of {len(jobs)} are given")
 
 
 def _field(words: np.ndarray, offset: int, width: int) -> np.ndarray:

@@ -57,8 +57,8 @@ class Account {
         }
     }
 
-    /// The run, which began in cycle `first`, ended in the cycle before `end`.
-    void finish(Cycle first, Cycle end) {
+    /// The run, which began in cycle `first`, ended in the cycle before `end`; ATTEND has written `attend_writes` beats.
+    void finish(Cycle first, Cycle end, uint64_t attend_writes) {
         for (int engine = 0; engine < ENGINES; engine++) {
             show(engine, end, shown_[engine].value ? Shown::IDLE : Shown::BUSY);  // ends the last stretch
             shown_[engine].since = end;
@@ -67,8 +67,8 @@ class Account {
         tensor_busy_.set(end, ~0u, flags_);
         read_.set(end, ~0u, reads_);
         counters.cycles = uint64_t(end - first);
-        counters.read_beats = reads_[1] + 2 * reads_[2];
-        counters.write_beats = states[STORE][Shown::BUSY];
+        counters.read_beats = reads_[1] + 2 * reads_[2] + 3 * reads_[3];
+        counters.write_beats = states[STORE][Shown::BUSY] + attend_writes;
         for (int engine = 0; engine < ENGINES; engine++)
             counters.busy[engine] = states[engine][Shown::BUSY] + states[engine][Shown::STALLED];
         counters.busy[TENSOR] = flags_[1];
@@ -105,5 +105,5 @@ class Account {
     size_t limit_;
     bool stretches_;
     Track shown_[ENGINES], tensor_, tensor_busy_, read_;
-    uint64_t flags_[2] = {}, reads_[3] = {};
+    uint64_t flags_[2] = {}, reads_[4] = {};
 };

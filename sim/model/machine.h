@@ -3,6 +3,7 @@
 
 #include "../memory_timing.h"
 #include "account.h"
+#include "attend.h"
 #include "fetch.h"
 #include "load.h"
 #include "queues.h"
@@ -16,15 +17,17 @@ struct Job {
     uint64_t address, count;
     uint64_t first_cycle;  // cycle of the log in which the run is under way first
     uint64_t event_limit, state_events;  // events to keep; whether changes of state are among them
+    AttentionJobs attention;
 };
 
 class Machine {
   public:
     /// `every_cycle`: pass cycles one by one, however alike they are.
-    Machine(const Sizes& sizes, bool every_cycle)
-        : sizes_(sizes), every_cycle_(every_cycle), acc_(sizes_), fetch_(sizes_), queues_(sizes_, nullptr),
-          load_(sizes_, acc_), fill_(sizes_, acc_), tensor_(sizes_, acc_, every_cycle_), vector_(sizes_, acc_, account_),
-          store_(sizes_, acc_), account_(0, 0, 0, false) {}
+    /// `attention`: sizes of the attention engine; of use only for programs with ATTEND.
+    Machine(const Sizes& sizes, const attention::Sizes& attention, bool every_cycle)
+        : sizes_(sizes), attention_(attention), every_cycle_(every_cycle), acc_(sizes_), fetch_(sizes_),
+          queues_(sizes_, nullptr), load_(sizes_, acc_), fill_(sizes_, acc_), tensor_(sizes_, acc_, every_cycle_),
+          vector_(sizes_, acc_, account_), store_(sizes_, acc_), attend_(sizes_), account_(0, 0, 0, false) {}
 
     /// Begins a run; the one before must have ended. What the engines remember of it stays.
     void start(const MemorySettings& memory, const Job& job) {
@@ -35,6 +38,7 @@ class Machine {
         memory_.start(memory, sizes_.beat_bytes);
         fetch_.start(job.address, uint32_t(job.count));
         queues_ = Queues(sizes_, job.program);
+        attend_.start(attention_, job.attention);
         first_ = now_;
         last_ = Moves();
         account_ = Account(origin_, now_, job.event_limit, job.state_events != 0);
@@ -80,7 +84,7 @@ class Machine {
         now_++;
         busy_ = busy_engines();
         same_ = !changed && !for_fetch && busy_ == busy && !ended_;
-        if (ended_) account_.finish(first_, now_);
+        if (ended_) account_.finish(first_, now_, attend_.written());
     }
 
     /// Bits of engines that take what they are offered, that end an instruction.
@@ -92,11 +96,11 @@ class Machine {
         }
     };
 
-    /// What moves in a cycle: a beat from memory (bit 0: of program or LOAD, 1: of FILL), a word of the load engine, of
-    /// that of FILL, a beat of the store engine.
+    /// What moves in a cycle: a beat from memory (bit 0: of program or LOAD, 1: of FILL, 2: of ATTEND), a word of the
+    /// load engine, of that of FILL, a beat of the store engine, anything of the attention engine.
     struct Moves {
         unsigned read = 0;
-        bool load = false, fill = false, store = false;
+        bool load = false, fill = false, store = false, attend = false;
     };
 
     /// The engines in the order of their claim to the accumulators; those that have nothing to do are left out.
@@ -127,6 +131,12 @@ class Machine {
             moves.fill = fill.moves;
             moves.read |= unsigned(fill.reads) << 1;
         }
+        if (active >> ATTEND & 1 || attend_.active()) {
+            const Outcome attend = attend_.step(queues_.offer(ATTEND), memory_, uint64_t(now()));
+            pulse.note(ATTEND, attend);
+            moves.attend = attend.moves;
+            moves.read |= unsigned(attend.reads) << 2;
+        }
         return moves;
     }
 
@@ -150,12 +160,14 @@ class Machine {
         account_.show_tensor(now_, busy_ >> TENSOR & 1, mask_of(waiting, TENSOR), state_);
         if (!(busy_ >> VECTOR & 1)) account_.show(VECTOR, now_, state(VECTOR, false));
         account_.show(STORE, now_, state(STORE, last_.store));
-        account_.show_read(now_, (last_.read & 1) + (last_.read >> 1));
+        account_.show(ATTEND, now_, state(ATTEND, last_.attend));
+        account_.show_read(now_, (last_.read & 1) + (last_.read >> 1 & 1) + (last_.read >> 2));
         if (pulse.taken | pulse.done) account_.pulse(now_, pulse.taken, pulse.done);
     }
 
     /// Cycles from now on in each of which the same happens as in the last one; FOREVER if nothing happens any more.
     Cycle quiet() {
+        if (attend_.active()) return 0;
         if (port().r_valid && (load_.reads() || port().id() != LOAD_ID)) return 0;
         if (fill_port().r_valid && fill_.reads()) return 0;
         const bool loads = memory_.streams(0, uint64_t(now())) && load_.reads() && port().id() == LOAD_ID;
@@ -173,7 +185,8 @@ class Machine {
 
     bool moves() const {
         const unsigned accepts =
-            bits(load_.accepts(), tensor_.accepts(), vector_.accepts(), store_.accepts(), fill_.accepts());
+            bits(load_.accepts(), tensor_.accepts(), vector_.accepts(), store_.accepts(), fill_.accepts(),
+                 attend_.accepts());
         return arbiter_.moves(fetch_.request(), load_.request(), memory_.takes_reads(0)) ||
                (fill_.request() && memory_.takes_reads(1)) || fetch_.moves(queues_.accepts()) || queues_.moves(accepts);
     }
@@ -188,7 +201,7 @@ class Machine {
     void skip(Cycle cycles) {
         memory_.skip(uint64_t(cycles), last_.read, last_.store);
         load_.skip(now_, cycles, last_.read & 1);
-        fill_.skip(now_, cycles, last_.read >> 1);
+        fill_.skip(now_, cycles, last_.read >> 1 & 1);
         store_.skip(cycles, last_.store);
         now_ += cycles;
     }
@@ -196,15 +209,15 @@ class Machine {
     static constexpr int FETCH_ID = 0, LOAD_ID = 1;
 
     /// A bit for each engine.
-    static unsigned bits(bool load, bool tensor, bool vector, bool store, bool fill) {
+    static unsigned bits(bool load, bool tensor, bool vector, bool store, bool fill, bool attend) {
         return unsigned(load) << LOAD | unsigned(tensor) << TENSOR | unsigned(vector) << VECTOR |
-               unsigned(store) << STORE | unsigned(fill) << FILL_ENGINE;
+               unsigned(store) << STORE | unsigned(fill) << FILL_ENGINE | unsigned(attend) << ATTEND;
     }
 
     bool complete() const { return !busy_ && !fetch_.busy() && fetch_.finished() && queues_.empty(); }
 
     unsigned busy_engines() const {
-        return bits(load_.busy(), tensor_.busy(), vector_.busy(), store_.busy(), fill_.busy());
+        return bits(load_.busy(), tensor_.busy(), vector_.busy(), store_.busy(), fill_.busy(), attend_.busy());
     }
 
     /// The read request goes to the memory, the next one to the arbiter; returns whose it is, or -1.
@@ -226,6 +239,7 @@ class Machine {
     const ReadTiming& fill_port() const { return memory_.read[1]; }
 
     const Sizes sizes_;
+    const attention::Sizes attention_;
     const bool every_cycle_;
     Cycle now_ = 0, origin_ = 0, first_ = 0;  // since power-up; cycle 0 of the run; its first cycle
     bool ended_ = false, same_ = false;  // same_: the last cycle may be one of many
@@ -241,5 +255,6 @@ class Machine {
     TensorEngine tensor_;
     VectorEngine vector_;
     StoreEngine store_;
+    AttendEngine attend_;
     Account account_;
 };

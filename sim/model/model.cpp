@@ -8,7 +8,9 @@ static Machine& machine(void* handle) { return *static_cast<Machine*>(handle); }
 extern "C" {
 uint32_t model_sizes_bytes() { return sizeof(Sizes); }
 uint32_t model_job_bytes() { return sizeof(Job); }
-void* model_new(const Sizes* sizes, int every_cycle) { return new Machine(*sizes, every_cycle != 0); }
+void* model_new(const Sizes* sizes, const attention::Sizes* attention, int every_cycle) {
+    return new Machine(*sizes, *attention, every_cycle != 0);
+}
 void model_start(void* m, const MemorySettings* memory, const Job* job) { machine(m).start(*memory, *job); }
 void model_free(void* m) { delete &machine(m); }
 int model_run(void* m, uint64_t limit) { return machine(m).run(Cycle(limit)); }

@@ -210,7 +210,7 @@ def test_a_program_that_does_not_end_in_time():
     [
         (bytes(32), "instruction 1: no instruction has opcode 0"),
         (b"\x02" + bytes(31), "instruction 1: TENSOR.tile_cols must be at least 1"),
-        (b"\x06" + bytes(31), "instruction 1 is ATTEND, which the cycle model does not know"),
+        (b"\x06" + bytes(31), "instruction 1 is ATTEND, but tiny has no attention engine"),
         (bytes(8), "40 bytes are no whole number of instructions of 32 bytes"),
     ],
 )

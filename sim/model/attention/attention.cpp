@@ -11,7 +11,8 @@ uint32_t attention_bytes(int which) {
 int attention_run(const attention::Sizes* sizes, const attention::MemorySettings* memory, const attention::Job* jobs,
                   uint64_t count, const attention::RowFacts* facts, const uint32_t* indices, const uint32_t* passes,
                   attention::Counters* counters, uint64_t limit) {
-    attention::Core core(*sizes, *memory, jobs, count, facts, indices, passes, counters);
+    attention::BlockMemory behind(*memory);
+    attention::Core core(*sizes, behind, jobs, count, count, facts, indices, passes, counters);
     while (!core.ended() && core.now() < attention::Cycle(limit)) core.step();
     return core.ended();
 }

@@ -28,14 +28,20 @@ struct Counters {
 
 class Core {
   public:
-    Core(const Sizes& sizes, const MemorySettings& memory, const Job* jobs, size_t count, const RowFacts* facts,
+    /// Jobs are offered one after the other, the first `released` of them, and later those that `release` adds.
+    Core(const Sizes& sizes, Memory& memory, const Job* jobs, size_t count, size_t released, const RowFacts* facts,
          const uint32_t* indices, const uint32_t* passes, Counters* counters)
         : sizes_(sizes), memory_(memory), port_(sizes), reader_(sizes), passes_(sizes), scores_(sizes, indices),
           finish_(sizes, indices, passes), values_(sizes, indices), weighted_(sizes), results_(sizes),
           key_fetch_(sizes), value_fetch_(sizes), key_loads_(sizes.loads), value_loads_(sizes.loads), jobs_(jobs),
-          count_(count), all_facts_(facts), counters_(counters) {}
+          count_(count), released_(released), all_facts_(facts), counters_(counters) {}
 
     bool ended() const { return done_ == count_; }
+    void release() { released_++; }
+    size_t done() const { return done_; }
+    /// What is counted of the job at hand or the last one; only if one was begun.
+    const Counters& counters() const { return counters_[taken_ - 1]; }
+    bool begun() const { return taken_ != 0; }
     Cycle now() const { return now_; }
 
     void step() {
@@ -193,7 +199,7 @@ class Core {
 
     /// Jobs begin and end.
     void control(bool starts, bool done) {
-        const isa::JobFields* command = done_ + done <= count_ && taken_ < count_ ? &jobs_[taken_].fields : nullptr;
+        const isa::JobFields* command = done_ + done <= count_ && taken_ < released_ ? &jobs_[taken_].fields : nullptr;
         if (reader_.step(command, fields_, asked_[READER], arrives_, done)) {
             const Job& job = jobs_[taken_];
             counters_[taken_++].begins = uint64_t(now_);
@@ -231,7 +237,7 @@ class Core {
     }
 
     Sizes sizes_;
-    Memory memory_;
+    Memory& memory_;
     ReadPort port_;
     JobReader reader_;
     RowIssue issue_;
@@ -247,7 +253,7 @@ class Core {
     Queue<char> key_loads_, value_loads_;
 
     const Job* jobs_;
-    size_t count_, taken_ = 0, done_ = 0;
+    size_t count_, released_, taken_ = 0, done_ = 0;
     const RowFacts* all_facts_;
     const RowFacts* facts_ = nullptr;
     Counters* counters_;

@@ -13,31 +13,45 @@ struct MemorySettings {
     const uint8_t* stalls;
 };
 
-/// Beats come in the order of the requests, `latency` cycles behind them at the earliest; one that shows stays.
+/// What is behind the ports of the core.
 class Memory {
   public:
-    explicit Memory(const MemorySettings& settings) : settings_(settings) {}
+    virtual ~Memory() = default;
+    /// What the core sees in a cycle; after it the core says what it does.
+    virtual void show(Cycle now) = 0;
+    bool showing() const { return showing_; }
+    virtual void take_beat() = 0;
+    virtual void request(Cycle now, uint32_t beats) = 0;
+    virtual void write_beat() = 0;
+    virtual void write_request(uint32_t beats) = 0;
 
-    /// What the core sees in a cycle.
-    void show(Cycle now) {
+    bool read_ready = false, write_ready = false, write_data_ready = false;
+
+  protected:
+    bool showing_ = false;
+};
+
+/// Beats come in the order of the requests, `latency` cycles behind them at the earliest; one that shows stays.
+class BlockMemory final : public Memory {
+  public:
+    explicit BlockMemory(const MemorySettings& settings) : settings_(settings) {}
+
+    void show(Cycle now) override {
         const unsigned stalls = settings_.stall_cycles ? settings_.stalls[now % settings_.stall_cycles] : 0;
         showing_ = showing_ || (head_ != bursts_.size() && bursts_[head_].ready <= now && !(stalls & 1));
         read_ready = !(stalls & 2);
         write_ready = !(stalls & 4);
         write_data_ready = !(stalls & 8) && announced_ != 0;
     }
-    bool showing() const { return showing_; }
 
-    void take_beat() {
+    void take_beat() override {
         showing_ = false;
         if (--bursts_[head_].beats == 0) head_++;
         if (head_ == bursts_.size()) bursts_.clear(), head_ = 0;
     }
-    void request(Cycle now, uint32_t beats) { bursts_.push_back({now + settings_.latency, beats}); }
-    void write_beat() { announced_--; }
-    void write_request(uint32_t beats) { announced_ += beats; }
-
-    bool read_ready = false, write_ready = false, write_data_ready = false;
+    void request(Cycle now, uint32_t beats) override { bursts_.push_back({now + settings_.latency, beats}); }
+    void write_beat() override { announced_--; }
+    void write_request(uint32_t beats) override { announced_ += beats; }
 
   private:
     struct Burst {
@@ -48,7 +62,6 @@ class Memory {
     std::vector<Burst> bursts_;
     size_t head_ = 0;
     uint64_t announced_ = 0;
-    bool showing_ = false;
 };
 
 /// hwgen/attention/read_port.py: ReadPort. Clients are numbered in the order in which they are served.
