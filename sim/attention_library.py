@@ -45,6 +45,7 @@ class Sizes(ctypes.Structure):
             *("products_latency", "old_latency", "softmax_latency", "weighted_latency", "output_latency"),
             *("importance_latency", "decide", "candidate_gap", "routing", "refine_routing"),
             *("passes_ahead", "spans_ahead", "loads", "refine_indices", "value_commands", "value_indices"),
+            "value_marks",
             *("reader_depth", "select_commands", "write_commands", "outputs", "write_requests", "owners", "page_bytes"),
         )
     ]
@@ -101,6 +102,7 @@ def model_sizes(sizes: AttentionSizes) -> Sizes:
         refine_indices=refine_stage._INDICES,
         value_commands=values._COMMANDS,
         value_indices=values._INDICES,
+        value_marks=values._MARKED,
         reader_depth=rows.RowReader._DEPTH,
         select_commands=2,
         write_commands=results._COMMANDS,

@@ -26,8 +26,8 @@ struct Sizes {
     uint32_t output_latency;      // from sums to outputs
     uint32_t importance_latency;  // from a word of e to its sums
     uint32_t decide, candidate_gap, routing, refine_routing;  // of the top-k engine; stages of eliminators behind ranks
-    uint32_t passes_ahead, spans_ahead, loads, refine_indices, value_commands, value_indices, reader_depth;
-    uint32_t select_commands, write_commands, outputs, write_requests, owners, page_bytes;
+    uint32_t passes_ahead, spans_ahead, loads, refine_indices, value_commands, value_indices, value_marks;
+    uint32_t reader_depth, select_commands, write_commands, outputs, write_requests, owners, page_bytes;
 };
 
 /// Elements of a plane row: power of two that holds a head, rows of a full word, words of a row.

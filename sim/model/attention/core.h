@@ -49,9 +49,11 @@ class Core {
         const bool quiet = running_ && passes_.empty() && !issue_.valid() && !finish_.busy() && !results_.busy();
         const bool done = quiet_ == QUIET, starts = reader_.starts(), busy = reader_.busy();
         loading_ = loader_.offered(fields_, plane_);
+        halves_used_ = results_.used();
         serve_memory();
         values();
-        finish_.step(prunes_, fields_.importance, values_.kept.key_taken, passes_.places, facts_);
+        finish_.step(prunes_, fields_.importance, fields_.hold, fields_.hold ? values_.groups.taken : values_.kept.taken,
+                     passes_.places, facts_);
         scores();
         keys();
         rows();
@@ -90,18 +92,21 @@ class Core {
         weighted_.step(front(values_.commands), word, values_.weights.valid(), shape_, sums);
         if (weighted_.command_taken) values_.commands.pop();
         if (weighted_.weights_taken) values_.weights.pop();
-        Index offered{};
-        if (finish_.selection.offers()) offered = finish_.selection.offered();
-        values_.step(fields_, prunes_, scores_.refined, finish_.selection.offers() ? &offered : nullptr,
-                     results_.may_begin(), shape_.group, passes_.places, facts_);
+        const ValueSelection& selection = finish_.selection;
+        const bool key = selection.offers();
+        const Index offered = key ? selection.offered() : Index{};
+        const Marks marks = selection.marks();
+        values_.step(fields_, prunes_, scores_.refined, key ? &offered : nullptr,
+                     selection.offers_marks(hold) ? &marks : nullptr, results_.may_begin(), shape_.group,
+                     passes_.places, facts_);
         const bool zero = issue_.valid() && issue_.row().zero;
-        results_.step(memory_, values_.begins ? &values_.begins_slot : nullptr,
+        results_.step(memory_, values_.begins ? &values_.slot : nullptr,
                       zero ? &issue_.row().output : nullptr, sums, last, passes_.places, shape_.head_size);
         value_words(hold);
     }
 
     void value_words(bool hold) {
-        Queue<Index>& indices = values_.kept.indices_queue;
+        Queue<Index>& indices = values_.indices;
         const bool plane = loading_ == HeadLoader::VALUES && value_loads_.ready();
         const FetchCommand* command = hold ? (plane ? &plane_ : nullptr) : front(values_.fetches);
         const bool loads = hold && value_loads_.valid() && value_fetch_.valid();
@@ -170,7 +175,7 @@ class Core {
         const RowPlace row = issue_.row();
         const bool here = issue_.valid() && !row.zero, there = !fields_.hold || row.kv_head < loader_.ready;
         if (key_sent) key_loads_.push(0);
-        loader_.step(fields_, alive_, halves_, issue_.valid() ? int(row.kv_head) : -1, passes_.used(),
+        loader_.step(fields_, alive_, halves_, issue_.valid() ? int(row.kv_head) : -1, passes_.used() | halves_used_,
                      key_sent || value_sent_, uint32_t(key_loaded_) + value_loaded_);
         passes_.step(fields_, here ? &row : nullptr, there, plane ? &plane_ : nullptr, query_there_, read_taken_,
                      released());
@@ -178,12 +183,12 @@ class Core {
         if (passes_.taken >= 0 || results_.zeros_taken) issue_.next(fields_, alive_);
     }
 
-    /// Slots whose sums have left and whose e has been read.
+    /// Slots whose e has been read by all who need it.
     uint64_t released() {
         const auto bit = [](int slot) { return slot < 0 ? 0 : uint64_t(1) << slot; };
-        const uint64_t read = bit(finish_.read), left = summed_ | bit(results_.row_done);
+        const uint64_t read = bit(finish_.read), left = weighed_ | bit(values_.leaves ? int(values_.slot) : -1);
         const uint64_t ends = left & (read | ~reading_);
-        summed_ = left & ~ends;
+        weighed_ = left & ~ends;
         reading_ = (reading_ | (finishes() ? bit(scores_.final_row) : 0)) & ~read;
         return ends | bit(results_.empty_done);
     }
@@ -262,11 +267,12 @@ class Core {
     Shape shape_{};
     bool prunes_ = false, halves_ = false, running_ = false;
     unsigned quiet_ = 0;
-    uint64_t reading_ = 0, summed_ = 0;  // bits of slots
+    uint64_t reading_ = 0, weighed_ = 0;  // bits of slots
 
     // Of the cycle at hand.
     uint32_t asked_[ReadPort::CLIENTS] = {};
     int loading_ = -1;
+    unsigned halves_used_ = 0;
     FetchCommand plane_{};
     bool arrives_ = false, beat_taken_ = false, multiplies_ = false, query_there_ = false, read_taken_ = false;
     bool key_loaded_ = false, value_loaded_ = false, value_sent_ = false;

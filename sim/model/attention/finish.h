@@ -53,8 +53,8 @@ class FinishStage {
     /// The sweep over importance.
     void start(uint32_t keys) { left_ = keys; }
 
-    /// One cycle. taken: the kept key that is offered is.
-    void step(bool prunes, bool importance, bool taken, const std::vector<RowPlace>& places, const RowFacts* facts) {
+    /// One cycle. taken: the kept key, or with `hold` the word of marks, that is offered is.
+    void step(bool prunes, bool importance, bool hold, bool taken, const std::vector<RowPlace>& places, const RowFacts* facts) {
         const bool word = reader_.words.valid(), word_taken = word && (!prunes || selection.takes_words());
         read = word_taken && reader_.words.front().last ? int(reader_.words.front().slot) : -1;
         if (word_taken) reader_.words.pop();
@@ -65,7 +65,7 @@ class FinishStage {
         reader_.step(reads ? &slot : nullptr, places[slot].keys);
         if (reader_.row_taken) rows.pop();
         told_ = !reader_.row_taken && (told_ || tells);
-        selection.step(word && prunes, taken);
+        selection.step(word && prunes, hold, taken);
         const bool adds = (word_taken && importance) || left_;
         under_way_ = (under_way_ << 1 | uint64_t(adds)) & ((uint64_t(2) << latency_) - 1);
         left_ -= std::min(left_, lanes_);

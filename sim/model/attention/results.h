@@ -77,12 +77,14 @@ class Writer {
 class ResultStage {
   public:
     explicit ResultStage(const Sizes& sizes)
-        : empties(sizes.slots), writer(sizes), commands_(sizes.write_commands), rows_(sizes.slots),
+        : empties(sizes.slots), writer(sizes), commands_(sizes.write_commands), rows_(sizes.write_commands),
           outputs_(sizes.outputs), depth_(sizes.outputs), latency_(sizes.output_latency) {}
 
-    bool may_begin() const { return commands_.ready(); }
+    bool may_begin() const { return commands_.ready() && rows_.ready(); }
+    /// Bits of the halves of the buffers that rows without their sums use.
+    unsigned used() const { return unsigned(used_[0] != 0) | unsigned(used_[1] != 0) << 1; }
     bool takes_sums() const { return inside_ != depth_; }
-    bool busy() const { return empties.valid() || commands_.valid() || inside_ != 0 || writer.busy(); }
+    bool busy() const { return empties.valid() || commands_.valid() || rows_.valid() || inside_ != 0 || writer.busy(); }
 
     /// One cycle. begins: the row of this slot, or null; zeros: address of a row of a head that is gone, or null;
     /// sums, last: they are taken; places: rows by slot.
@@ -95,9 +97,14 @@ class ResultStage {
         if (writer.command_taken) commands_.pop();
         scaling_ = scaling_ << 1 | uint64_t(sums);
         if (scaling_ >> latency_ & 1) outputs_.push(0);
-        row_done = sums && last ? int(rows_.front()) : -1;
-        if (row_done >= 0) rows_.pop();
-        if (begins) rows_.push(*begins);
+        if (sums && last) {
+            used_[rows_.front()]--;
+            rows_.pop();
+        }
+        if (begins) {
+            rows_.push(places[*begins].side);
+            used_[places[*begins].side]++;
+        }
         empty_done = ready && !begins && empties.valid() ? int(empties.front()) : -1;
         if (empty_done >= 0) empties.pop();
         zeros_taken = ready && !begins && !empties.valid() && zeros;
@@ -114,14 +121,14 @@ class ResultStage {
 
     Queue<uint32_t> empties;
     Writer writer;
-    int row_done = -1, empty_done = -1;  // slots
+    int empty_done = -1;  // slot
     bool zeros_taken = false;
 
   private:
     Queue<WriteCommand> commands_;
-    Queue<uint32_t> rows_;
+    Queue<uint32_t> rows_;  // halves of the buffers
     Queue<char> outputs_;
-    uint32_t depth_, latency_, inside_ = 0;
+    uint32_t depth_, latency_, inside_ = 0, used_[2] = {};
     uint64_t scaling_ = 0;
 };
 

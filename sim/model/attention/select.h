@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base.h"
+#include "weights.h"
 
 namespace attention {
 
@@ -62,7 +63,10 @@ class ValueSelection {
           parts_(sizes.softmax_lanes / sizes.selection_width), decide_(sizes.decide), gap_(sizes.candidate_gap), indices_(indices), passes_(passes) {}
 
     bool takes_words() const { return state_ == ARRIVE && (part_ + 1 == parts_ || pass_left_ <= width_); }
+    /// A kept key, or a word of e.
     bool offers() const { return eliminator_.valid(); }
+    bool offers_marks(bool hold) const { return hold && beat_ && (beat_last_ || beat_part_ + 1 == parts_); }
+    Marks marks() const { return {beat_row_, marks_, beat_last_}; }
     Index offered() const {
         const bool end = place_ + 1 >= eliminator_.count();
         return {indices_[given_], eliminator_.last() && end};
@@ -71,10 +75,13 @@ class ValueSelection {
         return full_ || command_ || state_ != COMMAND || running_ || compared_ || beat_ || eliminator_.busy() || offers();
     }
 
-    /// One cycle. word: a word of e is offered; taken: the key that is offered is.
-    void step(bool word, bool taken) {
-        give(taken);
-        mark();
+    /// One cycle. word: a word of e is offered; taken: the key, or with `hold` the word of marks, that is offered is.
+    void step(bool word, bool hold, bool taken) {
+        if (hold)
+            give_marks(taken);
+        else
+            give(taken);
+        mark(hold);
         search(word);
         count();
         commands.tick();
@@ -95,18 +102,28 @@ class ValueSelection {
         if (last) next_given();
     }
 
+    /// Words of e again.
+    void give_marks(bool taken) {
+        beat_taken_ = beat_ && (taken || !offers_marks(true));
+        if (!beat_taken_) return;
+        beat_part_ = taken ? 0 : beat_part_ + 1;
+        if (taken) marks_ = beat_last_ ? 0 : marks_ + 1;
+    }
+
     /// keep.py: KeepFilter.
-    void mark() {
+    void mark(bool hold) {
         const bool offer = !beat_ || beat_taken_, moves = !compared_ || offer;
         found_ready_ = !running_ && !compared_;
         if (offer) {
             beat_ = compared_;
             beat_last_ = compared_last_;
             beat_count_ = compared_count_;
+            beat_row_ = compared_row_;
         }
         if (moves) {
             compared_ = running_;
             if (running_) {
+                compared_row_ = marked_;
                 compared_last_ = left_ <= width_;
                 compared_count_ = kept_in_word();
                 running_ = !compared_last_;
@@ -119,6 +136,7 @@ class ValueSelection {
             marked_ = search_facts_;
             left_ = length_;
             word_ = next_kept_ = 0;
+            if (hold) return;
             rows_.push_back(marked_);
             if (rows_.size() == 1) given_ = marked_->kept;
         }
@@ -205,10 +223,12 @@ class ValueSelection {
     uint32_t timer_ = 0, length_ = 0, pass_left_ = 0, pass_ = 0, command_keys_ = 0;
     bool full_ = false, command_ = false, command_ready_ = false, found_ready_ = false;
     const RowFacts *search_facts_ = nullptr, *command_facts_ = nullptr, *marked_ = nullptr;
+    const RowFacts *compared_row_ = nullptr, *beat_row_ = nullptr;
     SelectCommand counted_{};
     uint32_t left_ = 0, word_ = 0, next_kept_ = 0, compared_count_ = 0, beat_count_ = 0, place_ = 0, given_ = 0;
     bool running_ = false, compared_ = false, compared_last_ = false, beat_ = false, beat_last_ = false;
     bool beat_taken_ = false;
+    uint32_t beat_part_ = 0, marks_ = 0;  // part of a word of e, and its number
     std::vector<const RowFacts*> rows_;  // whose keys are under way behind the marks
 };
 

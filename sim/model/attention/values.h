@@ -1,76 +1,29 @@
-// hwgen/attention/values.py, weights.py: what is fetched of the values of rows, passes of weighted sums, weights.
+// hwgen/attention/values.py: what is fetched of the values of rows, passes of weighted sums, their weights.
 #pragma once
 
 #include "base.h"
 #include "finish.h"
 #include "select.h"
 #include "weighted.h"
+#include "weights.h"
 
 namespace attention {
-
-/// weights.py: KeptList and KeptWeights.
-class KeptWeights {
-  public:
-    KeptWeights(const Sizes& sizes, const uint32_t* indices)
-        : indices_queue(sizes.value_indices), indices_(indices) {}
-
-    /// One cycle. enable: a pass of `row` is under way. kept: the key that the selection offers, or null. weights: there
-    /// is room for one.
-    void step(bool enable, bool again, const RowFacts* row, const Index* kept, bool weights, bool held, uint32_t group) {
-        key_taken = weights_given = pass_done = false;
-        const bool room = indices_queue.ready(), both = room && weights;
-        const bool close = held && closing_ && both;
-        if (close) give({index_, true});
-        if (enable && !closing_ && (replay_ || kept)) {
-            const Index item = replay_ ? Index{indices_[row->kept + number_], number_ + 1 == row->kept_count} : *kept;
-            const bool begins = held && filled_ && (item.index ^ index_) / group != 0;
-            const bool full = item.last || count_ + 1 == group;
-            if (held ? !begins || both : room && (!full || weights)) {
-                if (begins) give({index_, false});
-                if (!held) indices_queue.push(item), weights_given = full;
-                take(item, held, full, again);
-            }
-        }
-        if (close) closing_ = filled_ = false;
-    }
-
-    Queue<Index> indices_queue;
-    bool key_taken = false, weights_given = false, pass_done = false;
-
-  private:
-    void give(const Index& index) {
-        indices_queue.push(index);
-        weights_given = true;
-    }
-
-    void take(const Index& item, bool held, bool full, bool again) {
-        key_taken = !replay_;
-        pass_done = item.last;
-        index_ = item.index;
-        filled_ = held;
-        closing_ = held && item.last;
-        count_ = full ? 0 : count_ + 1;
-        number_ = item.last ? 0 : number_ + 1;
-        if (item.last) replay_ = again && !replay_;
-    }
-
-    const uint32_t* indices_;
-    uint32_t index_ = 0, count_ = 0, number_ = 0;
-    bool filled_ = false, closing_ = false, replay_ = false;
-};
 
 /// values.py: ValueStage.
 class ValueStage {
   public:
-    ValueStage(const Sizes& sizes, const uint32_t* indices)
+    ValueStage(const Sizes& sizes, const uint32_t* indices_list)
         : certain(sizes.slots), rows(sizes.slots), fetches(sizes.value_commands), commands(sizes.value_commands),
-          reads(sizes.value_commands), weights(sizes.reads_in_flight), kept(sizes, indices), reader_(sizes) {}
+          reads(sizes.value_commands), weights(sizes.reads_in_flight), indices(sizes.value_indices), kept(indices_list),
+          groups(sizes, indices_list), reader_(sizes), lanes_(sizes.softmax_lanes) {}
 
-    /// One cycle. refined: bits of rows whose keys had LSBs. offered: a kept key, or null. may_begin: of the results.
-    void step(const isa::JobFields& job, bool prunes, unsigned refined, const Index* offered, bool may_begin,
-              uint32_t group, const std::vector<RowPlace>& places, const RowFacts* facts) {
-        fetch(job, prunes, refined, places);
-        pass(job, prunes, refined, offered, may_begin, group, places, facts);
+    /// One cycle. refined: bits of rows whose keys had LSBs. offered: a kept key, or null; marks: a word of e, or null.
+    /// may_begin: of the results.
+    void step(const isa::JobFields& job, bool prunes, unsigned refined, const Index* offered, const Marks* marks,
+              bool may_begin, uint32_t group, const std::vector<RowPlace>& places, const RowFacts* facts) {
+        const bool fetched = fetch(job, prunes, refined, places);
+        pass(job, prunes, refined, offered, marks, may_begin && (ahead_ || fetched), group, places, facts);
+        ahead_ += uint32_t(fetched) - uint32_t(begins);
         reader_.words.tick();
     }
     /// Queues that others write or read.
@@ -81,7 +34,7 @@ class ValueStage {
         commands.tick();
         reads.tick();
         weights.tick();
-        kept.indices_queue.tick();
+        indices.tick();
     }
 
     Queue<uint32_t> certain, rows;
@@ -89,9 +42,11 @@ class ValueStage {
     Queue<WeightedCommand> commands;
     Queue<BufferRead> reads;
     Queue<char> weights;
+    Queue<Index> indices;
     KeptWeights kept;
-    bool begins = false;
-    uint32_t begins_slot = 0;
+    GroupWeights groups;
+    bool begins = false, leaves = false;  // all e of the row have been read
+    uint32_t slot = 0;
 
   private:
     bool exact(const isa::JobFields& job, unsigned refined, uint32_t slot) const {
@@ -99,46 +54,59 @@ class ValueStage {
         return job.value_low && (job.value_mode == isa::ValueMode::ALWAYS || with_keys);
     }
 
-    /// MSBs, then LSBs.
-    void fetch(const isa::JobFields& job, bool prunes, unsigned refined, const std::vector<RowPlace>& places) {
-        if (!certain.valid()) return;
+    /// MSBs, then LSBs; whether a row has its fetches.
+    bool fetch(const isa::JobFields& job, bool prunes, unsigned refined, const std::vector<RowPlace>& places) {
+        if (!certain.valid()) return false;
         if (job.hold) {
             certain.pop();
-            return;
+            return true;
         }
-        if (!fetches.ready()) return;
+        if (!fetches.ready()) return false;
         const uint32_t slot = certain.front();
         const RowPlace& place = places[slot];
         const bool both = exact(job, refined, slot);
         fetches.push({fetch_low_ ? place.value_low : place.value, fetch_low_ ? LOW_BITS : uint32_t(job.value_bits),
                       place.keys, prunes, false, false});
-        if (fetch_low_ || !both) certain.pop();
-        fetch_low_ = both && !fetch_low_;
+        const bool done = fetch_low_ || !both;
+        if (done) certain.pop();
+        fetch_low_ = !done;
+        return done;
     }
 
-    void pass(const isa::JobFields& job, bool prunes, unsigned refined, const Index* offered, bool may_begin,
-              uint32_t group, const std::vector<RowPlace>& places, const RowFacts* facts) {
+    void pass(const isa::JobFields& job, bool prunes, unsigned refined, const Index* offered, const Marks* marks,
+              bool may_begin, uint32_t group, const std::vector<RowPlace>& places, const RowFacts* facts) {
         const bool row = rows.valid();
-        const uint32_t slot = row ? rows.front() : 0;
+        slot = row ? rows.front() : 0;
         const RowPlace& place = places[slot];
         const bool both = row && exact(job, refined, slot), telling = row && told_;
         cut(!prunes, group);
-        kept.step(telling && prunes, both, &facts[place.number], offered, weights.ready(), job.hold, group);
-        if (kept.weights_given) weights.push(0);
+        weigh(job.hold, telling && prunes, both, &facts[place.number], offered, marks, place.keys, group);
         reader_.step(telling && !prunes ? &slot : nullptr, place.keys);
-        const bool ends = telling && (prunes ? kept.pass_done : reader_.row_taken);
+        const bool listed = job.hold ? groups.pass_done : kept.pass_done;
+        const bool ends = telling && (prunes ? listed : reader_.row_taken);
         const bool fires = row && !told_ && (low_ || may_begin) && commands.ready() && reads.ready();
         begins = fires && !low_;
-        begins_slot = slot;
+        leaves = ends && (low_ || !both);
         if (fires) {
             commands.push({low_ || !both});
             if (job.hold) reads.push({place.keys, prunes, low_});
             told_ = true;
         }
         if (!ends) return;
-        if (low_ || !both) rows.pop();
+        if (leaves) rows.pop();
         told_ = false;
         low_ = both && !low_;
+    }
+
+    /// Weights of a row that keeps some of its values.
+    void weigh(bool hold, bool enable, bool again, const RowFacts* row, const Index* offered, const Marks* marks,
+               uint32_t keys, uint32_t group) {
+        const bool room = weights.ready();
+        if (hold)
+            groups.step(enable, again, row, marks, (keys + lanes_ - 1) / lanes_, indices, room, group);
+        else
+            kept.step(enable, again, row, offered, indices, room, group);
+        if (hold ? groups.weights_given : kept.weights_given) weights.push(0);
     }
 
     /// weights.py: WordWeights.
@@ -151,7 +119,7 @@ class ValueStage {
     }
 
     RowReader reader_;
-    uint32_t place_ = 0;
+    uint32_t lanes_, place_ = 0, ahead_ = 0;
     bool fetch_low_ = false, told_ = false, low_ = false;
 };
 
