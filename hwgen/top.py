@@ -107,12 +107,9 @@ class Accelerator(wiring.Component):
         beats = load.beats
         for_acc = (beats.payload.target == Target.ACC32) | (beats.payload.target == Target.ACC16)
         for_curve = beats.payload.target == Target.CURVE
-        if self._fill:
-            wiring.connect(m, self._fill.beats, loader.i)
-            for_acc = C(0)
-        else:
-            m.d.comb += [loader.i.payload.eq(beats.payload), loader.i.valid.eq(beats.valid & for_acc)]
         m.d.comb += [
+            loader.i.payload.eq(beats.payload),
+            loader.i.valid.eq(beats.valid & for_acc),
             tensor.beats.payload.eq(beats.payload),
             tensor.beats.valid.eq(beats.valid & ~for_acc & ~for_curve),
             beats.ready.eq(Mux(for_acc, loader.i.ready, tensor.beats.ready | for_curve)),
@@ -136,6 +133,10 @@ class Accelerator(wiring.Component):
             (loader.write, acc.write_load),
         ):
             wiring.connect(m, user, port)
+        if self._fill:
+            m.submodules.acc_filler = filler = AccLoader(self.arch)
+            wiring.connect(m, self._fill.beats, filler.i)
+            wiring.connect(m, filler.write, acc.write_fill)
         if self.arch.array.drain == 2:
             wiring.connect(m, tensor.acc_write_odd, acc.write_tensor_odd)
 

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgen.arch.config import Array
-from hwgen.arch.isa import ACC_TARGETS, Cause, Command, Opcode, Target
+from hwgen.arch.isa import Cause, Command, Target
 from models.formats import widen
 from models.machine_state import Fault, State, block_words, require, require_aligned, require_words
 from models.memory import BusError
@@ -21,8 +21,6 @@ def execute_load(state: State, item: Command) -> None:
     beats = row_beats(item)
     require(1 <= beats <= MOST_BEATS, f"planes * beats + pad must be in 1..{MOST_BEATS}, not {beats}")
     _check_fields(item, arch.array, beats)
-    filled = arch.memory.ports == 2 and target in ACC_TARGETS
-    require(item.opcode == Opcode.FILL or not filled, "with memory.ports = 2 the accumulators are loaded by FILL")
     memory = SCRATCHPADS[target]
     depth = arch.vector.curve_entries if memory == "curve" else getattr(arch.scratchpads, f"{memory}_depth")
     require_words(memory, depth, _last_word(item, arch.array, beats))

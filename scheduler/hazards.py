@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgen.arch.arrays import engines
-from hwgen.arch.isa import Command, Engine
+from hwgen.arch.isa import Command, Engine, Opcode
 from scheduler.tokens import Needs, place_tokens
 
 SPACES = ("act", "wgt", "idx", "acc", "curve", "dram", "attend")
@@ -77,6 +77,10 @@ class Recorder:
         self.commands: list[Command] = []
         self.dependencies: list[set[int]] = []
         """For each instruction, earlier ones that must be complete (on its own engine: that must stand before it)."""
+        self.urgent: list[bool] = []
+        """For each instruction, whether the offline schedule prefers it to those of other kernels."""
+        self.prefer = False
+        """The same of instructions that are appended next."""
         self._timelines = {space: _Timeline() for space in SPACES}
 
     def add(self, item: Command, *, reads: Iterable[Region] = (), writes: Iterable[Region] = ()) -> None:
@@ -88,20 +92,25 @@ class Recorder:
         for region in writes:
             found |= self._timelines[region.space].write(region, position)
         self.commands.append(item)
+        self.urgent.append(self.prefer)
         found -= {position, NOBODY}
         self.dependencies.append(found)
 
-    def finish(self, token_limit: int, order: Sequence[int] | None = None) -> tuple[Command, ...]:
+    def finish(
+        self, token_limit: int, order: Sequence[int] | None = None, executes: Sequence[int] | None = None
+    ) -> tuple[Command, ...]:
         """The instructions with wait and signal masks; see `tokens` for why they are right.
 
         `order` are positions of all instructions in another order in which none stands before one that it depends on.
+        `executes` are their engines, by position, where some of FILL are LOAD's instead.
         """
         order = np.arange(len(self.commands)) if order is None else np.asarray(order, np.int64)
-        executes = engines(self.commands)
+        executes = engines(self.commands) if executes is None else np.asarray(executes, np.int64)
         masks = place_tokens(executes[order].tolist(), self._needs(order, executes), token_limit)
-        items = (self.commands[position] for position in order.tolist())
+        items = ((self.commands[position], executes[position]) for position in order.tolist())
         return tuple(
-            Command(item.opcode, item.operands, wait, signal) for item, (wait, signal) in zip(items, masks, strict=True)
+            Command(Opcode.LOAD if engine == Engine.LOAD else item.opcode, item.operands, wait, signal)
+            for (item, engine), (wait, signal) in zip(items, masks, strict=True)
         )
 
     def _needs(self, order: NDArray[np.int64], executes: NDArray[np.int64]) -> Needs:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from hwgen.arch import load
 from hwgen.arch.arrays import columns, engines
-from hwgen.arch.isa import Engine, Opcode
+from hwgen.arch.isa import Opcode
+from hwgen.arch.isa import engines as present
 from models.pattern import Pattern
 from scheduler.training.compile import compile_step
 from scheduler.training.lower import TrainingOptions
@@ -61,7 +62,7 @@ def kernels(program: TrainingProgram, result: ModelResult) -> list[KernelCycles]
     for number, (_, name) in enumerate(program.places.headings):
         mine = np.flatnonzero(owner == number)
         if mine.size:
-            busy = {e.name.lower(): int(own[mine[executes[mine] == e]].sum()) for e in Engine}
+            busy = {e.name.lower(): int(own[mine[executes[mine] == e]].sum()) for e in present(program.arch)}
             first, last = int(issued[mine].min()), int(ended[mine].max()) + 1
             counts = mine.size, int(products[mine].sum())
             found.append(KernelCycles(name, first, last, max(0, last - latest), *counts, busy))
@@ -81,8 +82,8 @@ def _products(program: TrainingProgram) -> NDArray[np.int64]:
 def markdown(found: list[KernelCycles]) -> str:
     """Table of all kernels."""
     lines = [
-        "| kernel | from | to | adds | instructions | products | load | tensor | vector | store | most |",
-        "| --- |" + " ---: |" * 9 + " --- |",
+        "| kernel | from | to | adds | instructions | products | " + " | ".join(found[0].busy) + " | most |",
+        "| --- |" + " ---: |" * (5 + len(found[0].busy)) + " --- |",
     ]
     lines += [
         f"| {item.name} | {item.start:,} | {item.end:,} | {item.advance:,} | {item.instructions:,} | "

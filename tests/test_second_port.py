@@ -23,7 +23,6 @@ BAD_INSTRUCTIONS = {
     "token for nobody": raw(Opcode.FILL, signal=1 << 5, **FILL),
     "no accumulator target": raw(Opcode.FILL, target=Target.WGT, **FILL),
     "target above the accumulators": raw(Opcode.FILL, target=Target.COLS, **FILL),
-    "LOAD of an accumulator word": raw(Opcode.LOAD, target=Target.ACC16, beats=1),
     "half a word": raw(Opcode.FILL, beats=3),
     "beyond memory": raw(Opcode.FILL, addr=1023, beats=4),
     "odd address": raw(Opcode.FILL, dram_addr=4, **FILL),

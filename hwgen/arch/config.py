@@ -124,7 +124,7 @@ class Memory:
     outstanding: Literal[1, 2, 4, 8, 16, 32] = 16
     """Read bursts (and write bursts) in flight on a port."""
     ports: Literal[1, 2] = 1
-    """With 2, accumulator words are loaded by an engine and a read-only port of their own (FILL)."""
+    """With 2, accumulator words are also loaded by an engine with a read-only port of its own (FILL)."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -326,7 +326,7 @@ def mask_of(present: Iterable[Engine]) -> int:
 
 
 def load_opcode(arch: Arch, target: Target) -> Opcode:
-    """The instruction that loads `target`: FILL for the accumulators if there is a second memory port, else LOAD."""
+    """Who loads `target` if LOAD has other things to do: FILL, if there is a second memory port and it can."""
     return Opcode.FILL if arch.memory.ports == 2 and target in ACC_TARGETS else Opcode.LOAD
 
 

@@ -17,13 +17,16 @@ from hwgen.lib.shared import Shared
 
 READERS = ("read_tensor", "read_vector_x", "read_vector_y", "read_vector_z", "read_store")
 """Read ports of the scratchpad, the most urgent first."""
-WRITERS = ("write_tensor", "write_tensor_odd", "write_vector", "write_load")
+WRITERS = ("write_tensor", "write_tensor_odd", "write_vector", "write_load", "write_fill")
 """Write ports of the scratchpad, the most urgent first; see `writers`."""
 
 
 def writers(arch: Arch) -> tuple[str, ...]:
-    """Write ports that the scratchpad of `arch` has: the second one of the tensor engine only for two words a cycle."""
-    return tuple(name for name in WRITERS if name != "write_tensor_odd" or arch.array.drain == 2)
+    """Write ports that the scratchpad of `arch` has: the second one of the tensor engine only for two words a cycle,
+    that of FILL only with two memory ports.
+    """
+    there = {"write_tensor_odd": arch.array.drain == 2, "write_fill": arch.memory.ports == 2}
+    return tuple(name for name in WRITERS if there.get(name, True))
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class AccScratchpad(wiring.Component):
     """`acc_banks` banks; the top address bits choose one. If `acc_halves` is 2, each bank is two memories, for even and
     odd addresses.
 
-    In a memory the most urgent port wins: tensor, then vector (x, y, z), then store or load. Ports that use different
+    In a memory the most urgent port wins: tensor, then vector (x, y, z), then store or load, then fill. Ports that use different
     ones don't disturb each other. The tensor ports are never refused: of two words that the tensor engine writes in a
     cycle, one has an even and one an odd address. The engines see to it that addresses lie in the scratchpad.
 
@@ -111,6 +114,7 @@ class AccScratchpad(wiring.Component):
                                                   address modulo 2 is h
     write_tensor, write_load : In(AccWrite)
     write_tensor_odd : In(AccWrite)   Only if array.drain is 2.
+    write_fill : In(AccWrite)         Only if memory.ports is 2.
     write_vector : In(AccWrite), vector.words of them
     """
 

@@ -3,12 +3,12 @@
 With two memory ports there are two: one for LOAD, one for FILL.
 """
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch import Arch
-from hwgen.arch.isa import ACC_TARGETS, Cause, Opcode, Target
+from hwgen.arch.isa import Cause, Opcode, Target
 from hwgen.lib.axi import ReadSignature
 from hwgen.lib.shapes import CommandLayout, EngineSignature, LoadBeat
 from hwgen.lib.streams import Queue
@@ -39,7 +39,6 @@ class LoadSetup(wiring.Component):
     Parameters
     ----------
     arch : Arch
-    opcode : Opcode     LOAD or FILL.
 
     Members
     -------
@@ -51,9 +50,8 @@ class LoadSetup(wiring.Component):
 
     LATENCY = 2
 
-    def __init__(self, arch: Arch, opcode: Opcode = Opcode.LOAD) -> None:
+    def __init__(self, arch: Arch) -> None:
         self._arch = arch
-        self._lacks_acc = opcode == Opcode.LOAD and arch.memory.ports == 2
         super().__init__(
             {
                 "i": In(stream.Signature(CommandLayout())),
@@ -118,11 +116,8 @@ class LoadSetup(wiring.Component):
         round_size = Const(array.rows) << load.chunk_log2
         uneven = (load.target == Target.ACT_CHUNKS) & (load.stride != 0) & (round_size < array.cols)
         torn = (load.target == Target.PACKED) & ~_is_multiple_of_5(total[:16])
-        bad = (total == 0) | (total >= 1 << 16) | odd | split | uneven | torn
-        if self._lacks_acc:
-            bad |= Cat(load.target == target for target in ACC_TARGETS).any()
         return first_cause(
-            (Cause.BAD_FIELD, bad),
+            (Cause.BAD_FIELD, (total == 0) | (total >= 1 << 16) | odd | split | uneven | torn),
             (Cause.MEMORY_ALIGNMENT, ((load.dram_addr | load.row_stride | load.plane_stride) & low) != 0),
         )
 
@@ -150,7 +145,7 @@ class LoadEngine(wiring.Component):
     Parameters
     ----------
     arch : Arch
-    opcode : Opcode     LOAD or FILL. With FILL the design has no LOAD of accumulator words: it is BAD_FIELD.
+    opcode : Opcode     LOAD or FILL, which loads accumulator words alone.
 
     Members
     -------
@@ -173,7 +168,7 @@ class LoadEngine(wiring.Component):
         """Wire set-up, request side, receive side and error reports together."""
         m = Module()
         arch, control = self._arch, self.control
-        m.submodules.setup = setup = LoadSetup(arch, self._opcode)
+        m.submodules.setup = setup = LoadSetup(arch)
         m.submodules.bursts = bursts = BurstGenerator(arch)
         m.submodules.queue = queue = Queue(shape=PlaceJob(), depth=arch.control.queue_depth)
         m.submodules.placer = placer = BeatPlacer(arch, acc_only=self._opcode == Opcode.FILL)

@@ -1,7 +1,7 @@
 """Training graph -> training program: kernels, offline schedule, tokens, addresses."""
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from math import ceil
@@ -9,12 +9,13 @@ from math import ceil
 import numpy as np
 
 from hwgen.arch import INSTRUCTION_BYTES, Arch
+from hwgen.arch.arrays import engines
 from scheduler.training.emitter import Emitter
 from scheduler.training.ir import TrainingGraph
 from scheduler.training.kernels import emit_all
 from scheduler.training.lower import Step, TrainingOptions, begin, load_constants
 from scheduler.training.masters import generate
-from scheduler.training.order import Durations, ListScheduler, durations
+from scheduler.training.order import Durations, ListScheduler, Order, durations
 from scheduler.training.program import Code, TrainingProgram
 from scheduler.training.resident import Rings
 from scheduler.training.rules import LOSS_SCALE, STEP
@@ -70,12 +71,13 @@ def schedule(step: Step, address: int, measure: Measure | None = None) -> Code:
         return code if measure is None else _measured(step, scheduler, code, measure)
     for position in range(1, len(recorder.commands)):
         recorder.dependencies[position].add(position - 1)
-    return _in_order(step, address, range(len(recorder.commands)))
+    return _in_order(step, address, Order(range(len(recorder.commands)), engines(recorder.commands)))
 
 
-def _in_order(step: Step, address: int, order: Sequence[int]) -> Code:
+def _in_order(step: Step, address: int, order: Order) -> Code:
     """The recorded instructions in another order, with tokens."""
-    return Code(step.em.recorder.finish((1 << step.arch.control.token_bits) - 1, order), address, order)
+    limit = (1 << step.arch.control.token_bits) - 1
+    return Code(step.em.recorder.finish(limit, order.positions, order.engines), address, order.positions)
 
 
 def _measured(step: Step, scheduler: ListScheduler, code: Code, measure: Measure) -> Code:

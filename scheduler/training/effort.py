@@ -77,7 +77,7 @@ def array_cycles(step: Step, group: Group) -> int:
 
 def vector_cycles(step: Step, group: Group) -> int:
     """Cycles of the vector engine, with the updates of parameters and sums for other kernels."""
-    cycles = sum(_passes(step, item) * _words(step, _subject(item)) for item in (group.main, *group.chain))
+    cycles = sum(_passes(step, item) * _words(step, _subject(item)) for item in group.items)
     cycles += sum((1 if isinstance(item, BiasGrad) else 2) * _words(step, group.result) for item in group.sums)
     if isinstance(group.main, ConvWeightGrad):
         rule = step.updates[group.main.output]
@@ -93,7 +93,7 @@ def _passes(step: Step, item: Operator) -> int:
 
 def memory_cycles(step: Step, group: Group) -> int:
     """Cycles of the load or the store engine, whichever has more to do."""
-    items = (group.main, *group.chain)
+    items = group.items
     known = {name for name in step.graph.tensors if step.graph.tensors[name].kind in PIXELS}
     inside = {name for item in items for name in item.names("result")}
     read = {name for item in items for name in item.names("source")} & known - inside

@@ -5,6 +5,7 @@ scheduler run engines side by side.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from math import ceil
 
@@ -59,6 +60,8 @@ class Emitter:
         self._sets = (rings[:half], rings[half:], spare) if self.apart else (rings, rings, rings)
         self.rings = rings
         self._turn, self._static_turn = 0, 0
+        self._gaps_filled = False
+        """Whether there are weight gradients, which the array can always turn to."""
         self.constants: list[int | str | tuple[int, ...]] = []
         """FP32 pattern of each constant (or one for each column), or the name of a scalar that the host sets."""
         self.curves = Curves()
@@ -68,15 +71,25 @@ class Emitter:
     def choose_banks(self, kind: Banks) -> None:
         """Take blocks from the banks of a kind of kernels, if there are enough of them.
 
-        A kernel of each kind can then run at a time, without waiting for words that another one has.
+        A kernel of each kind can then run at a time, without waiting for words that another one has. What products need
+        of other engines comes first, as long as the array has nothing else to do.
         """
         self.begin_chunk()
         self.rings = self._sets[kind]
+        self._gaps_filled |= kind == Banks.GRADIENTS
+        self.recorder.prefer = self.apart and kind == Banks.PRODUCTS and not self._gaps_filled
         self.begin_chunk()
 
     def room(self, kind: Banks, words: int) -> int:
         """How many blocks of so many words the banks of a kind have."""
         return sum(ring.depth // words for ring in self._sets[kind])
+
+    @contextmanager
+    def preferred(self) -> Iterator[None]:
+        """What is recorded meanwhile comes before what other instructions on the same engine could do."""
+        before, self.recorder.prefer = self.recorder.prefer, True
+        yield
+        self.recorder.prefer = before
 
     def begin_chunk(self) -> None:
         """Blocks taken before may be overwritten from here on."""

@@ -13,6 +13,7 @@ from scheduler.training.base import Operator
 from scheduler.training.curves import curve_of
 from scheduler.training.ir import TrainingGraph
 from scheduler.training.operators import (
+    Add,
     BatchNorm,
     BatchNormGrad,
     BiasGrad,
@@ -40,17 +41,24 @@ SLOW = (Gelu, GeluGrad, Silu, SiluGrad)
 @dataclass(frozen=True)
 class Group:
     """`main`, then `chain`: each takes the result before it and perhaps other tensors. `sums`: normalisations (forward
-    or backward) whose sums over rows are taken of the group's result.
+    or backward) whose sums over rows are taken of the group's result. `beside`: of a normalisation, the one whose
+    result is added to its own by the first of the chain, and used by nothing else.
     """
 
     main: Operator
     chain: tuple[Operator, ...] = ()
     sums: tuple[Operator, ...] = ()
+    beside: BatchNorm | None = None
 
     @property
     def result(self) -> str:
         """The tensor that is stored."""
         return main_result(self.chain[-1] if self.chain else self.main)
+
+    @property
+    def items(self) -> tuple[Operator, ...]:
+        """All operators whose results the kernel computes; that of the last one is stored."""
+        return (*((self.beside,) if self.beside else ()), self.main, *self.chain)
 
 
 def main_result(item: Operator) -> str:
@@ -72,6 +80,7 @@ def groups(graph: TrainingGraph, *, apart: bool = False, curves: Container[str] 
     place = {id(item): number for number, item in enumerate(items)}
     taken: set[int] = set()
     kept = set(graph.outputs.values())
+    normalised = {item.output: item for item in items if isinstance(item, BatchNorm) and item.output not in kept}
     found: list[tuple[int, Group]] = []
     for item in items:
         if id(item) in taken:
@@ -79,9 +88,10 @@ def groups(graph: TrainingGraph, *, apart: bool = False, curves: Container[str] 
         chain = _chain(item, users, taken, kept) if isinstance(item, MAINS) else []
         if apart and isinstance(item, PRODUCTS):
             chain = list(takewhile(lambda link: not isinstance(link, SLOW) or curve_of(link) in curves, chain))
-        taken |= {id(link) for link in (item, *chain)}
+        beside = _beside(item, chain, users, normalised) if apart else None
+        taken |= {id(link) for link in (item, *chain, beside)}
         last = (chain or [item])[-1]
-        found.append((place[id(last)], Group(item, tuple(chain), _sums(last, users))))
+        found.append((place[id(last)], Group(item, tuple(chain), _sums(last, users), beside)))
     after = {group.main.weight: number for number, group in found if isinstance(group.main, ConvInputGrad)}
     return [group for _, group in sorted(found, key=lambda pair: _rank(*pair, after))]
 
@@ -106,6 +116,15 @@ def _chain(item: Operator, users: dict, taken: set[int], kept: set[str]) -> list
         if after[0].names("source").count(name) != 1:
             return chain
         chain.append(after[0])
+
+
+def _beside(item: Operator, chain: list[Operator], users: dict, normalised: dict[str, BatchNorm]) -> BatchNorm | None:
+    """The normalisation that a normalisation's result is added to, if nothing else uses that one's result."""
+    if not isinstance(item, BatchNorm) or not chain or not isinstance(chain[0], Add):
+        return None
+    add = chain[0]
+    other = normalised.get(add.right if add.left == item.output else add.left)
+    return other if other is not None and users[other.output] == [add] else None
 
 
 def _sums(last: Operator, users: dict) -> tuple[Operator, ...]:

@@ -45,7 +45,11 @@ class WeightGradient:
         self.flat = kernel.size == (1, 1) and kernel.stride == (1, 1) and kernel.padding == (0, 0)
         self.whole = x, dy
         self.x, self.dy = (_flattened(x), _flattened(dy)) if self.flat else (x, dy)
-        self.kernel = kernel
+        self.kernel, self.every = kernel, (1, 1)
+        """Of X's rows and columns, each how manyth is read: a kernel of one pixel leaves out what its stride skips."""
+        if kernel.size == (1, 1) and kernel.padding == (0, 0) and not self.flat:
+            self.kernel, self.every = replace(kernel, stride=(1, 1)), kernel.stride
+            self.x = replace(x, h=dy.h, w=dy.w)
 
     def emit(self, plan: GradientPlan, update: Update, *, in_parts: bool = False) -> None:
         """Record all tiles; `update` gets each gradient as an accumulator block [channels, words].
@@ -145,6 +149,7 @@ class WeightGradient:
         """The image rows under the windows of a piece, zeros around them: pixel by pixel, the tile's channel blocks."""
         image, h, rows, w, columns = piece
         kernel, x, blocks, beat = self.kernel, self.x, tile.blocks, self.em.arch.beat_bytes
+        whole, (down, right) = self.whole[0], self.every
         top = h * kernel.stride[0] - kernel.padding[0]
         height = (rows - 1) * kernel.stride[0] + kernel.size[0]
         start = self.rings.wgt.take((self.zeros + height * self.pitch) * blocks)
@@ -152,12 +157,12 @@ class WeightGradient:
         first, last = max(top, 0), min(top + height, x.h)
         self._zero(start, (self.zeros + (first - top) * self.pitch) * blocks)
         addr = start + (self.zeros + (first - top) * self.pitch) * blocks
-        word = image * x.image_words + first * x.row_words + w * x.words + tile.block
+        word = image * whole.image_words + first * down * whole.row_words + w * right * x.words + tile.block
         width = x.w if columns == self.dy.w else columns
         self.em.load(
             Target.WGT,
             addr,
-            self._touched(0, image, first, last - first, w, columns),
+            self._touched(0, image, first * down, (last - first - 1) * down + 1, w, columns),
             Region("wgt", addr, addr + (last - first) * self.pitch * blocks),
             stride=self.pitch * blocks,
             rows=last - first,
@@ -165,8 +170,8 @@ class WeightGradient:
             beats=blocks,
             pad=(self.pitch - width) * blocks,
             dram_addr=x.address + word * beat,
-            row_stride=x.row_words * beat,
-            plane_stride=x.words * beat,
+            row_stride=down * whole.row_words * beat,
+            plane_stride=right * x.words * beat,
         )
         end = addr + (last - first) * self.pitch * blocks
         self._zero(end, region.stop - end)

@@ -141,7 +141,7 @@ def begin(graph: TrainingGraph, arch: Arch, options: TrainingOptions) -> Step:
     inside = {
         main_result(item)
         for group in groups(graph, apart=step.em.apart, curves=step.em.curves.places)
-        for item in (group.main, *group.chain)[: len(group.chain)]
+        for item in group.items[:-1]
     }
     features = []
     for name, tensor in graph.tensors.items():

@@ -52,6 +52,16 @@ def durations(commands: Sequence[Command], arch: Arch) -> Durations:
     return Durations(busy, total)
 
 
+@dataclass(frozen=True)
+class Order:
+    """What list scheduling finds."""
+
+    positions: Sequence[int]
+    """All instructions in the order of their starts."""
+    engines: Sequence[int]
+    """For each instruction, by position, who executes it: accumulator loads may be moved from FILL to LOAD."""
+
+
 Pair = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
@@ -99,19 +109,19 @@ def _store(item: Columns, arch: Arch) -> Pair:
     return busy, busy + MEMORY_LATENCY
 
 
-def ranks(commands: Sequence[Command]) -> list[int]:
+def ranks(commands: Sequence[Command], urgent: Sequence[bool]) -> list[int]:
     """Which instruction an engine takes first of those that are ready: the one recorded first.
 
     But operands of the array are loaded before those of the vector engine; and weight gradients, for which nothing in
     the step waits, are what the array does when no other product is ready.
     """
     count = len(commands)
-    found = np.arange(count)
+    found = np.arange(count) - count * np.asarray(urgent, np.int64)
     for item in columns(commands):
         if item.opcode == Opcode.LOAD:
-            found[item.positions] -= count * np.isin(item.target, (Target.ACC16, Target.ACC32), invert=True)
+            found[item.positions] -= 2 * count * np.isin(item.target, (Target.ACC16, Target.ACC32), invert=True)
         elif item.opcode == Opcode.TENSOR:
-            found[item.positions] += count * (item.walk == Walk.WGT)
+            found[item.positions] += 2 * count * (item.walk == Walk.WGT)
     return found.tolist()
 
 
@@ -120,7 +130,7 @@ class ListScheduler:
 
     def __init__(self, recorder: Recorder) -> None:
         self.engines = engines(recorder.commands).tolist()
-        self.ranks = ranks(recorder.commands)
+        self.ranks = ranks(recorder.commands, recorder.urgent)
         self.counts = [len(found) for found in recorder.dependencies]
         self.chains = Chains(recorder)
         self.users: list[list[int]] = [[] for _ in self.engines]
@@ -128,8 +138,8 @@ class ListScheduler:
             for earlier in found:
                 self.users[earlier].append(position)
 
-    def order(self, spans: Durations) -> list[int]:
-        """Positions of all instructions in the order of their starts, if they take as long as `spans` says."""
+    def order(self, spans: Durations) -> Order:
+        """All instructions in the order of their starts, if they take as long as `spans` says."""
         return _Listing(self, spans).run()
 
 
@@ -138,27 +148,37 @@ class _Listing:
 
     def __init__(self, scheduler: ListScheduler, spans: Durations) -> None:
         self.busy, self.total = spans.busy.tolist(), spans.total.tolist()
-        self.engines, self.users, self.chains = scheduler.engines, scheduler.users, scheduler.chains
+        self.engines, self.users, self.chains = list(scheduler.engines), scheduler.users, scheduler.chains
         self.ranks = scheduler.ranks
         self.missing, self.placed = list(scheduler.counts), Placed(scheduler.chains)
         self.ready_at = [0] * len(self.engines)
-        self.queues = [_Queue() for _ in Engine]
+        taken: set[int] = set()
+        self.queues = [_Queue(taken) for _ in Engine]
         self.waiting: list[int] = []
         """First positions of chains whose operands are ready, but that may not begin yet; a heap."""
 
-    def run(self) -> list[int]:
-        """Place all instructions."""
+    def run(self) -> Order:
+        """Place all instructions. Of two engines that could start something at a time, FILL comes before LOAD."""
         starts: list[tuple[int, int]] = []
         for position, number in enumerate(self.missing):
             if not number:
                 self._offer(position)
         first = attrgetter("start")
         while len(starts) < len(self.engines):
-            queue = min(self.queues, key=first)
+            queue = min(reversed(self.queues), key=first)
             start, position = queue.take(self.busy)
             starts.append((start, position))
+            if self.engines[position] == Engine.FILL:
+                self._filled(position, queue)
             self._placed(position, start)
-        return [position for _, position in sorted(starts)]
+        return Order([position for _, position in sorted(starts)], self.engines)
+
+    def _filled(self, position: int, queue: "_Queue") -> None:
+        """An accumulator load, which both engines were offered, has been taken by one."""
+        load, fill = self.queues[Engine.LOAD], self.queues[Engine.FILL]
+        if queue is load:
+            self.engines[position] = Engine.LOAD
+        (fill if queue is load else load).drop(position)
 
     def _placed(self, position: int, start: int) -> None:
         """Tell those that depend on an instruction, and chains that waited for it."""
@@ -185,15 +205,20 @@ class _Listing:
             heapq.heappush(self.waiting, position)
 
     def _add(self, position: int) -> None:
-        queue = self.queues[self.engines[position]]
-        queue.add(self.ready_at[position], position, None if position in self.chains.members else self.ranks[position])
+        engine = self.engines[position]
+        rank = None if position in self.chains.members else self.ranks[position]
+        self.queues[engine].add(self.ready_at[position], position, rank)
+        if engine == Engine.FILL:
+            self.queues[Engine.LOAD].add(self.ready_at[position], position, rank)
 
 
 class _Queue:
     """Instructions of one engine whose dependencies have been placed."""
 
-    def __init__(self) -> None:
+    def __init__(self, taken: set[int]) -> None:
         self.free = 0
+        self.taken = taken
+        """Instructions that another engine has taken, but that are still on offer here or there."""
         self.start: float = NEVER
         """Cycle in which the next instruction can start."""
         self.only: int | None = None
@@ -218,6 +243,11 @@ class _Queue:
         self.only = position
         self._set_start()
 
+    def drop(self, position: int) -> None:
+        """Another engine has taken an instruction that is on offer here."""
+        self.taken.add(position)
+        self._set_start()
+
     def take(self, busy: Sequence[int]) -> tuple[int, int]:
         """The instruction of the lowest rank among those that can start next, and its start."""
         start = int(self.start)
@@ -227,12 +257,17 @@ class _Queue:
         else:
             while self.later and self.later[0][0] <= start:
                 heapq.heappush(self.ready, heapq.heappop(self.later)[1:])
-            position = heapq.heappop(self.ready)[1]
+            while (position := heapq.heappop(self.ready)[1]) in self.taken:
+                self.taken.remove(position)
         self.free = start + busy[position]
         self._set_start()
         return start, position
 
     def _set_start(self) -> None:
+        while self.ready and self.ready[0][1] in self.taken:
+            self.taken.remove(heapq.heappop(self.ready)[1])
+        while self.later and self.later[0][2] in self.taken:
+            self.taken.remove(heapq.heappop(self.later)[2])
         if self.only is not None:
             self.start = max(self.free, self.reserved.get(self.only, NEVER))
         elif self.ready:

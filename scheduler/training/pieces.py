@@ -88,14 +88,16 @@ class Piece:
         line, below = side.pitch * words, side.slot + side.end - side.h
         slots = block.reshape(self.images * side.slots, line)
         right = side.left + side.feature.w
-        for border in (
+        borders = (
             slots.columns(0, side.left * words),
             slots.columns(right * words, line - right * words),
             Block(block.addr, self.images, side.slot * line, side.slots * line),
             Block(block.addr + below * line, self.images, (side.slots - below) * line, side.slots * line),
-        ):
-            if border.words:
-                self.em.vector(Operation.COPY, border, fill)
+        )
+        with self.em.preferred():  # the LOAD waits for them, behind everything of the piece before
+            for border in borders:
+                if border.words:
+                    self.em.vector(Operation.COPY, border, fill)
         for part, address, stride in self._parts(side, block, side.h, side.end):
             region = self.em.region(side.feature, self.image, side.h, side.end - side.h)
             self.em.load_block(part, address, stride, region)
@@ -135,7 +137,7 @@ def pieces(
     If possible, a piece is so small that `blocks` times its words of x find room twice. With `overlap` a piece has all
     windows over the rows of x that it keeps, and every row of x is kept by one piece.
     """
-    limit = min(em.bank_words, em.bank_words * len(em.rings) // (2 * blocks))
+    limit = min(em.bank_words // (1 if overlap else 2), em.bank_words * len(em.rings) // (2 * blocks))
     cutter = _Cutter(em, x, y, window, overlap)
     line = cutter.pitch * window.stride[1] * x.words
     images, most = min(em.arch.array.rows, x.n, limit // (line * cutter.slots(y.h))), y.h

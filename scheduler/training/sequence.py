@@ -86,7 +86,7 @@ def _cut(batch: int, parts: int) -> list[Images]:
 
 def _row_by_row(step: Step, group: Group, batch: int) -> bool:
     """Whether a group can run for a part of the batch: its tensors are plain rows, the same number for each image."""
-    items = (group.main, *group.chain)
+    items = group.items
     names = {name for item in items for name in (*item.names("source"), *item.names("result"))}
     places = [step.features[name] for name in names if name in step.features]
     rows = all(place.h == place.w == 1 and place.n % batch == 0 for place in places)
@@ -95,14 +95,14 @@ def _row_by_row(step: Step, group: Group, batch: int) -> bool:
 
 def _reads(group: Group) -> set[str]:
     """Tensors that a kernel reads."""
-    items = (group.main, *group.chain)
+    items = group.items
     sums = {item.input for item in group.sums if isinstance(item, BatchNormGrad)}
     return {name for item in items for name in item.names("source", "in place")} | sums
 
 
 def _writes(step: Step, group: Group) -> set[str]:
     """Tensors that a kernel writes, with parameters whose update runs in it and their states."""
-    items = (group.main, *group.chain)
+    items = group.items
     results = {name for item in items for name in item.names("result")}
     rules = [step.updates[name] for name in results if name in step.updates]
     return results | {name for item in (*items, *rules) for name in item.names("in place")}

@@ -11,13 +11,14 @@ from scheduler.training.linear import RowProduct
 from scheduler.training.lower import Step, clear
 from scheduler.training.masters import generate, weight_gradient
 from scheduler.training.normalise import (
+    Affine,
     affine,
     backward_affine,
     batch_statistics,
     forward_affine,
     running,
 )
-from scheduler.training.operators import Conv, Relu
+from scheduler.training.operators import BatchNorm, Conv, Relu
 from scheduler.training.pointwise import apply_chain
 from scheduler.training.resident import WeightImage
 from scheduler.training.rows import RowEpilogue, row_epilogue
@@ -74,14 +75,19 @@ class Kernel:
         chain = self.step.em, main_result(self.group.main), self.group.chain
         return chain if self.group.chain or self.sums else (), collect
 
-    def over_chunks(self, source: Feature, begin: Callable[[Block, Callable[[str], Block]], None], name: str) -> None:
-        """Load `source` chunk by chunk, run `begin`, the chain and the sums on it, store the result."""
+    def over_chunks(
+        self, source: Feature, begin: Callable[[Block, Callable[[str], Block]], None], name: str, done: int = 0
+    ) -> None:
+        """Load `source` chunk by chunk, run `begin`, the chain and the sums on it, store the result.
+
+        `begin` makes tensor `name`; it has `done` the first operators of the chain.
+        """
         step, em = self.step, self.step.em
         for chunk in em.chunks(source, step.limit_of(source)):
             block = em.fetch(source, chunk)
             fetch = self._fetcher(chunk, block)
             begin(block, fetch)
-            apply_chain(em, block, name, self.group.chain, fetch)
+            apply_chain(em, block, name, self.group.chain[done:], fetch)
             if self.sums:
                 self.sums.collect(block, fetch, 0)
             em.put(self.target, chunk, block)
@@ -149,8 +155,29 @@ def emit_weight_gradient(step: Step, group: Group) -> None:
 
 
 def emit_batch_norm(step: Step, group: Group) -> None:
-    """Parameters of the channels, then scale and shift with the chain."""
-    kernel, main, em = Kernel(step, group), group.main, step.em
+    """Parameters of the channels, then scale and shift with the chain; a sum of two normalisations is made at once."""
+    kernel, em, beside = Kernel(step, group), step.em, group.beside
+    rule = _forward_rule(kernel, group.main)
+    other = _forward_rule(kernel, beside) if beside else None
+    if other:
+        em.vector(ADD, rule.shift, rule.shift, other.shift)
+    done = 1 if beside else 0
+    relu = len(group.chain) > done and isinstance(group.chain[done], Relu)
+    done += relu
+
+    def begin(block: Block, fetch: Callable[[str], Block]) -> None:
+        affine(em, block, rule.scale, rule.shift, relu=relu and not other)
+        if other:
+            em.vector(MAC, block, fetch(beside.input), other.scale.over_rows(block.rows), block, relu=relu)
+
+    made = (group.main, *group.chain)[done]
+    kernel.over_chunks(step.features[group.main.input], begin, main_result(made), done)
+    kernel.finish()
+
+
+def _forward_rule(kernel: Kernel, main: BatchNorm) -> Affine:
+    """Scale and shift of a batch normalisation; mean, deviation and running statistics are stored."""
+    step, em = kernel.step, kernel.step.em
     source = step.features[main.input]
     count = source.n * source.h * source.w
     total, squares = load_sums(step, main)
@@ -165,10 +192,7 @@ def emit_batch_norm(step: Step, group: Group) -> None:
             store_row(step, step.rows[name], old)
     for name, value in ((main.mean, statistics.mean), (main.invstd, statistics.invstd)):
         store_row(step, step.rows[name], value)
-    rule = forward_affine(em, statistics, kernel.optional(main.gamma), kernel.optional(main.beta))
-    relu = bool(group.chain) and isinstance(group.chain[0], Relu)
-    kernel.over_chunks(source, lambda block, fetch: affine(em, block, rule.scale, rule.shift, relu=relu), main.output)
-    kernel.finish()
+    return forward_affine(em, statistics, kernel.optional(main.gamma), kernel.optional(main.beta))
 
 
 def emit_batch_norm_grad(step: Step, group: Group) -> None:

@@ -168,12 +168,10 @@ class WindowProduct:
         image = self.image = self.narrow(image)
         self.choice = choice or choose(self.choices(image))[0]
         weights = self.rings.weights(self.em, image, self.choice.cols)
-        area = self.rings.act.take(self.zeros + self.slots * self.pitch)
-        self._pad(area, self.zeros)
         for start in range(0, self.source.n, self.array.rows):
             for first in range(0, self.window.counts[0], self.chunk):
                 rows = range(first, min(first + self.chunk, self.window.counts[0]))
-                self._chunk(area, start, rows, weights, epilogue)
+                self._chunk(start, rows, weights, epilogue)
 
     def narrow(self, image: WeightImage) -> WeightImage:
         """Few channels in a word: the rest of the word is left out, if one run and one jump can tell the walk so."""
@@ -182,9 +180,12 @@ class WindowProduct:
         fits = not image.run and image.pattern is None and self.source.words == 1 and min(self.window.taps) == 1
         return image.narrowed(used, cols) if fits and used < cols else image
 
-    def _chunk(self, area: int, start: int, rows: range, weights: ResidentWeights, epilogue: Epilogue | None) -> None:
-        """Output rows whose inputs are in the banks together: column tiles outside, so that weights stay."""
-        loaded = 0
+    def _chunk(self, start: int, rows: range, weights: ResidentWeights, epilogue: Epilogue | None) -> None:
+        """Output rows whose inputs are in the banks together: column tiles outside, so that weights stay. The next
+        chunk gets other words, if there is room, so that it is loaded meanwhile.
+        """
+        area, loaded = self.rings.act.take(self.zeros + self.slots * self.pitch), 0
+        self._pad(area, self.zeros)
         base = rows.start * self.window.in_step[0] + self.window.in_offset[0]
         for block, words in column_tiles(self.image, self.choice.cols):
             held = weights.get(block, words)

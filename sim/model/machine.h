@@ -193,8 +193,10 @@ class Machine {
 
     /// Whether two engines might want the same bank before one of them is stepped.
     bool conflict() {
-        const uint32_t reads = store_.reads_banks(), writes = load_.writes_banks() | fill_.writes_banks();
+        const uint32_t reads = store_.reads_banks(), loaded = load_.writes_banks(), filled = fill_.writes_banks();
+        const uint32_t writes = loaded | filled;
         if ((reads && reads & tensor_.reads_banks()) || (writes && writes & tensor_.writes_banks())) return true;
+        if (loaded & filled) return true;
         return busy_ >> VECTOR & 1 && !vector_is_alone();
     }
 

@@ -107,18 +107,19 @@ def bus_of(dut, port):
     return item[port[1]] if "vector" in port[0] else item
 
 
-def arch_with_banks(banks: int, drain: int = 1, words: int = 1):
+def arch_with_banks(banks: int, drain: int = 1, words: int = 1, ports: int = 1):
     tiny = load_arch("tiny")
     pads, array = replace(tiny.scratchpads, acc_banks=banks), replace(tiny.array, drain=drain)
-    return replace(tiny, scratchpads=pads, array=array, vector=replace(tiny.vector, words=words))
+    memory = replace(tiny.memory, ports=ports)
+    return replace(tiny, scratchpads=pads, array=array, vector=replace(tiny.vector, words=words), memory=memory)
 
 
 @pytest.mark.parametrize("banks", [2, 4, 16])
 @pytest.mark.parametrize("drain", [1, 2])
-@pytest.mark.parametrize("words", [1, 2])
+@pytest.mark.parametrize(("words", "ports"), [(1, 1), (2, 1), (2, 2)])
 @pytest.mark.parametrize(("seed", "load"), [(1, 0.3), (2, 0.7), (3, 1.0)])
-def test_random_traffic_equals_a_dictionary(banks, drain, words, seed, load):
-    arch = arch_with_banks(banks, drain, words)
+def test_random_traffic_equals_a_dictionary(banks, drain, words, ports, seed, load):
+    arch = arch_with_banks(banks, drain, words, ports)
     dut = AccScratchpad(arch)
     traffic = Traffic(arch, dut, seed, load, 400)
     simulate(dut, traffic.run)

@@ -3,7 +3,7 @@
 import pytest
 
 from hwgen.arch import load as load_arch
-from hwgen.arch.isa import ACC_TARGETS, Cause, Opcode, Target, command, load_opcode
+from hwgen.arch.isa import Cause, Opcode, Target, command, load_opcode
 from hwgen.memory.faults import FaultReporter
 from tests.hwgen.load_support import apply, expected, load, run
 from tests.support import AxiMemory, at_random, long, never, simulate, wide_arch
@@ -59,15 +59,6 @@ def test_errors(preset, name):
     assert [(found, pc) for _, found, pc in bench.errors] == [(cause, 1)]
     assert len(bench.done) == 1
     assert len(taken) == 12 + written
-
-
-@pytest.mark.parametrize("target", ACC_TARGETS, ids=lambda target: target.name)
-def test_with_two_ports_load_refuses_the_accumulators(target):
-    arch = load_arch("tiny2")
-    good = load(arch, Target.WGT, rows=1, beats=4)
-    bench, _, taken = run(arch, [good, command(Opcode.LOAD, target=target, beats=2)])
-    assert [(cause, pc) for _, cause, pc in bench.errors] == [(Cause.BAD_FIELD, 1)]
-    assert len(taken) == 4
 
 
 def test_rounds_of_banks_need_whole_beats():

@@ -69,7 +69,7 @@ class Bench:
         if scheduled:
             recorder = self.em.recorder
             order = ListScheduler(recorder).order(durations(recorder.commands, self.arch))
-            commands = recorder.finish(15, order)
+            commands = recorder.finish(15, order.positions, order.engines)
         image = np.zeros(self.memory.end, np.uint8)
         for address, data in self.contents:
             image[address : address + len(data)] = np.frombuffer(data, np.uint8)

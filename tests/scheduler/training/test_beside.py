@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from hwgen.arch.isa import Opcode, Walk, command
+from hwgen.arch.arrays import engines
+from hwgen.arch.isa import Engine, Opcode, Walk, command
 from models.cnn import DigitsCnn
 from models.races import check_races
 from models.tokens import check_tokens
@@ -16,7 +17,7 @@ from scheduler.training.capture import capture_training
 from scheduler.training.compile import compile_step
 from scheduler.training.ir import Kind
 from scheduler.training.lower import TrainingOptions
-from scheduler.training.order import ListScheduler, durations
+from scheduler.training.order import Durations, ListScheduler, durations
 from scheduler.training.reference import Reference
 from scheduler.training.resident import Rings
 from sim.train import GoldenTrainer
@@ -72,9 +73,13 @@ def test_parts_add_up_to_the_gradient(graph, program):
 
 
 def test_tiles_have_several_parts_and_other_products_come_between(program):
+    """With a slow vector engine; else the array has no gaps here."""
+    recorder = program.places.em.recorder
+    spans, slow = durations(recorder.commands, EIGHT), np.where(engines(recorder.commands) == Engine.VECTOR, 16, 1)
+    order = ListScheduler(recorder).order(Durations(slow * spans.busy, slow * spans.total)).positions
     recorded, placed = (
         [item for item in commands if item.opcode == Opcode.TENSOR]
-        for commands in (program.places.em.recorder.commands, program.step.commands)
+        for commands in (recorder.commands, [recorder.commands[position] for position in order])
     )
     parts = sum(item.walk == Walk.WGT and item.last for item in placed)
     tiles = sum(len(weights.tiles(EIGHT)) for weights in program.places.weights.values())
@@ -112,6 +117,27 @@ def test_the_array_is_fed_first_and_gradients_come_last():
     ):
         place = next(word)
         recorder.add(command(opcode, **fields), writes=[Region("acc", place, place + 1)])
-    order = ListScheduler(recorder).order(durations(recorder.commands, EIGHT))
+    order = ListScheduler(recorder).order(durations(recorder.commands, EIGHT)).positions
     assert order.index(1) < order.index(0)
     assert order.index(3) < order.index(2)
+
+
+def test_load_helps_fill_when_it_has_nothing_to_load_for_the_array():
+    """Three accumulator loads and one of operands are ready at once: LOAD begins with its own."""
+    recorder = Recorder()
+    for place, (opcode, target) in enumerate([(Opcode.FILL, 5), (Opcode.FILL, 5), (Opcode.FILL, 5), (Opcode.LOAD, 0)]):
+        item = command(opcode, target=target, beats=100)
+        recorder.add(item, writes=[Region("acc", 100 * place, 100 * (place + 1))])
+    order = ListScheduler(recorder).order(durations(recorder.commands, EIGHT))
+    assert sorted(order.positions) == [0, 1, 2, 3]
+    assert order.engines == [Engine.FILL, Engine.FILL, Engine.LOAD, Engine.LOAD]
+    assert order.positions.index(3) < order.positions.index(2)
+
+
+def test_preferred_instructions_come_first():
+    recorder = Recorder()
+    for place in range(3):
+        recorder.prefer = place == 2
+        recorder.add(command(Opcode.VECTOR), writes=[Region("acc", place, place + 1)])
+    order = ListScheduler(recorder).order(durations(recorder.commands, EIGHT))
+    assert order.positions == [2, 0, 1]
