@@ -94,9 +94,10 @@ class AccScratchpad(wiring.Component):
     """`acc_banks` banks; the top address bits choose one. If `acc_halves` is 2, each bank is two memories, for even and
     odd addresses.
 
-    In a memory the most urgent port wins: tensor, then vector (x, y, z), then store or load, then fill. Ports that use different
-    ones don't disturb each other. The tensor ports are never refused: of two words that the tensor engine writes in a
-    cycle, one has an even and one an odd address. The engines see to it that addresses lie in the scratchpad.
+    In a memory the most urgent port wins: tensor, then vector (x, y, z), then store or load, then fill. Ports that use
+    different ones don't disturb each other. The tensor ports are never refused: of two words that the tensor engine
+    writes in a cycle, one has an even and one an odd address. The engines see to it that addresses lie in the
+    scratchpad.
 
     Timing
     ------

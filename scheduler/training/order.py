@@ -110,7 +110,8 @@ def _store(item: Columns, arch: Arch) -> Pair:
 
 
 def ranks(commands: Sequence[Command], urgent: Sequence[bool]) -> list[int]:
-    """Which instruction an engine takes first of those that are ready: the one recorded first.
+    """Which instruction an engine takes first of those that are ready: the one recorded first, `urgent` ones before all
+    others.
 
     But operands of the array are loaded before those of the vector engine; and weight gradients, for which nothing in
     the step waits, are what the array does when no other product is ready.
