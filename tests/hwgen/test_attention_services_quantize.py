@@ -52,6 +52,22 @@ def contents_of(rng: np.random.Generator, name: str, fields: dict[str, int]) -> 
     }
 
 
+def traffic(fields: dict[str, int], beat: int, alive: int) -> tuple[int, int]:
+    """Beats: descriptor, steps and every row of every head that is alive; the planes of a head without gaps."""
+    reads, writes, row = max(1, 64 // beat) + -(-4 * fields["heads"] // beat), 0, 2 * fields["head_size"]
+
+    def touched(address: int, size: int) -> int:
+        return (address + size - 1) // beat - address // beat + 1
+
+    for head in (head for head in range(fields["heads"]) if alive >> head & 1):
+        first = fields["src_addr"] + head * row
+        reads += sum(touched(first + number * fields["src_stride"], row) for number in range(fields["rows"]))
+        for name, bits in (("msb", fields["bits"]), ("low", 4))[: 1 + fields["split"]]:
+            address = fields[f"{name}_addr"] + head * fields[f"{name}_stride"]
+            writes += touched(address, fields["rows"] * row_bytes(fields["head_size"], bits))
+    return reads, writes
+
+
 @pytest.mark.parametrize("name", SIZES)
 def test_random_jobs(name, seed):
     for case in range(60 if name != "64" else 25):
@@ -59,4 +75,5 @@ def test_random_jobs(name, seed):
         fields = random_fields(rng, name)
         state = State.drawn(rng, SIZES[name])
         print(f"case {case}: {fields}, alive {state.alive:b}")
-        compare(name, Job.QUANTIZE, fields, contents_of(rng, name, fields), state, **timing(rng, case))
+        run = compare(name, Job.QUANTIZE, fields, contents_of(rng, name, fields), state, **timing(rng, case))
+        assert (run.read_beats, run.write_beats) == traffic(fields, SIZES[name].beat_bytes, state.alive)
