@@ -1,0 +1,131 @@
+"""Published attention workloads on the attention core: cycles by the cycle model and on RTL.
+
+`python -m sim.attention_traces` runs them through the cycle model, with `--rtl` those of a few ten thousand cycles on
+the Verilated core too, with random data whose outputs are checked against the golden model.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from hwgen.arch.attention import AttentionSizes
+from sim.attention_block import AttentionBlock
+from sim.attention_model import JobCycles, run_jobs
+from sim.attention_trace_data import run_layers
+from sim.attention_trace_jobs import LAYERS, TraceLayer, dense_layer, made_up_job, pruned_layers
+from sim.console import progress, standard_output
+from sim.files import output_folder
+
+SIZES = AttentionSizes(reads_in_flight=128)
+"""64 + 64 multipliers, 64 bytes a cycle. With 64 beats in flight, products wait for keys while pruned values arrive."""
+LATENCY = 40
+TOKEN = 5
+"""Of the workloads of one token."""
+SEED = 1
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Layers that run one after the other. limit : cycles that they may take; published : cycles of published RTL."""
+
+    name: str
+    layers: Sequence[TraceLayer]
+    limit: int
+    published: int
+    on_rtl: bool = False
+
+
+def workloads() -> list[Workload]:
+    """The traces, and one row alone."""
+    pruned = list(pruned_layers())
+    token = [layer for number, layer in pruned if number == TOKEN]
+    dense = [dense_layer(TOKEN)] * LAYERS
+    return [
+        Workload("dense query", [dense_layer(0, heads=1)], 2_900, 4_294, on_rtl=True),
+        Workload("pruned token", token, 63_400, 85_059, on_rtl=True),
+        Workload("dense token", dense, 400_000, 431_418),
+        Workload("32 pruned tokens", [layer for _, layer in pruned], 1_750_000, 2_436_150),
+    ]
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Of a workload; cycles from the first command to the last end."""
+
+    cycles: int
+    products_busy: int
+    read_beats: int
+
+    @classmethod
+    def of(cls, jobs: Sequence[JobCycles], cycles: int) -> "Totals":
+        """Sums over jobs."""
+        return cls(cycles, sum(job.products_busy for job in jobs), sum(job.read_beats for job in jobs))
+
+
+def modelled(layers: Sequence[TraceLayer], sizes: AttentionSizes = SIZES) -> Totals:
+    """What the cycle model says of made-up rows."""
+    rng = np.random.default_rng(SEED)
+    jobs = run_jobs(sizes, [made_up_job(layer, sizes, rng) for layer in layers], latency=LATENCY)
+    return Totals.of(jobs, jobs[-1].begins + jobs[-1].cycles)
+
+
+def on_rtl(layers: Sequence[TraceLayer], block: AttentionBlock) -> dict[str, int]:
+    """Cycles of the jobs on RTL and by the model for the same data, which must be the same."""
+    runs = run_layers(block, list(layers), SEED, LATENCY)
+    rtl, model = (sum(getattr(run, side).cycles for run in runs) for side in ("rtl", "model"))
+    assert all(run.rtl.cycles == run.model.cycles for run in runs), f"RTL takes {rtl} cycles, the model {model}"
+    totals = Totals.of([run.rtl for run in runs], rtl)
+    return {"cycles": totals.cycles, "products_busy": totals.products_busy, "read_beats": totals.read_beats}
+
+
+def measure(rtl: bool) -> list[dict]:
+    """Rows of the table."""
+    found = []
+    with progress() as say:
+        block = AttentionBlock(SIZES, "attention_traces") if rtl else None
+        for workload in workloads():
+            say(f"{workload.name} by the cycle model")
+            totals = modelled(workload.layers)
+            row = {"workload": workload.name, **vars(totals), "limit": workload.limit, "published": workload.published}
+            if block and workload.on_rtl:
+                say(f"{workload.name} on RTL")
+                row["rtl"] = on_rtl(workload.layers, block)
+            found.append(row)
+    return found
+
+
+def table(rows: list[dict]) -> Table:
+    """What is printed."""
+    shown = Table(title=f"64 + 64 multipliers, {SIZES.beat_bytes} bytes a cycle, memory latency {LATENCY}")
+    for column in ("workload", "cycles", "limit", "published RTL", "products busy", "memory busy", "on our RTL"):
+        shown.add_column(column, justify="left" if column == "workload" else "right")
+    for row in rows:
+        numbers = (row[name] for name in ("cycles", "limit", "published", "products_busy", "read_beats"))
+        rtl = f"{row['rtl']['cycles']:,}" if "rtl" in row else ""
+        shown.add_row(row["workload"], *(f"{number:,}" for number in numbers), rtl)
+    return shown
+
+
+def main(
+    rtl: Annotated[bool, typer.Option("--rtl", help="Run the dense query and the pruned token on RTL too.")] = False,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR")] = RESULTS,
+) -> None:
+    """Cycles of published workloads; exit code 1 if one takes more than its limit."""
+    rows = measure(rtl)
+    with output_folder(output) as partial:
+        (partial / "attention_traces.json").write_text(json.dumps(rows, indent=2) + "\n")
+    with standard_output() as console:
+        console.print(table(rows))
+    if any(row["cycles"] > row["limit"] for row in rows):
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
