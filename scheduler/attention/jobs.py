@@ -79,8 +79,12 @@ def layer_jobs(
     layer: int,
     magnitudes: Magnitudes,
     sizes: AttentionSizes,
+    first: int = 0,
 ) -> LayerJobs:
-    """Numbers of layer `layer`, whose operands have `shape` [1, 1, T, heads x head size]."""
+    """Numbers of layer `layer`, whose operands have `shape` [1, 1, T, heads x head size].
+
+    `first` tokens are in the cache already; then T is 1.
+    """
     tokens, head_size = shape[2], shape[3] // item.heads
     bits = quantization_of(policy)
     for name in ("query", "key", "value"):
@@ -94,10 +98,10 @@ def layer_jobs(
         "group": 1,
         "head_size": head_size,
         "queries": tokens,
-        "keys": tokens,
+        "keys": first + tokens,
         "causal": int(item.causal),
         "offset": 0,
-        "hold": int(sizes.words(head_size, tokens) <= sizes.buffer_words),
+        "hold": int(not first and sizes.words(head_size, tokens) <= sizes.buffer_words),
         "masked": 0,
         "mask_addr": 0,
         "query_bits": query.bits,
@@ -108,7 +112,7 @@ def layer_jobs(
         "key_mode": key_mode(bits),
         "value_mode": VALUE_MODES[bits.value_lsb],
         "key_margin": ALL_LSBS if bits.cutoff is not None else 0,
-        "value_keep": _value_keep(policy, layer, item, tokens),
+        "value_keep": _value_keep(policy, layer, item, tokens, first),
         "forget": FORGET_NOTHING if layer else 0,
     }
     records = b"".join(
@@ -130,12 +134,12 @@ def _steps(magnitudes: object, bits: int) -> NDArray[np.float32]:
     return scale_of(magnitudes[0], bits).numpy().astype(np.float32)
 
 
-def _value_keep(policy: PruningPolicy, layer: int, item: Attend, tokens: int) -> int:
-    """Without causal masks every row sees all tokens, so that any count can be asked for."""
+def _value_keep(policy: PruningPolicy, layer: int, item: Attend, tokens: int, first: int) -> int:
+    """Without causal masks (and cache) every row sees all tokens, so that any count can be asked for."""
     schedule = policy.values
     if schedule is None:
         return 1 << KEEP_FRACTION
-    if not item.causal:
+    if not item.causal and not first:
         return keep_count(schedule.count(layer, tokens), tokens)
     if schedule.caps:
         raise UserError(

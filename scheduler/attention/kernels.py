@@ -19,8 +19,9 @@ from models.attention_engine.planes import row_bytes
 from models.attention_engine.services import check_service
 from models.machine_attend import check_descriptor
 from scheduler.attention.cascade import Kept
-from scheduler.attention.jobs import LayerJobs, Operands, layer_jobs
+from scheduler.attention.jobs import LayerJobs, layer_jobs
 from scheduler.attention.operators import Attend, Gather
+from scheduler.attention.planes import Cache, Moving, Planes
 from scheduler.hazards import Region
 from scheduler.training.blocks import Feature
 from scheduler.training.fuse import Group
@@ -28,14 +29,6 @@ from scheduler.training.kernels import Kernels
 from scheduler.training.lower import Step
 
 STATE = Region("attend", 0, 1)
-
-
-@dataclass(frozen=True)
-class Planes:
-    """Where the planes of queries, keys or values are: fields of descriptors, and what they cover for hazards."""
-
-    fields: dict[str, int]
-    region: Region
 
 
 @dataclass
@@ -48,6 +41,12 @@ class AttentionKernels:
     layer: int = -1
     selected: list[tuple[int, int]] = field(default_factory=list)
     """Address and length of the index list of each selection of tokens."""
+    cache: Cache | None = None
+    """Where keys and values stay; None: nowhere, they are those of one sequence."""
+    first: int = 0
+    """Position of the first token; not 0 in a program that goes on with a cache."""
+    moving: list[Moving] = field(default_factory=list)
+    """Descriptors that change from token to token."""
 
     @property
     def handlers(self) -> Kernels:
@@ -58,15 +57,49 @@ class AttentionKernels:
         """Quantise queries, keys and values, then attention; heads are selected before."""
         item: Attend = group.main
         self.layer += 1
-        if self.layer == 0:
+        if self.layer == 0 and not self.first:
             _run(step, Job.RESET, 0)
         if item.keep_heads is not None:
             self._select(step, Score.HEADS, item.heads, item.keep_heads)
         shape, sizes = step.graph.tensors[item.output].shape, step.arch.attention
-        jobs = layer_jobs(item, shape, self.policy, self.layer, self.magnitudes[self.layer], sizes)
-        places = {name: step.features[getattr(item, name)] for name in ("query", "key", "value")}
-        planes = {name: _quantize(step, jobs, getattr(jobs, name), feature) for name, feature in places.items()}
+        magnitudes = self.magnitudes[self.layer]
+        jobs = layer_jobs(item, shape, self.policy, self.layer, magnitudes, sizes, self.first)
+        planes = {name: self._planes(step, jobs, name) for name in ("query", "key", "value")}
+        for name, place in planes.items():
+            self._quantize(step, jobs, place, step.features[getattr(item, name)], kept=name != "query")
         self._attention(step, jobs, planes)
+
+    def _planes(self, step: Step, jobs: LayerJobs, name: str) -> Planes:
+        """Room for planes: in the cache, or for the tokens of this program."""
+        cache = self.cache if name != "query" else None
+        if cache is not None and (self.layer, name) in cache.planes:
+            return cache.planes[self.layer, name]
+        operands, rows = getattr(jobs, name), cache.rows if cache else jobs.tokens
+        bits = operands.bits + (LOW_BITS if operands.split else 0)
+        size = jobs.item.heads * rows * row_bytes(jobs.head_size, bits)
+        place = step.memory.area(f"layer {self.layer} {name}", "planes", size)
+        planes = Planes(operands, jobs.item.heads, jobs.head_size, rows, *place)
+        if cache is not None:
+            cache.planes[self.layer, name] = planes
+        return planes
+
+    def _quantize(self, step: Step, jobs: LayerJobs, planes: Planes, source: Feature, *, kept: bool) -> None:
+        """Rows of operands become planes."""
+        steps = planes.operands.inverse.astype("<f4").tobytes()
+        fields = planes.fields(self.first if kept else 0) | {
+            "rows": jobs.tokens,
+            "heads": planes.heads,
+            "head_size": planes.head_size,
+            "bits": planes.operands.bits,
+            "split": int(planes.operands.split),
+            "src_addr": source.address,
+            "src_stride": source.words * step.arch.beat_bytes,
+            "steps_addr": _constant(step, f"{source.name} (steps)", steps),
+        }
+        reads, writes = [step.em.pixels(source, 0, source.n)], [planes.region]
+        address = _service(step, Job.QUANTIZE, fields, reads, writes)
+        if kept and self.first:
+            self.moving.append(Moving(address, Job.QUANTIZE, fields, planes))
 
     def gather(self, step: Step, group: Group) -> None:
         """Select tokens by their importance, and copy their rows one behind the other."""
@@ -96,7 +129,7 @@ class AttentionKernels:
             "heads_addr": _constant(step, f"{item.output} (head records)", jobs.records),
         }
         for name, letter in (("query", "q"), ("key", "k"), ("value", "v")):
-            found = planes[name].fields
+            found = planes[name].fields()
             fields |= {f"{letter}_addr": found["msb_addr"], f"{letter}_stride": found["msb_stride"]}
             if name != "query":
                 fields |= {f"{letter}_low_addr": found["low_addr"], f"{letter}_low_stride": found["low_stride"]}
@@ -104,6 +137,8 @@ class AttentionKernels:
         address = _constant(step, f"{item.output} (job)", pack(JOB, JOB_BYTES, fields))
         reads = [one.region for one in planes.values()]
         _run(step, Job.ATTENTION, address, reads, [step.em.pixels(target, 0, target.n)])
+        if self.first:
+            self.moving.append(Moving(address, Job.ATTENTION, fields))
 
     def _select(self, step: Step, score: Score, length: int, keep: int) -> "Indices":
         """The index list of those that survive."""
@@ -144,33 +179,12 @@ class Indices:
         return Region("dram", self.unit, self.unit + 1)
 
 
-def _quantize(step: Step, jobs: LayerJobs, operands: Operands, source: Feature) -> Planes:
-    """Planes of the heads of some rows."""
-    sizes = [jobs.tokens * row_bytes(jobs.head_size, bits) for bits in (operands.bits, LOW_BITS)]
-    room = jobs.item.heads * (sizes[0] + (sizes[1] if operands.split else 0))
-    address, unit = step.memory.area(f"{source.name} (planes)", "planes", room)
-    fields = {
-        "rows": jobs.tokens,
-        "heads": jobs.item.heads,
-        "head_size": jobs.head_size,
-        "bits": operands.bits,
-        "split": int(operands.split),
-        "src_addr": source.address,
-        "src_stride": source.words * step.arch.beat_bytes,
-        "steps_addr": _constant(step, f"{source.name} (steps)", operands.inverse.astype("<f4").tobytes()),
-        "msb_addr": address,
-        "msb_stride": sizes[0],
-        "low_addr": address + jobs.item.heads * sizes[0] if operands.split else 0,
-        "low_stride": sizes[1] if operands.split else 0,
-    }
-    region = Region("dram", unit, unit + 1)
-    _service(step, Job.QUANTIZE, fields, [step.em.pixels(source, 0, source.n)], [region])
-    return Planes(fields, region)
-
-
-def _service(step: Step, job: Job, fields: dict[str, int], reads: list[Region], writes: list[Region]) -> None:
+def _service(step: Step, job: Job, fields: dict[str, int], reads: list[Region], writes: list[Region]) -> int:
+    """Record a job beside attention; gives the address of its descriptor."""
     check_service(job, fields, step.arch.attention)
-    _run(step, job, _constant(step, f"{job.name} descriptor", pack_service(job, fields)), reads, writes)
+    address = _constant(step, f"{job.name} descriptor", pack_service(job, fields))
+    _run(step, job, address, reads, writes)
+    return address
 
 
 def _run(step: Step, job: Job, address: int, reads: Sequence[Region] = (), writes: Sequence[Region] = ()) -> None:

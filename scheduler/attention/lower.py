@@ -15,7 +15,7 @@ from models.attention.policy import PruningPolicy
 from models.formats import encode
 from models.packing import dense_columns, packed_columns
 from models.pattern import Pattern
-from scheduler.attention.cascade import attentions, kept_of, prune
+from scheduler.attention.cascade import Kept, attentions, kept_of, prune
 from scheduler.attention.kernels import AttentionKernels
 from scheduler.attention.program import EncoderProgram
 from scheduler.training.compile import schedule
@@ -56,18 +56,35 @@ def compile_encoder(
     them. With a `pattern` weights are N:M but for those named in `dense`. `memory_bytes`: external memory of the card.
     Raises `UserError` when graph, policy and architecture do not fit together.
     """
+    kept = check(graph, arch, policy, magnitudes)
+    graph = prune(graph, kept)
+    options = TrainingOptions(pattern=pattern, dense=dense, memory_bytes=memory_bytes)
+    step = begin(graph, arch, options)
+    kernels = AttentionKernels(policy, kept, magnitudes)
+    emit(step, kernels)
+    code = schedule(step, code_address(arch, step.memory.end))
+    return EncoderProgram(arch=arch, places=step, code=code, kept=tuple(kept), selected=tuple(kernels.selected))
+
+
+def check(graph: TrainingGraph, arch: Arch, policy: PruningPolicy, magnitudes: list[Magnitudes]) -> list[Kept]:
+    """What each layer keeps. Raises `UserError` when graph, policy, calibration and architecture do not fit."""
     check_arch(graph, arch)
     kept = kept_of(graph, policy)
     if len(magnitudes) != len(kept):
         raise UserError(f"{len(magnitudes)} layers are calibrated, the model has {len(kept)}")
-    graph = prune(graph, kept)
-    step = _begin(graph, arch, TrainingOptions(pattern=pattern, dense=dense, memory_bytes=memory_bytes))
-    kernels = AttentionKernels(policy, kept, magnitudes)
+    return kept
+
+
+def emit(step: Step, kernels: AttentionKernels) -> None:
+    """Record the instructions of a program."""
     load_constants(step)
     emit_all(step, kernels.handlers)
+
+
+def code_address(arch: Arch, end: int) -> int:
+    """First address for instructions behind what ends at `end`."""
     unit = max(INSTRUCTION_BYTES, arch.beat_bytes)
-    code = schedule(step, ceil(step.memory.end / unit) * unit)
-    return EncoderProgram(arch=arch, places=step, code=code, kept=tuple(kept), selected=tuple(kernels.selected))
+    return ceil(end / unit) * unit
 
 
 def check_arch(graph: TrainingGraph, arch: Arch) -> None:
@@ -89,10 +106,12 @@ def check_arch(graph: TrainingGraph, arch: Arch) -> None:
             )
 
 
-def _begin(graph: TrainingGraph, arch: Arch, options: TrainingOptions) -> Step:
-    """Give every tensor its place."""
-    memory = MemoryMap(arch, options.memory_bytes)
+def begin(graph: TrainingGraph, arch: Arch, options: TrainingOptions, beside: Step | None = None) -> Step:
+    """Give every tensor its place; parameters and constants are those of the step `beside`, if there is one."""
+    memory = beside.memory if beside else MemoryMap(arch, options.memory_bytes)
     step = Step(graph, arch, options, memory, Emitter(arch), Rings(arch))
+    if beside:
+        step.rows, step.weights, step.em.constants = beside.rows, beside.weights, beside.em.constants
     step.em.curves = place_curves(wanted(graph), arch)
     step.data += stored_curves(step)
     inside = {
@@ -103,7 +122,7 @@ def _begin(graph: TrainingGraph, arch: Arch, options: TrainingOptions) -> Step:
     products = {item.weight: item for item in graph.operators if isinstance(item, Conv)}
     features = []
     for name, tensor in graph.tensors.items():
-        if name in inside or name in products:
+        if name in inside or name in products or name in step.rows:
             continue
         if tensor.kind in PIXELS:
             features.append(name)
@@ -112,7 +131,8 @@ def _begin(graph: TrainingGraph, arch: Arch, options: TrainingOptions) -> Step:
             step.data.append((step.rows[name].address, _row_bytes(step, name)))
     step.features = place_features(graph, arch, memory, features)
     for name, item in products.items():
-        step.weights[name] = _weights(step, item)
+        if name not in step.weights:
+            step.weights[name] = _weights(step, item)
     return step
 
 

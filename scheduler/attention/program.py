@@ -50,17 +50,19 @@ class EncoderProgram:
     def image(self, hidden: Values | None = None) -> NDArray[np.uint8]:
         """External memory before the first run: weights, constants, descriptors, the program, and perhaps an input."""
         memory = np.zeros(self.memory_size, np.uint8)
-        for address, data in (*self.places.data, (self.code.address, self.code.encode())):
-            memory[address : address + len(data)] = np.frombuffer(data, np.uint8)
-        words = np.zeros((constant_words(self.arch), self.arch.array.cols), np.uint32)
-        for number, key in enumerate(self.places.em.constants):
-            words[number] = key
-        data = words.tobytes()
-        address = self.places.memory.constants
-        memory[address : address + len(data)] = np.frombuffer(data, np.uint8)
+        self.fill(memory)
         if hidden is not None:
             self.write_input(memory, hidden)
         return memory
+
+    def fill(self, memory: NDArray[np.uint8]) -> None:
+        """Write all of it but the input."""
+        words = np.zeros((constant_words(self.arch), self.arch.array.cols), np.uint32)
+        for number, key in enumerate(self.places.em.constants):
+            words[number] = key
+        constants = self.places.memory.constants, words.tobytes()
+        for address, data in (*self.places.data, constants, (self.code.address, self.code.encode())):
+            put(memory, address, data)
 
     def write_input(self, memory: NDArray[np.uint8], hidden: Values) -> None:
         """Write hidden states [T, D], rounded to operands. Raises `UserError` unless they fit and are finite."""
@@ -102,3 +104,8 @@ class EncoderProgram:
         lines += [f"; curves: {step.em.curves}"] if str(step.em.curves) else []
         lines += [f"{position:6d}  {listing(item)}" for position, item in enumerate(self.code.commands)]
         return "\n".join(lines) + "\n"
+
+
+def put(memory: NDArray[np.uint8], address: int, data: bytes) -> None:
+    """Write bytes into a memory image."""
+    memory[address : address + len(data)] = np.frombuffer(data, np.uint8)

@@ -37,6 +37,24 @@ def test_bits_are_those_of_the_algorithm(bits, threshold):
     assert rms(hidden - wanted) < CLOSE / 2
 
 
+def test_lsbs_of_single_keys():
+    case = Case.bert(12)
+    policy = PruningPolicy(quantization=Quantization.parse("6+4", threshold=0.5, cutoff=0.1))
+    wanted, _ = case.pruned(policy)
+    hidden, _ = run(case.compile(policy), case.hidden)
+    assert rms(hidden - wanted) < CLOSE / 2
+
+
+def test_keys_that_the_buffer_does_not_hold_are_fetched_for_every_row():
+    """40 keys of 32 elements take 80 words, the buffer of the preset has 64."""
+    case = Case.bert(40, layers=1, head_size=32)
+    policy = PruningPolicy(values=Schedule(shares=(0.5,)), quantization=Quantization.parse("8+4"))
+    program = case.compile(policy)
+    check(program)
+    hidden, _ = run(program, case.hidden)
+    assert rms(hidden - case.pruned(policy)[0]) < CLOSE / 2
+
+
 def test_few_bits_are_seen_in_the_result():
     """The comparison above is sharp enough: with other bits it would fail."""
     case = Case.bert(12)
