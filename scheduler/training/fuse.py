@@ -97,9 +97,12 @@ def groups(graph: TrainingGraph, *, apart: bool = False, curves: Container[str] 
 
 
 def _rank(number: int, group: Group, after: dict[str, int]) -> float:
-    """Place of a group; that of a weight's gradient is behind the input gradient, which needs the weight as it was."""
+    """Place of a group; that of a weight's gradient is behind the input gradient, which needs the weight as it was, and
+    behind the next one, so that nothing on the way there waits for an update.
+    """
     if isinstance(group.main, ConvWeightGrad):
-        return max(number, after.get(group.main.weight, number)) + 0.5
+        number = max(number, after.get(group.main.weight, number))
+        return min((place for place in after.values() if place > number), default=number) + 0.5
     return number
 
 

@@ -54,6 +54,10 @@ Kernels = Mapping[type[Operator], Callable[[Step, Group], None]]
 """For each operator: what records the kernel of a group."""
 
 
+POOLS = (MaxPool, AvgPool)
+"""What runs beside the kernel before it, as products do."""
+
+
 def emit_all(step: Step, others: Kernels | None = None) -> None:
     """Record the kernels of all operators; `others` are kernels of operators that no training step has."""
     for task in kernel_order(step, groups(step.graph, apart=step.em.apart, curves=step.em.curves.places)):
@@ -66,7 +70,7 @@ def emit(step: Step, group: Group, others: Kernels | None = None) -> None:
     if handler is None:
         raise UserError(f"{main_result(group.main)}: the array has no kernel for {type(group.main).__name__}")
     step.headings.append((len(step.em.recorder.commands), main_result(group.main)))
-    step.em.choose_banks(Banks.PRODUCTS if isinstance(group.main, PRODUCTS) else Banks.OTHERS)
+    step.em.choose_banks(Banks.PRODUCTS if isinstance(group.main, (*PRODUCTS, *POOLS)) else Banks.OTHERS)
     handler(step, group)
 
 

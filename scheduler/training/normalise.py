@@ -80,7 +80,7 @@ def backward_affine(
     dx = gamma * invstd * (g - beta_grad / count - u * gamma_grad / count).
     """
     total, product = sums
-    scale, slope, shift, gamma_grad, part = (em.keep(1, mean.words) for _ in range(5))
+    scale, shift, slope, gamma_grad, part = (em.keep(1, mean.words) for _ in range(5))  # the first two in two banks
     em.vector(MUL, part, mean, total)
     em.vector(SUB, gamma_grad, product, part)
     em.vector(MUL, gamma_grad, gamma_grad, invstd)
