@@ -41,7 +41,7 @@ class Sizes(ctypes.Structure):
         (name, ctypes.c_uint32)
         for name in (
             *("multipliers", "beat_bytes", "softmax_lanes", "selection_width", "output_lanes", "max_length"),
-            *("buffer_words", "slots", "reads_in_flight"),
+            *("buffer_words", "slots", "reads_in_flight", "selectors"),
             *("products_latency", "old_latency", "softmax_latency", "weighted_latency", "output_latency"),
             *("importance_latency", "decide", "candidate_gap", "routing", "refine_routing"),
             *("passes_ahead", "spans_ahead", "loads", "refine_indices", "value_commands", "value_indices"),
@@ -68,7 +68,7 @@ class Row(ctypes.Structure):
 
     _fields_ = [
         (name, ctypes.c_uint32)
-        for name in ("seen", "low", "kept", "kept_count", "passes", "passes_count", "picked", "picked_count")
+        for name in ("seen", "low", "kept", "kept_count", "passes", "passes_count", "picked", "picked_count", "keys")
     ]
 
 
@@ -86,6 +86,7 @@ def model_sizes(sizes: AttentionSizes) -> Sizes:
         **{name: getattr(sizes, name) for name in ("multipliers", "beat_bytes", "softmax_lanes", "selection_width")},
         **{name: getattr(sizes, name) for name in ("output_lanes", "max_length", "buffer_words", "reads_in_flight")},
         slots=sizes.rows_in_flight,
+        selectors=1,
         products_latency=Products(sizes).result_latency,
         old_latency=Products(sizes)._sum_latency,
         softmax_latency=1 + Softmax(sizes).result_latency,

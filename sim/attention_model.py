@@ -17,7 +17,7 @@ from hwgen.arch.errors import UserError
 from hwgen.pruning.cycles import radix_passes
 from models.attention_engine.engine import AttentionEngine, check_job
 from models.attention_engine.row import RowResult
-from sim.attention_library import Counters, Job, MemorySettings, Row, library, model_sizes
+from sim.attention_library import Counters, Job, MemorySettings, Row, Sizes, library, model_sizes
 
 Stalls = Callable[[], Iterator[bool]]
 """Makes a pattern: True is a cycle in which a side of the memory stalls."""
@@ -31,7 +31,7 @@ class RowFacts:
 
     seen : it sees a key. low : it is not confident (ROW, KEY). picked : with KEY, keys whose LSBs it fetches. kept,
     passes : with `value_keep` below 1, places of the values that are kept and have e > 0, and elements in each pass of
-    the selection behind the arrival. Places are ascending.
+    the selection behind the arrival. Places are ascending. keys : in its range, if not as many as the job says.
     """
 
     seen: bool = True
@@ -39,6 +39,7 @@ class RowFacts:
     picked: Sequence[int] | NDArray[np.integer] = ()
     kept: Sequence[int] | NDArray[np.integer] = ()
     passes: tuple[int, ...] = ()
+    keys: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,18 +96,21 @@ def run_jobs(
     latency: int = 40,
     stalls: Stalls = lambda: itertools.repeat(False),
     limit: int = 100_000_000,
+    known: Sizes | None = None,
 ) -> list[JobCycles]:
     """Jobs one after the other; each command is offered from the moment on in which the one before is taken.
 
-    latency, stalls : as for `AttentionBlock.run`. Raises `UserError` for a job that the core refuses or whose rows are
-    not as many as facts, AssertionError after `limit` cycles.
+    latency, stalls : as for `AttentionBlock.run`. known : instead of what the components of these sizes say.
+
+    Raises `UserError` for a job that the core refuses or whose rows are not as many as facts, AssertionError after
+    `limit` cycles.
     """
     counters = (Counters * len(jobs))()
     table, rows, places, passes = job_tables(sizes, jobs)
     pattern = _pattern(stalls, limit)
     memory = MemorySettings(latency, len(pattern), pattern.ctypes.data)
     ended = library().attention_run(
-        ctypes.byref(model_sizes(sizes)),
+        ctypes.byref(known or model_sizes(sizes)),
         ctypes.byref(memory),
         table,
         len(jobs),
@@ -154,7 +158,7 @@ def _rows(jobs: Sequence[ModelJob]) -> tuple[ctypes.Array, NDArray[np.uint32], N
     rows = [row for job in jobs for row in job.rows]
     made, places, passes = (Row * max(1, len(rows)))(), _Lists(), _Lists()
     for target, row in zip(made, rows):
-        target.seen, target.low = row.seen, row.low
+        target.seen, target.low, target.keys = row.seen, row.low, row.keys
         target.kept, target.kept_count = places.add(row.kept)
         target.picked, target.picked_count = places.add(row.picked)
         target.passes, target.passes_count = passes.add(row.passes)

@@ -18,7 +18,7 @@ constexpr uint32_t CHUNK = 16, UNIT_BYTES = 4, OUTPUT_BYTES = 2, LOW_BITS = isa:
 /// `sim/attention_library.py`.
 struct Sizes {
     uint32_t multipliers, beat_bytes, softmax_lanes, selection_width, output_lanes, max_length;
-    uint32_t buffer_words, slots, reads_in_flight;
+    uint32_t buffer_words, slots, reads_in_flight, selectors;
     uint32_t products_latency;    // from the last word of a pass to its result
     uint32_t old_latency;         // from a word of an LSB pass to the read of its old scores
     uint32_t softmax_latency;     // from the address of the last word of scores to what the row sums up to
@@ -44,10 +44,12 @@ struct Shape {
 };
 
 /// What data decide about a row. kept, picked: places of its kept values with e > 0, of its keys whose LSBs are fetched
-/// one by one. passes: elements that each pass of the selection goes through after the arrival.
+/// one by one. passes: elements that each pass of the selection goes through after the arrival. keys: in its range, if
+/// not as many as the job says.
 struct RowFacts {
     uint32_t seen, low;
     uint32_t kept, kept_count, passes, passes_count, picked, picked_count;
+    uint32_t keys;
 };
 
 /// hwgen/lib/streams.py: Queue. What is pushed or popped in a cycle shows in the next one.

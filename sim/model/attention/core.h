@@ -92,7 +92,7 @@ class Core {
         weighted_.step(front(values_.commands), word, values_.weights.valid(), shape_, sums);
         if (weighted_.command_taken) values_.commands.pop();
         if (weighted_.weights_taken) values_.weights.pop();
-        const ValueSelection& selection = finish_.selection;
+        const ValueSelection& selection = finish_.selection();
         const bool key = selection.offers();
         const Index offered = key ? selection.offered() : Index{};
         const Marks marks = selection.marks();
@@ -172,8 +172,9 @@ class Core {
     void rows() {
         const bool plane = loading_ == HeadLoader::KEYS && key_loads_.ready();
         const bool key_sent = plane && passes_.fetches.ready();
-        const RowPlace row = issue_.row();
+        RowPlace row = issue_.row();
         const bool here = issue_.valid() && !row.zero, there = !fields_.hold || row.kv_head < loader_.ready;
+        if (here && facts_[row.number].keys) row.keys = facts_[row.number].keys;
         if (key_sent) key_loads_.push(0);
         loader_.step(fields_, alive_, halves_, issue_.valid() ? int(row.kv_head) : -1, passes_.used() | halves_used_,
                      key_sent || value_sent_, uint32_t(key_loaded_) + value_loaded_);
