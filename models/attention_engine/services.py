@@ -50,14 +50,13 @@ def run_service(
         raise UserError(f"{job.name}: the descriptor must be at a multiple of {sizes.beat_bytes}, not {addr:#x}")
     fields = unpack(SERVICES[job], memory.read(addr, SERVICE_BYTES))
     check_service(job, fields, sizes)
-    if job is Job.QUANTIZE:
-        _quantize(memory, fields, importance, operand)
-    elif job is Job.SELECT:
-        _select(memory, fields, importance)
-    elif job is Job.GATHER:
-        _gather(memory, fields, sizes)
-    else:
-        _top_k(memory, fields)
+    runs = {
+        Job.QUANTIZE: lambda: _quantize(memory, fields, importance, operand),
+        Job.SELECT: lambda: _select(memory, fields, importance),
+        Job.GATHER: lambda: _gather(memory, fields, sizes),
+        Job.TOPK: lambda: _top_k(memory, fields),
+    }
+    runs[job]()
 
 
 _Rules = list[tuple[bool, str]]

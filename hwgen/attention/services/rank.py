@@ -113,31 +113,14 @@ class RankJob(wiring.Component):
 
     def _sequence(self, m: Module, feed: RankFeed, engine: TopKMask, last: Value) -> Value:
         """Reads and lists are announced, then the engine runs once. Gives whether nothing is to be done."""
-        idle, masks = Signal(), Signal(BEATS_BITS)
-        protected = ~self.values & self.select.protected
-        self._spans(m, protected)
-        with m.If(self.data.valid & self.data.payload.table):
-            m.d.sync += masks.eq(masks - 1)
+        idle, protected = Signal(), ~self.values & self.select.protected
+        masks = self._spans(m, protected)
         with m.FSM():
             with m.State("idle"):
                 m.d.comb += idle.eq(1)
                 with m.If(self.start):
                     m.next = "read"
-            with m.State("read"):
-                m.d.comb += self.span.valid.eq(self.values | protected)
-                m.d.sync += masks.eq(Mux(protected, self.span.payload.beats, 0))
-                with m.If(self.span.ready | ~self.span.valid):
-                    m.next = "indices"
-            with m.State("indices"):
-                m.d.comb += self.span_0.valid.eq(1)
-                with m.If(self.span_0.ready):
-                    m.next = "values"
-            with m.State("values"):
-                m.d.comb += self.span_1.valid.eq(self.values)
-                with m.If(self.span_1.ready | ~self.values):
-                    m.next = "masks"
-            with m.State("masks"), m.If(masks == 0):
-                m.next = "command"
+            self._announce(m, self.values | protected, masks)
             with m.State("command"):
                 m.d.comb += [engine.command.valid.eq(1), feed.start.eq(engine.command.ready)]
                 with m.If(engine.command.ready):
@@ -146,8 +129,28 @@ class RankJob(wiring.Component):
                 m.next = "idle"
         return idle
 
-    def _spans(self, m: Module, protected: Value) -> None:
-        """Values or bits of protected tokens; lists. `listed` is asked for two cycles after `start` at the earliest."""
+    def _announce(self, m: Module, reads: Value, masks: Value) -> None:
+        """States from "read" to "command": spans one after the other, then bits of protected tokens come."""
+        with m.State("read"):
+            m.d.comb += self.span.valid.eq(reads)
+            with m.If(self.span.ready | ~reads):
+                m.next = "indices"
+        with m.State("indices"):
+            m.d.comb += self.span_0.valid.eq(1)
+            with m.If(self.span_0.ready):
+                m.next = "values"
+        with m.State("values"):
+            m.d.comb += self.span_1.valid.eq(self.values)
+            with m.If(self.span_1.ready | ~self.values):
+                m.next = "masks"
+        with m.State("masks"), m.If(masks == 0):
+            m.next = "command"
+
+    def _spans(self, m: Module, protected: Value) -> Value:
+        """Values or bits of protected tokens; lists. Gives how many beats of bits are to come.
+
+        `listed` is asked for two cycles after `start` at the earliest.
+        """
         shift = self._beat.bit_length() - 1
         listed, candidates, kept = Signal(INDEX_BITS), Signal(INDEX_BITS), Signal(INDEX_BITS)
         there = [self.alive[head] & (self._length > head) for head in range(self._sizes.max_heads)]
@@ -169,6 +172,12 @@ class RankJob(wiring.Component):
             m.d.comb += read.beats.eq((self._length * VALUE_BYTES + self._beat - 1) >> shift)
         with m.Else():
             m.d.comb += read.beats.eq((self._length + 8 * self._beat - 1) >> shift + 3)
+        masks = Signal(BEATS_BITS)
+        with m.If(protected & self.span.valid & self.span.ready):
+            m.d.sync += masks.eq(read.beats)
+        with m.Elif(self.data.valid & self.data.payload.table):
+            m.d.sync += masks.eq(masks - 1)
+        return masks
 
     def _lists(self, m: Module, source: stream.Interface) -> tuple[Value, Value]:
         """Dense words go to the lists and to importance. Gives whether the last one leaves, and whether any is left."""
