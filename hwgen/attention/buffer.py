@@ -183,9 +183,10 @@ class RowBuffer(wiring.Component):
             m.d.comb += chunk.eq(Mux(tag.low, parts[1], parts[0]))
             chunks.append(chunk)
         word = Signal(ElementWord(self._sizes))
+        elements = Signal.like(Value.cast(word.elements), name="elements")
         m.d.comb += [
             *(word[name].eq(tag[name]) for name in ("index", "rows", "part", "last")),
-            Value.cast(word.elements).eq(Cat(*chunks)),
+            *(elements.eq(Cat(*chunks)), Value.cast(word.elements).eq(elements)),
             self.o.payload.eq(Mux(self.bypass, self.i.payload, word)),
         ]
         with m.If(tag.single):
@@ -195,4 +196,4 @@ class RowBuffer(wiring.Component):
                         rows = Cat(*chunks)
                         for slot in range(self._count // size):
                             with m.If(tag.slot == slot):
-                                m.d.comb += Value.cast(word.elements).eq(rows.word_select(slot, ELEMENT_BITS * size))
+                                m.d.comb += elements.eq(rows.word_select(slot, ELEMENT_BITS * size))

@@ -104,7 +104,7 @@ class ValueSelection(wiring.Component):
     def _words(self, m: Module, beat: data.View, valid: Value) -> Value:
         """What the engine gives, put together to words of e; gives whether it is taken."""
         width, count = self._topk.word_bits, self._lanes // self._topk.width
-        collected, part, full, takes = Signal(EXP_BITS * self._lanes), Signal(range(count)), Signal(), Signal()
+        collected, part, full, takes = Signal(EXP_BITS * self._lanes), Signal(range(max(2, count))), Signal(), Signal()
         own = Cat(Mux(beat.mask[lane], beat.items[lane].score, 0) for lane in range(self._topk.width))
         word = Value.cast(self.marked.payload.e)
         m.d.comb += [
@@ -123,7 +123,7 @@ class ValueSelection(wiring.Component):
     def _parts(self, m: Module, mask: TopKMask) -> None:
         """A word of e to the top-k engine, as many lanes a cycle as it takes; those behind the row are passed over."""
         width, parts = self._topk.width, self._lanes // self._topk.width
-        part, left = Signal(range(parts)), Signal(self._topk.count_bits, reset_less=True)
+        part, left = Signal(range(max(2, parts))), Signal(self._topk.count_bits, reset_less=True)
         last, moves = (part == parts - 1) | (left <= width), mask.scores.valid & mask.scores.ready
         m.d.comb += [
             mask.scores.payload.eq(self.i.payload.word_select(part, self._topk.word_bits)),
