@@ -135,14 +135,18 @@ class AttentionEngine(wiring.Component):
                     m.next = "abort"
                 with m.Elif(core.done | services.done | refused):
                     m.next = "end"
-            with m.State("end"), m.If(port.drained):
-                m.d.comb += control.done.eq(~faults.halt)
-                m.next = "idle"
-            with m.State("abort"):
-                m.d.comb += port.abort.eq(1)
-                with m.If(port.drained):
-                    m.next = "idle"
+            self._ends(m, port, faults)
         self._report(m, port, faults, begins & crooked, refused, instruction.pc)
+
+    def _ends(self, m: Module, port: MemoryPort, faults: FaultReporter) -> None:
+        """States in which bursts are completed: of a job that has ended, of one that is given up."""
+        with m.State("end"), m.If(port.drained):
+            m.d.comb += self.control.done.eq(~faults.halt)
+            m.next = "idle"
+        with m.State("abort"):
+            m.d.comb += port.abort.eq(1)
+            with m.If(port.drained):
+                m.next = "idle"
 
     def _report(
         self, m: Module, port: MemoryPort, faults: FaultReporter, crooked: Value, refused: Value, pc: Value
