@@ -60,6 +60,28 @@ class AttentionBlock:
                 return JobRun(bool(out["error"]), *(counters[name] for name in COUNTERS))
         raise AssertionError(f"the job has not ended after {limit} cycles")
 
+    def run_all(self, addresses: list[int], memory: Memory, *, latency: int = 40, limit: int = 100_000) -> list[JobRun]:
+        """Jobs whose descriptors are offered one behind the other; as `run`, without stalls."""
+        port, waiting, runs = (
+            MemoryPort(self.sizes, memory, latency, lambda: itertools.repeat(False)),
+            list(addresses),
+            [],
+        )
+        ended, start = None, self._block.cycle
+        while self._block.cycle - start < limit:
+            inputs, shown = port.inputs(self._block.cycle), waiting[0] if waiting else 0
+            out = self._block.step(command=shown, command_valid=int(bool(waiting)), alive=self.alive, **inputs)
+            port.see(self._block.cycle - 1, inputs, out)
+            if ended is not None:
+                runs.append(JobRun(ended, *(out[name] for name in COUNTERS)))
+            ended = bool(out["error"]) if out["done"] or out["error"] else None
+            if waiting and out["command_ready"]:
+                waiting.pop(0)
+            if len(runs) == len(addresses):
+                port.check_empty()
+                return runs
+        raise AssertionError(f"{len(runs)} of {len(addresses)} jobs have ended after {limit} cycles")
+
     def clear(self) -> None:
         """Set the importance of all tokens and heads to 0."""
         self.set_tokens([0] * self.sizes.max_length)

@@ -81,7 +81,7 @@ class AttentionSizes:
     buffer_words: int = 1024
     """Words of `multipliers` elements in the key buffer, and as many in the value buffer, for jobs that hold them."""
     max_heads: int = 16
-    rows_in_flight: int = 4
+    rows_in_flight: int = 8
     """Rows between the first product of a query with a key and the last output; each has a score buffer."""
     reads_in_flight: int = 64
     """Beats asked for and not yet arrived; at least the memory latency in cycles."""

@@ -56,7 +56,7 @@ class RowBuffer(wiring.Component):
     i : In(stream of ElementWord)           Elements of at most 12 bits.
     loaded : Out(1)                         That word is being taken.
     read : In(stream of BufferRead)         Taken with its last word or index.
-    indices : In(stream of RowIndex)        Ascending; without `single` one a word.
+    indices : In(stream of RowIndex)        Ascending; without `single` one a word. `none`: a word without rows.
     o : Out(stream of ElementWord)
     busy : Out(1)                           A word is on its way out.
     """
@@ -146,7 +146,7 @@ class RowBuffer(wiring.Component):
             m.d.sync += [
                 *(full.eq(offered), place.eq(read.base + number), tag.slot.eq(index.index - row)),
                 tag.index.eq(Mux(read.single, index.index, row)),
-                tag.rows.eq(Mux(read.single, 1, Mux(left < group, left, group))),
+                tag.rows.eq(Mux(read.gather & index.none, 0, Mux(read.single, 1, Mux(left < group, left, group)))),
                 *(tag.part.eq(part), tag.last.eq(ends)),
                 *(tag[name].eq(read[name]) for name in ("head_size", "low", "single")),
             ]

@@ -37,7 +37,8 @@ class AttentionCore(wiring.Component):
 
     Members
     -------
-    command : In(stream of 48)     Byte address of a job's descriptor, a multiple of the beat size.
+    command : In(stream of 48)     Byte address of a job's descriptor, a multiple of the beat size. That of the next job
+        is taken while one runs.
     request : Out(stream of ReadRequest), data : In(stream of beat)         Beats in the order of requests.
     write_request : Out(stream of ReadRequest), write_data : Out(stream of WriteBeat)
     alive : In(max_heads)          Heads that are not alive are skipped.
@@ -46,8 +47,9 @@ class AttentionCore(wiring.Component):
         of `softmax_lanes`; only while nothing runs. Data come a cycle after their address.
     busy : Out(1)                  A job is being read or run.
     done, error : Out(1)           For a cycle: a job has ended; a job was refused, nothing was done.
-    cycles, products_busy, read_beats, write_beats : Out(32)    Of the job at hand or the last one: cycles from its
-        command to its end, cycles in which products took a word, beats of both ports.
+    cycles, products_busy, read_beats, write_beats : Out(32)    Of the job at hand, or the last one until the cycle
+        after its end: cycles from its command, or from the end of the job before, to its end; cycles in which products
+        took a word; beats of both ports, with those of the descriptor that is read ahead.
     """
 
     def __init__(self, sizes: AttentionSizes, *, operand: str = "fp16", mul_latency: int = 3) -> None:
@@ -170,7 +172,7 @@ class AttentionCore(wiring.Component):
         m.d.comb += [
             *(loader.start.eq(reader.start), loader.alive.eq(self.alive)),
             *(loader.words.eq(reader.words), loader.halves.eq(reader.halves), self._issue.halves.eq(reader.halves)),
-            *(passes.words.eq(reader.words), values.words.eq(reader.words)),
+            self._issue.words.eq(reader.words),
             *(passes.ready.eq(loader.ready), loader.used.eq(passes.used | self._results.used)),
             *(loader.at.eq(self._issue.o.payload.kv_head), loader.at_valid.eq(self._issue.o.valid)),
             *(loader.loaded.eq(Cat(keys.loaded, values.loaded)), keys.hold.eq(reader.job.hold)),
@@ -246,6 +248,7 @@ class AttentionCore(wiring.Component):
             values.refined.eq(stage.refined),
             values.fetch_place.eq(self._look_up(m, values.fetch_slot)),
             values.place.eq(self._look_up(m, values.slot)),
+            *(stage.growth_slot.eq(values.slot), values.growth.eq(stage.growth)),
             *(results.begins.eq(values.begins), values.may_begin.eq(results.may_begin)),
             *(self._inverses.slot_1.eq(values.slot), results.begin_inverse.eq(self._inverses.entry_1)),
             *(results.begin_place.eq(values.place), results.empty_place.eq(self._look_up(m, results.empty_slot))),
@@ -269,7 +272,6 @@ class AttentionCore(wiring.Component):
 
     def _counters(self, m: Module) -> None:
         """What a job takes, from its command on."""
-        begins = self.command.valid & self.command.ready
         counted = {
             "cycles": self.busy,
             "products_busy": self._keys.multiplies,
@@ -278,7 +280,7 @@ class AttentionCore(wiring.Component):
         }
         for name, event in counted.items():
             counter = getattr(self, name)
-            with m.If(begins):
-                m.d.sync += counter.eq(0)
+            with m.If(self._reader.begins):
+                m.d.sync += counter.eq(event)
             with m.Elif(event):
                 m.d.sync += counter.eq(counter + 1)

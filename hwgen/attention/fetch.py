@@ -44,7 +44,7 @@ class WordTag(data.StructLayout):
 class RowFetch(wiring.Component):
     """Fetches rows of planes: a range, or those that the index stream names.
 
-    Elements of more than 12 bits only with `query`, whose rows are one.
+    Elements of more than 12 bits only with `query`, whose rows are one. A gather of no rows gives a word without rows.
 
     Timing
     ------
@@ -111,13 +111,13 @@ class RowFetch(wiring.Component):
         span, full, fresh, part = Signal(Span(self._sizes), reset_less=True), Signal(), Signal(), Signal(3)
         group, parts = self._groups(m, span.head_size)
         ends, taken, one = Signal(), Signal(), span.gather | span.single
-        rows = Mux(one, 1, Mux(span.rows < group, span.rows, group))
+        rows = Mux(one, ~span.none, Mux(span.rows < group, span.rows, group))
         short = Mux(parts != 0, part == parts, ~one & (span.rows < group))
         m.d.comb += [
             ends.eq((part == parts) & (span.rows == rows)),
             step.valid.eq(full & (~ends | span.last | following.valid)),
             *(step.payload.start.eq(span.start), step.payload.move.eq(fresh), step.payload.tag.part.eq(part)),
-            step.payload.units.eq(Mux(short, span.tail, span.full)),
+            step.payload.units.eq(Mux(span.none, 0, Mux(short, span.tail, span.full))),
             step.payload.release.eq(ends & (span.last | ~following.payload.shared)),
             taken.eq(step.valid & step.ready),
             following.ready.eq(~full | (taken & ends)),

@@ -18,6 +18,7 @@ from hwgen.arch.attention import (
     RECORD,
     RECORD_BYTES,
     AttentionSizes,
+    KeyMode,
 )
 from hwgen.attention.buffer import address_bits
 from hwgen.attention.words import ADDRESS_BITS, INDEX_BITS, ReadRequest
@@ -64,13 +65,18 @@ def refused(job: data.View, words: Value, sizes: AttentionSizes) -> Value:
         *_aligned(job, sizes),
         Cat((job.group == size) & among(job.heads, range(size, sizes.max_heads + 1, size)) for size in groups).any(),
         job.head_size % CHUNK == 0,
-        job.keys <= sizes.max_length,
+        (job.keys <= sizes.max_length) | ~_needs_whole_rows(job),
         among(job.query_bits, QUERY_BITS),
         among(job.key_bits, PLANE_BITS),
         among(job.value_bits, PLANE_BITS),
         ~job.hold | (words <= sizes.buffer_words),
     ]
     return ~Cat(sound).all()
+
+
+def _needs_whole_rows(job: data.View) -> Value:
+    """Whether rows can't be taken in tiles."""
+    return job.masked | job.importance | (job.key_mode == KeyMode.ROW) | (job.key_mode == KeyMode.KEY)
 
 
 def _in_range(job: data.View) -> list[Value]:
@@ -87,12 +93,12 @@ def _aligned(job: data.View, sizes: AttentionSizes) -> list[Value]:
 
 
 class JobReader(wiring.Component):
-    """Reads a descriptor, then the records of its heads and its mask.
+    """Reads a descriptor, then the records of its heads and its mask; those of the next job while one runs.
 
     Timing
     ------
-    A beat asked for every cycle. `start` comes in the cycle after the last beat was asked for: what is asked for later
-    arrives later than records and mask.
+    A beat asked for every cycle. `start` comes in the cycle after the last beat was asked for, or after `finished`:
+    what is asked for later arrives later than records and mask.
 
     Parameters
     ----------
@@ -102,9 +108,11 @@ class JobReader(wiring.Component):
     -------
     command : In(stream of 48)    Byte address of a descriptor, a multiple of the beat size.
     request : Out(stream of ReadRequest), data : In(stream of beat)
-    job : Out(JobFields)          From `start` until the next command is taken.
+    job : Out(JobFields)          From `start` until `finished` at least.
     start, error : Out(1)         One of them, for a cycle, for every command; error: the job is refused.
     finished : In(1)              The job that was started has ended.
+    begins : Out(1)               A job is the one at hand: its command was taken while no other ran, or the one before
+        has ended in the cycle before.
     busy : Out(1)                 A job is read or has not ended.
     record_head_N : In, record_N : Out(RecordFields)   At once.
     words : Out, halves : Out(1)    Words that a head of keys takes in the row buffer; two heads fit.
@@ -113,6 +121,8 @@ class JobReader(wiring.Component):
 
     def __init__(self, sizes: AttentionSizes) -> None:
         self._sizes, self._beat, self._rows = sizes, sizes.beat_bytes, sizes.multipliers // CHUNK
+        self._running, self._side, self._bank = Signal(), Signal(), Signal()
+        """A job has been started; half of the tables that is its own, and that of the job that was read last."""
         beat = stream.Signature(8 * self._beat)
         head = range(max(2, sizes.max_heads))
         super().__init__(
@@ -124,6 +134,7 @@ class JobReader(wiring.Component):
                 "start": Out(1),
                 "error": Out(1),
                 "finished": In(1),
+                "begins": Out(1),
                 "busy": Out(1),
                 **{f"record_head_{number}": In(head) for number in range(RECORD_PORTS)},
                 **{f"record_{number}": Out(RecordFields()) for number in range(RECORD_PORTS)},
@@ -135,39 +146,32 @@ class JobReader(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Descriptor | check | records and mask."""
+        """Descriptor | check | records and mask | start; what has been read becomes the job at hand."""
         m = Module()
         beat_log2, first = self._beat.bit_length() - 1, max(1, JOB_BYTES // self._beat)
         address, image = Signal(ADDRESS_BITS), Signal(max(8 * JOB_BYTES, 8 * self._beat))
         asked, arrived, total, records = Signal(9), Signal(9), Signal(9), Signal(9)
-        tables, words, crooked = Signal(), Signal(INDEX_BITS + 3), Signal()
-        m.d.comb += [
-            Value.cast(self.job).eq(image),
-            records.eq((self.job.heads * RECORD_BYTES + self._beat - 1) >> beat_log2),
-            self.data.ready.eq(1),
-            words.eq(buffer_words(self._sizes, self.job.head_size, self.job.keys)),
-            self.words.eq(words),
-            self.halves.eq(2 * words <= self._sizes.buffer_words),
-            self.busy.eq(~self.command.ready),
-            self.request.payload.address.eq(address),
-        ]
+        tables, words, crooked, idle = Signal(), Signal(INDEX_BITS + 3), Signal(), Signal()
+        job, running = JobFields()(image[: JobFields().size]), self._running
         arrives = self.data.valid
+        m.d.comb += [
+            records.eq((job.heads * RECORD_BYTES + self._beat - 1) >> beat_log2),
+            words.eq(buffer_words(self._sizes, job.head_size, job.keys)),
+            *(self.data.ready.eq(1), self.request.payload.address.eq(address)),
+        ]
         with m.If(arrives):
             m.d.sync += arrived.eq(arrived + 1)
         with m.If(self.request.valid & self.request.ready):
             m.d.sync += [asked.eq(asked + 1), address.eq(address + self._beat)]
             with m.If(tables & (asked + 1 == records)):
-                m.d.sync += address.eq(self.job.mask_addr)
+                m.d.sync += address.eq(job.mask_addr)
         with m.FSM():
             with m.State("idle"):
-                m.d.comb += self.command.ready.eq(1)
+                m.d.comb += [idle.eq(1), self.command.ready.eq(1)]
                 m.d.sync += [
-                    address.eq(self.command.payload[beat_log2:] << beat_log2),
-                    asked.eq(0),
-                    arrived.eq(0),
-                    tables.eq(0),
+                    *(address.eq(self.command.payload[beat_log2:] << beat_log2), asked.eq(0), arrived.eq(0)),
+                    *(tables.eq(0), crooked.eq(self.command.payload[:beat_log2].any())),
                 ]
-                m.d.sync += crooked.eq(self.command.payload[:beat_log2].any())
                 with m.If(self.command.valid):
                     m.next = "descriptor"
             with m.State("descriptor"):
@@ -178,33 +182,58 @@ class JobReader(wiring.Component):
                     m.next = "check"
             with m.State("check"):
                 m.d.sync += [
-                    *(asked.eq(0), arrived.eq(0), tables.eq(1), address.eq(self.job.heads_addr)),
-                    total.eq(records + Mux(self.job.masked, (self.job.keys + 8 * self._beat - 1) >> beat_log2 + 3, 0)),
+                    *(asked.eq(0), arrived.eq(0), tables.eq(1), address.eq(job.heads_addr)),
+                    self._bank.eq(~self._side),
+                    total.eq(records + Mux(job.masked, (job.keys + 8 * self._beat - 1) >> beat_log2 + 3, 0)),
                 ]
                 m.next = "tables"
-                with m.If(crooked | refused(self.job, words, self._sizes)):
-                    m.d.comb += self.error.eq(1)
+                with m.If(crooked | refused(job, words, self._sizes)):
+                    m.d.comb += self.error.eq(~running)
                     m.next = "idle"
+                    with m.If(running):
+                        # It asks for nothing more, and says so when its turn comes.
+                        m.d.sync += tables.eq(0)
+                        m.next = "check"
             with m.State("tables"):
                 m.d.comb += self.request.valid.eq(asked != total)
-                with m.If(asked == total):
+                with m.If((asked == total) & ~running):
                     m.d.comb += self.start.eq(1)
-                    m.next = "running"
-            with m.State("running"), m.If(self.finished):
+                    m.d.sync += self._side.eq(self._bank)
+                    m.next = "arriving"
+            with m.State("arriving"), m.If(arrived == total):
                 m.next = "idle"
+        self._take(m, job, words, tables, idle)
         self._records(m, tables & arrives & (arrived < records), arrived)
         self._mask(m, tables & arrives & (arrived >= records), arrived - records)
         return m
+
+    def _take(self, m: Module, job: data.View, words: Value, tables: Value, idle: Value) -> None:
+        """What was read is the job at hand as soon as no other one is."""
+        running, ended = self._running, Signal()
+        m.d.sync += ended.eq(self.finished)
+        m.d.comb += [
+            self.busy.eq(running | ~idle),
+            self.begins.eq((self.command.valid & idle & ~running) | (ended & ~idle)),
+        ]
+        with m.If(tables & (~running | self.finished)):
+            m.d.sync += [
+                *(self.job.eq(job), self.words.eq(words)),
+                self.halves.eq(2 * words <= self._sizes.buffer_words),
+            ]
+        with m.If(self.finished):
+            m.d.sync += running.eq(0)
+        with m.If(self.start):
+            m.d.sync += running.eq(1)
 
     def _records(self, m: Module, write: Value, number: Value) -> None:
         """Records of all heads, whole words of memory."""
         word = max(self._beat, RECORD_BYTES)
         per_word, parts = word // RECORD_BYTES, word // self._beat
-        depth = max(2, -(-self._sizes.max_heads // per_word))
-        m.submodules.records = memory = Memory(shape=8 * word, depth=depth, init=[])
+        bits = (-(-self._sizes.max_heads // per_word) - 1).bit_length()
+        m.submodules.records = memory = Memory(shape=8 * word, depth=2 << bits, init=[])
         port = memory.write_port(granularity=8 * self._beat)
         m.d.comb += [
-            port.addr.eq(number // parts),
+            port.addr.eq((number // parts)[:bits] | self._bank << bits),
             port.data.eq(self.data.payload.replicate(parts)),
             port.en.eq(Mux(write, 1, 0) << (number % parts)),
         ]
@@ -212,7 +241,7 @@ class JobReader(wiring.Component):
             head, read = getattr(self, f"record_head_{place}"), memory.read_port(domain="comb")
             own = Signal(8 * RECORD_BYTES, name=f"record_bits_{place}")
             m.d.comb += [
-                read.addr.eq(head // per_word),
+                read.addr.eq((head // per_word)[:bits] | self._side << bits),
                 own.eq(read.data.word_select(head % per_word, 8 * RECORD_BYTES)),
                 Value.cast(getattr(self, f"record_{place}")).eq(own),
             ]
@@ -220,13 +249,14 @@ class JobReader(wiring.Component):
     def _mask(self, m: Module, write: Value, number: Value) -> None:
         """Bits of the mask; all ones for jobs without."""
         bits = 8 * self._beat
-        m.submodules.mask = memory = Memory(shape=bits, depth=max(2, -(-self._sizes.max_length // bits)), init=[])
+        depth = 1 << (-(-self._sizes.max_length // bits) - 1).bit_length()
+        m.submodules.mask = memory = Memory(shape=bits, depth=2 * depth, init=[])
         port, read, part = memory.write_port(), memory.read_port(domain="comb"), Signal(self._rows)
         m.d.comb += [
-            port.addr.eq(number),
+            port.addr.eq((number % depth) + self._bank * depth),
             port.data.eq(self.data.payload),
             port.en.eq(write),
-            read.addr.eq(self.index // bits),
+            read.addr.eq((self.index // bits) % depth + self._side * depth),
             part.eq(read.data.word_select((self.index % bits) // self._rows, self._rows)),
             self.mask.eq(Mux(self.job.masked, part >> (self.index % self._rows), (1 << self._rows) - 1)),
         ]

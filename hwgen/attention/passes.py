@@ -5,7 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch.attention import LOW_BITS, AttentionSizes, KeyMode
-from hwgen.attention.buffer import BufferRead, address_bits
+from hwgen.attention.buffer import BufferRead
 from hwgen.attention.job import JobFields
 from hwgen.attention.loader import KV_BITS
 from hwgen.attention.rows import RowPlace, lowest, slot_bits
@@ -24,7 +24,7 @@ class HeldPass(data.StructLayout):
 
 
 class PassIssue(wiring.Component):
-    """Takes rows into slots, and sends the commands of their passes. LSB passes go before rows that have none yet.
+    """Takes rows, or tiles of them, into slots, and sends the commands of their passes. LSB passes go before others.
 
     Timing
     ------
@@ -40,7 +40,6 @@ class PassIssue(wiring.Component):
     rows : In(stream of RowPlace)     Not of zeros.
     load : In(stream of FetchCommand) Of keys that are held; goes first.
     ready : In(5)                     Heads of keys below this one are there, if they are held.
-    words : In                        Words of a head, where the second half of the buffer begins.
     low : In(stream of slot)          Rows that need LSBs of their keys, or (KEY) of some; `low_place` : In(RowPlace) is
         that row.
     taken : Out(1), taken_slot : Out, taken_place : Out(RowPlace)   A row has a slot.
@@ -61,7 +60,6 @@ class PassIssue(wiring.Component):
                 "rows": In(stream.Signature(RowPlace())),
                 "load": In(stream.Signature(FetchCommand())),
                 "ready": In(KV_BITS),
-                "words": In(address_bits(sizes) + 1),
                 "low": In(stream.Signature(slot)),
                 "low_place": In(RowPlace()),
                 "taken": Out(1),
@@ -115,7 +113,7 @@ class PassIssue(wiring.Component):
             m.d.sync += begun.eq(0)
         self._product(m, passes.i, takes_low, pushes, own)
         self._fetch(m, fetches.i, takes_row, takes_low, pushes)
-        self._held(m, reads, passes.i, Mux(takes_low, self.low_place.side, own.place.side))
+        self._held(m, reads, passes.i, Mux(takes_low, self.low_place.base, own.place.base))
         self._halves(m, takes_row, found)
         return m
 
@@ -126,7 +124,7 @@ class PassIssue(wiring.Component):
             m.d.sync += sides.bit_select(slot, 1).eq(self.rows.payload.side)
         m.d.comb += self.used.eq(Cat((~self.free & ~sides).any(), (~self.free & sides).any()))
 
-    def _held(self, m: Module, reads: Queue, command: stream.Interface, side: Value) -> None:
+    def _held(self, m: Module, reads: Queue, command: stream.Interface, base: Value) -> None:
         """Reads of held keys; that of an MSB pass waits for its query."""
         arrived, read = Signal(range(self._sizes.rows_in_flight + 1)), reads.o.payload
         entry = reads.i.payload
@@ -134,7 +132,7 @@ class PassIssue(wiring.Component):
             reads.i.valid.eq(command.valid & self.job.hold),
             entry.low.eq(command.payload.low),
             entry.read.low.eq(command.payload.low),
-            entry.read.base.eq(Mux(side, self.words, 0)),
+            entry.read.base.eq(base),
             entry.read.head_size.eq(self.job.head_size),
             entry.read.rows.eq(command.payload.keys),
             entry.read.gather.eq(command.payload.low & self._picks),

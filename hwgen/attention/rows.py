@@ -10,6 +10,8 @@ from hwgen.attention.words import ADDRESS_BITS, INDEX_BITS
 from hwgen.lib.streams import Queue
 
 HEAD_BITS = 4
+BASE_BITS = 16
+"""Bits of the address of a word of a row buffer, of any size."""
 
 
 def slot_bits(sizes: AttentionSizes) -> int:
@@ -25,13 +27,18 @@ def row_words(sizes: AttentionSizes) -> int:
 class RowPlace(data.StructLayout):
     """A row: its head, keys in its range, byte addresses; zero : the head is gone, outputs are +0.
 
-    kv_head : head of its keys and values. side : half of the row buffers that holds them.
+    kv_head : head of its keys and values. side : half of the row buffers that holds them. base : where they begin
+    there. Of a row of several tiles, this is one, `first` and `last` say which.
     """
 
     def __init__(self) -> None:
         addresses = dict.fromkeys(("query", "key", "key_low", "value", "value_low", "output"), ADDRESS_BITS)
         super().__init__(
-            {"head": HEAD_BITS, "kv_head": HEAD_BITS, "keys": INDEX_BITS, "zero": 1, "side": 1, **addresses}
+            {
+                **{"head": HEAD_BITS, "kv_head": HEAD_BITS, "keys": INDEX_BITS, "base": BASE_BITS},
+                **dict.fromkeys(("zero", "side", "first", "last"), 1),
+                **addresses,
+            }
         )
 
 

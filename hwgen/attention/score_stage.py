@@ -12,6 +12,7 @@ from hwgen.attention.refine_stage import PassFacts, RefineStage, Rest
 from hwgen.attention.rows import RowPlace, RowTable, row_words, slot_bits
 from hwgen.attention.scores import StoredScores
 from hwgen.attention.softmax import Softmax
+from hwgen.attention.tiles import Growth, RunningRow
 from hwgen.attention.words import FLOOR_BITS, RowIndex
 from hwgen.lib.pipeline import delay
 from hwgen.lib.streams import Queue
@@ -51,6 +52,7 @@ class ScoreStage(wiring.Component):
     inverse_write : Out(1), inverse_slot : Out, inverse : Out(Inverse)
     low, final, empty, certain : Out(stream of slot)    Rows that need LSBs; whose e is final; without seen keys; whose
         e will be final, in the order of `final`. Always taken.
+    growth_slot : In, growth : Out(Growth)      What the sums of earlier tiles of a row are multiplied by.
     indices : Out(stream of RowIndex)           KEY: keys that need LSBs, rows in the order of `low`.
     refine_slot : Out, refine_place : In(RowPlace), refine_head : Out, refine_record : In(RecordFields)
     refined : Out(rows_in_flight)               Rows whose LSBs were asked for.
@@ -83,6 +85,8 @@ class ScoreStage(wiring.Component):
                 "inverse_slot": Out(slot),
                 "inverse": Out(Inverse()),
                 **dict.fromkeys(("low", "final", "empty", "certain"), Out(given)),
+                "growth_slot": In(slot),
+                "growth": Out(Growth()),
                 "indices": Out(stream.Signature(RowIndex())),
                 "refine_slot": Out(slot),
                 "refine_place": In(RowPlace()),
@@ -167,17 +171,21 @@ class ScoreStage(wiring.Component):
     def _words(
         self, m: Module, row: stream.Interface, free: Value, maximum: Value, softmax: Softmax
     ) -> tuple[Value, Value]:
-        """Send the scores of a row while they are `free`, and store its e.
+        """Send the scores of a row, or tile, while they are `free`, and store its e.
 
         Gives whether a result is there, and its slot.
         """
         lanes, number, last = self._sizes.softmax_lanes, Signal(range(row_words(self._sizes))), Signal()
-        target, goes = Signal.like(self.e_address), row.valid & free
+        target, goes, running = Signal.like(self.e_address), Signal(), RunningRow()
+        m.submodules.running = running
         m.d.comb += [
             *(self.slot.eq(row.payload), self.record_head.eq(self.place.head)),
             *(self.address.eq(number), self.buffer.eq(row.payload)),
             last.eq((number + 1) * lanes >= self.place.keys),
-            row.ready.eq(last & free),
+            *(goes.eq(row.valid & free & running.ready), row.ready.eq(last & free & running.ready)),
+        ]
+        self._tiles(m, running, row, maximum, goes & last, softmax)
+        m.d.comb += [
             target.eq(row.payload * row_words(self._sizes) + number),
             self.e_write.eq(softmax.o_valid),
             self.e_address.eq(delay(m, target, 1 + softmax.LATENCY, "e_address")),
@@ -186,14 +194,30 @@ class ScoreStage(wiring.Component):
         with m.If(goes):
             m.d.sync += number.eq(Mux(last, 0, number + 1))
         present = Cat(number * lanes + lane < self.place.keys for lane in range(lanes))
-        self._feed(m, softmax, goes, last, present, maximum)
+        self._feed(m, softmax, running, (goes, last, present))
         return softmax.result_valid, delay(m, row.payload, 1 + softmax.result_latency, "judged")
 
-    def _feed(self, m: Module, softmax: Softmax, valid: Value, last: Value, present: Value, maximum: Value) -> None:
+    def _tiles(
+        self, m: Module, running: RunningRow, row: stream.Interface, maximum: Value, taken: Value, softmax: Softmax
+    ) -> None:
+        """What is known of the tiles of a row, and what it means for their sums, by slot."""
+        m.submodules.growths = growths = RowTable(Growth(), slots=self._sizes.rows_in_flight, ports=1)
+        m.d.comb += [
+            *(running.tile_valid.eq(row.valid), running.first.eq(self.place.first)),
+            *(running.tile_maximum.eq(maximum), running.taken.eq(taken)),
+            *(running.total.eq(softmax.result.total), running.total_valid.eq(softmax.result_valid)),
+            *(growths.write_slot.eq(row.payload), growths.write_data.eq(running.growth)),
+            *(growths.write_enable.eq(running.taken), growths.slot_0.eq(self.growth_slot)),
+            self.growth.eq(growths.entry_0),
+        ]
+
+    def _feed(self, m: Module, softmax: Softmax, running: RunningRow, word: tuple[Value, Value, Value]) -> None:
         """What is known of a word goes along with it, a cycle later; lanes behind the end of the row are not seen."""
-        command, record = Signal(softmax.command.shape()), self.record
+        command, record, (valid, last, present) = Signal(softmax.command.shape()), self.record, word
+        m.d.comb += [running.mantissa.eq(record.scale_mantissa), running.exponent.eq(record.scale_exponent)]
         m.d.sync += [
-            *(command.maximum.eq(maximum), command.limit.eq(record.sum_limit)),
+            *(command.maximum.eq(running.maximum), command.limit.eq(record.sum_limit)),
+            command.before.eq(running.before),
             *(command.mantissa.eq(record.scale_mantissa), command.exponent.eq(record.scale_exponent)),
         ]
         m.d.comb += [

@@ -24,10 +24,10 @@ class SelectCommand(data.StructLayout):
 
 
 class KeptRow(data.StructLayout):
-    """A kept key and its weight; `last` ends the row."""
+    """A kept key and its weight; `last` ends the row; none : all e that are kept are 0, and this is not a key."""
 
     def __init__(self) -> None:
-        super().__init__({"index": INDEX_BITS, "e": EXP_BITS, "last": 1})
+        super().__init__({"index": INDEX_BITS, "e": EXP_BITS, "last": 1, "none": 1})
 
 
 class ValueSelection(wiring.Component):
@@ -95,7 +95,7 @@ class ValueSelection(wiring.Component):
             self.kept.valid.eq(serial.o.valid),
             self.kept.payload.index.eq(single.item.index),
             self.kept.payload.e.eq(single.item.score),
-            self.kept.payload.last.eq(single.last),
+            *(self.kept.payload.last.eq(single.last), self.kept.payload.none.eq(single.none)),
             serial.o.ready.eq(self.kept.ready),
         ]
         m.d.comb += self.busy.eq(counting | mask.busy | kinds.o.valid | eliminator.busy | self.kept.valid)

@@ -18,7 +18,7 @@ class Span(data.StructLayout):
     """Rows that follow one another in memory, from unit `start` of a beat on.
 
     shared : that beat is the last one of the span before. full : units of a word; of the first words of a row that
-    takes several. tail : of the last one. last : ends the command.
+    takes several. tail : of the last one. last : ends the command. none : there are no rows, and no beats.
     """
 
     def __init__(self, sizes: AttentionSizes) -> None:
@@ -32,7 +32,7 @@ class Span(data.StructLayout):
                 "bits": 5,
                 "full": units,
                 "tail": units,
-                **dict.fromkeys(("shared", "gather", "single", "query", "last"), 1),
+                **dict.fromkeys(("shared", "gather", "single", "query", "none", "last"), 1),
             }
         )
 
@@ -119,10 +119,11 @@ class Spans(wiring.Component):
         command, index, span = self.command.payload, self.indices.payload, stage.span
         m.d.sync += [
             span.index.eq(Mux(command.gather, index.index, command.first)),
-            span.rows.eq(Mux(command.gather, 1, command.rows)),
+            span.rows.eq(Mux(command.gather, ~index.none, command.rows)),
             span.last.eq(ends),
             stage.address.eq(command.address // ADDRESS_ALIGN),
             stage.row_units.eq((command.head_size // CHUNK) * (command.bits // 2)),
+            span.none.eq(command.gather & index.none),
             *(span[name].eq(command[name]) for name in ("head_size", "bits", "gather", "single", "query")),
         ]
 
@@ -158,7 +159,7 @@ class Spans(wiring.Component):
             shared.eq(follows & (begin[beat:] == previous)),
             self.o.valid.eq(full & free),
             self.o.payload.eq(span),
-            self.o.payload.start.eq(begin[:beat]),
+            self.o.payload.start.eq(Mux(span.none, 0, begin[:beat])),
             self.o.payload.shared.eq(shared),
             free.eq((left == 0) | done),
         ]
@@ -171,7 +172,7 @@ class Spans(wiring.Component):
                 previous.eq(last[beat:]),
                 follows.eq(~span.last),
                 next_beat.eq(begin[beat:] + shared),
-                left.eq(last[beat:] - begin[beat:] + 1 - shared),
+                left.eq(Mux(span.none, 0, last[beat:] - begin[beat:] + 1 - shared)),
             ]
         return left == 0
 

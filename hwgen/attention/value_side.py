@@ -14,7 +14,7 @@ from hwgen.attention.words import FetchCommand, ReadRequest
 from hwgen.lib.streams import Queue
 
 _SHARED = (
-    *("refined", "fetch_slot", "fetch_place", "slot", "place", "e_address", "e_bits", "words", "begins", "may_begin"),
+    *("refined", "fetch_slot", "fetch_place", "slot", "place", "e_address", "e_bits", "growth", "begins", "may_begin"),
     "leaves",
 )
 """Ports of `ValueStage` that are those of the side."""
@@ -40,7 +40,7 @@ class ValueSide(wiring.Component):
     loaded : Out(1)        The last word of a plane is written.
     request : Out(stream of ReadRequest), data : In(stream of beat)
     o : Out(stream of WeightedSums)
-    certain, rows, refined, fetch_slot, fetch_place, slot, place, e_address, e_bits, kept, marked, words, begins,
+    certain, rows, refined, fetch_slot, fetch_place, slot, place, e_address, e_bits, kept, marked, growth, begins,
         may_begin, leaves : as for `ValueStage`.
     """
 

@@ -5,10 +5,11 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch.attention import EXP_BITS, LOW_BITS, AttentionSizes, ValueMode
-from hwgen.attention.buffer import BufferRead, address_bits
+from hwgen.attention.buffer import BufferRead
 from hwgen.attention.job import JobFields, job_prunes
 from hwgen.attention.rows import RowPlace, RowReader, row_words, slot_bits
 from hwgen.attention.select import KeptRow
+from hwgen.attention.tiles import Growth
 from hwgen.attention.weights import GroupWeights, KeptList, KeptWeights, WordWeights, weight_layout
 from hwgen.attention.words import FetchCommand, LaneExponentials, RowIndex, WeightedCommand
 from hwgen.lib.streams import Queue
@@ -42,10 +43,10 @@ class ValueStage(wiring.Component):
     e_address : Out, e_bits : In                        A cycle later.
     kept : In(stream of KeptRow), marked : In(stream of LaneExponentials)    What is kept of rows whose values are not
         held, and of others.
-    words : In          Words of a head that is held, where the second half of the buffer begins.
+    growth : In(Growth)      What the sums of earlier tiles of row `slot` are multiplied by.
     fetch : Out(stream of FetchCommand), held : Out(stream of BufferRead), indices : Out(stream of RowIndex)
     command : Out(stream of WeightedCommand), weights : Out(stream of weights)
-    begins : Out(1), may_begin : In(1)     The first pass of row `slot` begins; it may.
+    begins : Out(1), may_begin : In(1)     The first pass of row `slot`, of its last tile, begins; it may.
     leaves : Out(1)     All e of row `slot` have been read.
     """
 
@@ -67,7 +68,7 @@ class ValueStage(wiring.Component):
                 "e_bits": In(EXP_BITS * sizes.softmax_lanes),
                 "kept": In(stream.Signature(KeptRow())),
                 "marked": In(stream.Signature(LaneExponentials(sizes))),
-                "words": In(address_bits(sizes) + 1),
+                "growth": In(Growth()),
                 "fetch": Out(stream.Signature(FetchCommand())),
                 "held": Out(stream.Signature(BufferRead(sizes))),
                 "indices": Out(stream.Signature(RowIndex())),
@@ -82,6 +83,7 @@ class ValueStage(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Fetches on one side, passes on the other."""
         m = Module()
+        self._fires = Signal()
         self._passes(m, self._fetches(m))
         return m
 
@@ -113,7 +115,7 @@ class ValueStage(wiring.Component):
         with m.If(fetches.i.valid & fetches.i.ready):
             m.d.sync += low.eq(exact & ~low)
         ahead, done = Signal(range(self._sizes.rows_in_flight + 1)), waiting.o.valid & waiting.o.ready
-        m.d.sync += ahead.eq(ahead + done - self.begins)
+        m.d.sync += ahead.eq(ahead + done - self._fires)
         return (ahead != 0) | done
 
     def _passes(self, m: Module, fetched: Value) -> None:
@@ -123,18 +125,17 @@ class ValueStage(wiring.Component):
         m.submodules.commands = commands = Queue(shape=WeightedCommand(), depth=_COMMANDS)
         m.submodules.reads = reads = Queue(shape=BufferRead(sizes), depth=_COMMANDS)
         m.submodules.reader = reader = RowReader(sizes, width=EXP_BITS * sizes.softmax_lanes)
-        m.submodules.list = kept = KeptList(shape=KeptRow(), depth=sizes.max_length)
-        m.submodules.marks = marks = KeptList(shape=LaneExponentials(sizes), depth=row_words(sizes))
         wiring.connect(m, commands.o, wiring.flipped(self.command))
         wiring.connect(m, reads.o, wiring.flipped(self.held))
-        wiring.connect(m, wiring.flipped(self.kept), kept.i)
-        wiring.connect(m, wiring.flipped(self.marked), marks.i)
-        row, ends, exact, lists, fires = waiting.o, Signal(), Signal(), job_prunes(job), Signal()
+        kept, marks = self._lists(m)
+        row, ends, exact, lists, fires, may = waiting.o, Signal(), Signal(), job_prunes(job), Signal(), Signal()
         m.d.comb += [
             *(waiting.i.valid.eq(self.rows.valid), waiting.i.payload.eq(self.rows.payload)),
             *(self.slot.eq(row.payload), exact.eq(self._exact(row.payload))),
-            fires.eq(row.valid & ~told & (low | (self.may_begin & fetched)) & commands.i.ready & reads.i.ready),
-            *(commands.i.valid.eq(fires), reads.i.valid.eq(fires & job.hold), self.begins.eq(fires & ~low)),
+            may.eq(low | (fetched & (self.may_begin | ~self.place.last))),
+            fires.eq(row.valid & ~told & may & commands.i.ready & reads.i.ready),
+            *(commands.i.valid.eq(fires), reads.i.valid.eq(fires & job.hold), self._fires.eq(fires & ~low)),
+            self.begins.eq(self._fires & self.place.last),
             *(reader.command.valid.eq(row.valid & told & ~lists), reader.bits.eq(self.e_bits)),
             *(reader.command.payload.slot.eq(row.payload), reader.command.payload.keys.eq(self.place.keys)),
             self.e_address.eq(reader.address),
@@ -150,14 +151,23 @@ class ValueStage(wiring.Component):
         self._pass(m, commands.i.payload, reads.i.payload, low, exact)
         self._weights(m, reader.o, kept.o, marks.o)
 
+    def _lists(self, m: Module) -> tuple[KeptList, KeptList]:
+        """Lists of kept keys, and of words of e, for rows that need two passes."""
+        m.submodules.list = kept = KeptList(shape=KeptRow(), depth=self._sizes.max_length)
+        m.submodules.marks = marks = KeptList(shape=LaneExponentials(self._sizes), depth=row_words(self._sizes))
+        wiring.connect(m, wiring.flipped(self.kept), kept.i)
+        wiring.connect(m, wiring.flipped(self.marked), marks.i)
+        return kept, marks
+
     def _pass(self, m: Module, command: data.View, read: data.View, low: Value, exact: Value) -> None:
         """What weighted sums and the value buffer do in a pass."""
         job, place = self.job, self.place
         m.d.comb += [
             *(command.head_size.eq(job.head_size), command.half.eq(job.value_low & ~low), command.low.eq(low)),
-            *(command.first.eq(~low), command.last.eq(low | ~exact)),
+            *(command.first.eq(~low & place.first), command.last.eq((low | ~exact) & place.last)),
+            *(command.rescale.eq(self.growth.grown & ~low), command.factor.eq(self.growth.factor)),
             *(read.head_size.eq(job.head_size), read.rows.eq(place.keys), read.low.eq(low)),
-            *(read.gather.eq(job_prunes(job)), read.base.eq(Mux(place.side, self.words, 0))),
+            *(read.gather.eq(job_prunes(job)), read.base.eq(place.base)),
         ]
 
     def _weights(self, m: Module, words: stream.Interface, kept: stream.Interface, marked: stream.Interface) -> None:

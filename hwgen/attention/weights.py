@@ -161,7 +161,7 @@ class KeptWeights(wiring.Component):
             full.eq(item.last | (count + 1 == step)),
             self.indices.valid.eq(self.i.valid & (~full | self.o.ready)),
             self.o.valid.eq(self.i.valid & full & self.indices.ready),
-            *(self.indices.payload.index.eq(item.index), self.indices.payload.last.eq(item.last)),
+            *(self.indices.payload[name].eq(item[name]) for name in ("index", "last", "none")),
             self.i.ready.eq(self.indices.ready & (~full | self.o.ready)),
             self.o.payload.eq(collected),
             self._row(self.o.payload, count).eq(item.e),
@@ -183,7 +183,7 @@ class GroupWeights(wiring.Component):
     Timing
     ------
     A word of values a cycle, and a cycle for a word of e that keeps nothing; weights leave with the next ones or, those
-    that are the last of a row, a cycle later.
+    that are the last of a row, a cycle later. A row that keeps nothing has weights of 0 and an index with `none`.
 
     Parameters
     ----------
@@ -222,11 +222,12 @@ class GroupWeights(wiring.Component):
             place.eq(lowest(m, left, "first") & ~(step - 1)),
             group.eq(((1 << step) - 1) << place),
             ends.eq((left & ~group) == 0),
-            gives.eq(filled & (closing | (self.i.valid & left.any()))),
+            gives.eq(closing | (filled & self.i.valid & left.any())),
             goes.eq(~gives | (self.indices.ready & self.o.ready)),
             self.i.ready.eq(ends & goes),
             *(self.indices.valid.eq(gives & self.o.ready), self.o.valid.eq(gives & self.indices.ready)),
-            *(self.indices.payload.index.eq(index), self.indices.payload.last.eq(closing), self.o.payload.eq(held)),
+            *(self.indices.payload.index.eq(index), self.indices.payload.last.eq(closing)),
+            *(self.indices.payload.none.eq(~filled), self.o.payload.eq(held)),
         ]
         with m.If(gives & goes):
             m.d.sync += [filled.eq(0), closing.eq(0)]

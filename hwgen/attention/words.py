@@ -46,10 +46,10 @@ class FetchCommand(data.StructLayout):
 
 
 class RowIndex(data.StructLayout):
-    """A row to gather; `last` ends the list."""
+    """A row to gather; `last` ends the list; none : it has no rows, and this is not one."""
 
     def __init__(self) -> None:
-        super().__init__({"index": INDEX_BITS, "last": 1})
+        super().__init__({"index": INDEX_BITS, "last": 1, "none": 1})
 
 
 class ReadRequest(data.StructLayout):

@@ -65,14 +65,15 @@ def images(layer: Layer, sizes: AttentionSizes) -> dict[int, bytes]:
 
 
 def wanted_reads(layer: Layer, sizes: AttentionSizes, result: JobResult) -> int:
-    """Golden's beats, but with queries one by one; and those of the descriptor, of records and mask."""
+    """Golden's beats, but a query for every tile of every row; and those of the descriptor, of records and mask."""
     job, beat = layer.job, sizes.beat_bytes
     size = row_bytes(job["head_size"], job["query_bits"])
 
     def query_beats(head: int, queries: range) -> int:
         return beats(job["q_addr"] + head * job["q_stride"], size, queries, beat)
 
-    single = sum(query_beats(row.head, range(row.query, row.query + 1)) for row in result.rows)
+    tiles = [(row, -(-row.keys // sizes.max_length)) for row in result.rows]
+    single = sum(query_beats(row.head, range(row.query, row.query + 1)) * count for row, count in tiles)
     shared = sum(query_beats(head, range(job["queries"])) for head in {row.head for row in result.rows})
     tables = -(-job["heads"] * RECORD_BYTES // beat) + (-(-job["keys"] // (8 * beat)) if job["masked"] else 0)
     return max(1, JOB_BYTES // beat) + tables + result.read_beats - shared + single

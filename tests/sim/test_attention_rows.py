@@ -1,4 +1,4 @@
-"""What rows of the attention core may meet: LSBs key by key, rows that see no key."""
+"""What rows of the attention core may meet: LSBs key by key, rows that see no key, rows of several tiles."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from hwgen.arch.attention import KEEP_FRACTION, KeyMode, keep_share
 from models.attention_engine.engine import JobResult
 from models.attention_engine.planes import join, split
-from models.attention_engine.row import Plane, tile_scores
+from models.attention_engine.row import Plane, attend_row, tile_scores
 from tests.models.attention_engine.support import Layer
 from tests.sim.attention_support import SIZES, check, random_job
 from tests.support import at_random
@@ -64,6 +64,50 @@ def test_lsbs_key_by_key(name, hold, seed):
         stalls = at_random(case, float(rng.choice([0.1, 0.5])))
         found |= outcomes(layer, check(name, layer, 15, tokens, latency=int(rng.choice([1, 40])), stalls=stalls))
     assert found == {"none", "all", "picked are highest", "the rest is highest", "nothing seen"}
+
+
+def tiles_of(layer: Layer, result: JobResult, length: int) -> set[str]:
+    """What happens in the tiles of the rows of a job."""
+    found = set()
+    for row in result.rows:
+        group, query, record = row.head // layer.job["group"], layer.query[row.head, row.query], layer.records[row.head]
+        planes = [
+            Plane(*split(integers[group, : row.keys]) if layer.job[f"{name}_low"] else [integers[group, : row.keys]])
+            for name, integers in (("key", layer.key), ("value", layer.value))
+        ]
+        seen = np.ones(row.keys, dtype=np.bool_)
+        scores = tile_scores(query, planes[0], seen, layer.job, record)[0]
+        highest = [int(scores[start : start + length].max()) for start in range(0, row.keys, length)]
+        found |= {"grows" if now > max(before) else "stays" for before, now in tile_maxima(highest)}
+        fetched = attend_row(query, *planes, seen, layer.job, record, length).fetched
+        found |= {"one tile" if len(highest) == 1 else "tiles"}
+        found |= {"nothing kept" for values in fetched.values if len(values) == 0}
+    return found
+
+
+def tile_maxima(highest: list[int]) -> list[tuple[list[int], int]]:
+    return [(highest[:number], highest[number]) for number in range(1, len(highest))]
+
+
+@pytest.mark.parametrize("hold", [0, 1])
+@pytest.mark.parametrize("name", SIZES)
+def test_long_rows(name, hold, seed):
+    """Rows of up to five tiles: the maximum grows or stays; pruned tiles far below the maximum keep nothing."""
+    found, sizes = set(), SIZES[name]
+    for case in range(16):
+        rng = np.random.default_rng([seed, case, hold])
+        own = {"head_size": int(rng.choice([16, 16, 32, 48, 80, 128])), "masked": 0, "importance": 0, "hold": hold}
+        most = min(330, sizes.buffer_words // sizes.words(own["head_size"], 16) * 16) if hold else 330
+        own |= {"keys": int(rng.integers(min(65, most - 1), most + 1)), "queries": int(rng.integers(1, 4))}
+        own |= {"causal": int(rng.integers(2)), "offset": int(rng.integers(most)), "spread": [1, 40][case % 2]}
+        own |= {"key_mode": int(rng.choice([KeyMode.NEVER, KeyMode.ALWAYS])), "heads": int(rng.choice([1, 2, 4]))}
+        own |= {"value_keep": int(rng.choice([WHOLE, keep_share(0.5), keep_share(0.1)])), "group": 1}
+        layer = random_job(rng, **own)
+        print(f"case {case}: {layer.job}")
+        stalls = at_random(case, float(rng.choice([0, 0.3])))
+        result = check(name, layer, int(rng.choice([15, 13])), [0] * sizes.max_length, latency=20, stalls=stalls)
+        found |= tiles_of(layer, result, sizes.max_length)
+    assert found == {"grows", "stays", "one tile", "tiles", "nothing kept"}
 
 
 @pytest.mark.parametrize("hold", [0, 1])
