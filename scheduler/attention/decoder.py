@@ -14,7 +14,7 @@ from models.attention.attention import Magnitudes
 from models.attention.policy import PruningPolicy
 from models.pattern import Pattern
 from scheduler.attention.kernels import AttentionKernels
-from scheduler.attention.lower import begin, check, code_address, emit
+from scheduler.attention.lower import begin, check, check_arch, code_address, emit
 from scheduler.attention.planes import Cache, Moving
 from scheduler.attention.program import EncoderProgram, Values, put
 from scheduler.training.compile import schedule
@@ -74,6 +74,26 @@ def compile_decoder(
     `graphs` are those of `capture_encoder` for a prompt and for one token; otherwise as `compile_encoder`. All tokens
     and heads are kept: raises `UserError` for a policy that prunes them.
     """
+    length = _check(graphs, arch, policy, room)
+    kept = check(graphs[0], arch, policy, magnitudes)
+    cache = Cache(room)
+    options = TrainingOptions(pattern=pattern, dense=dense, memory_bytes=memory_bytes)
+    prompt = begin(graphs[0], arch, options)
+    token = begin(graphs[1], arch, options, beside=prompt)
+    kernels = [AttentionKernels(policy, kept, magnitudes, cache=cache, first=first) for first in (0, length)]
+    for step, kernel in zip((prompt, token), kernels):
+        emit(step, kernel)
+    programs, end = [], prompt.memory.end
+    for step in (prompt, token):
+        code = schedule(step, code_address(arch, end))
+        programs.append(EncoderProgram(arch=arch, places=step, code=code, kept=tuple(kept), selected=()))
+        end = code.address + code.size
+    return DecoderProgram(prompt=programs[0], token=programs[1], room=room, moving=tuple(kernels[1].moving))
+
+
+def _check(graphs: tuple[TrainingGraph, TrainingGraph], arch: Arch, policy: PruningPolicy, room: int) -> int:
+    """Tokens of the prompt. Raises `UserError` as `compile_decoder` does."""
+    check_arch(graphs[0], arch)
     lengths = [graph.tensors[graph.of_kind("input")[0]].shape[2] for graph in graphs]
     if lengths[1] != 1 or not lengths[0] < room:
         raise UserError(
@@ -86,17 +106,4 @@ def compile_decoder(
         )
     if policy.tokens is not None or policy.heads is not None:
         raise UserError("decoders keep all tokens and heads: a policy for them has values and quantization only")
-    kept = check(graphs[0], arch, policy, magnitudes)
-    cache = Cache(room)
-    options = TrainingOptions(pattern=pattern, dense=dense, memory_bytes=memory_bytes)
-    prompt = begin(graphs[0], arch, options)
-    token = begin(graphs[1], arch, options, beside=prompt)
-    kernels = [AttentionKernels(policy, kept, magnitudes, cache=cache, first=first) for first in (0, lengths[0])]
-    for step, kernel in zip((prompt, token), kernels):
-        emit(step, kernel)
-    programs, end = [], prompt.memory.end
-    for step in (prompt, token):
-        code = schedule(step, code_address(arch, end))
-        programs.append(EncoderProgram(arch=arch, places=step, code=code, kept=tuple(kept), selected=()))
-        end = code.address + code.size
-    return DecoderProgram(prompt=programs[0], token=programs[1], room=room, moving=tuple(kernels[1].moving))
+    return lengths[0]

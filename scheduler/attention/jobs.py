@@ -87,31 +87,15 @@ def layer_jobs(
     """
     tokens, head_size = shape[2], shape[3] // item.heads
     bits = quantization_of(policy)
-    for name in ("query", "key", "value"):
-        found = getattr(magnitudes, name).shape
-        if tuple(found) != (1, item.heads):
-            raise UserError(f"magnitudes of {name} must be [1, {item.heads}], not {list(found)}: calibrate the model")
+    _check(item, magnitudes)
     query = Operands(bits.bits, False, _steps(magnitudes.query, bits.bits))
     key, value = (Operands(bits.msb, True, _steps(one, bits.bits)) for one in (magnitudes.key, magnitudes.value))
-    fields = {
-        "heads": item.heads,
-        "group": 1,
+    fields = _fields(item, bits, tokens, first) | {
         "head_size": head_size,
-        "queries": tokens,
-        "keys": first + tokens,
-        "causal": int(item.causal),
-        "offset": 0,
         "hold": int(not first and sizes.words(head_size, tokens) <= sizes.buffer_words),
-        "masked": 0,
-        "mask_addr": 0,
         "query_bits": query.bits,
         "key_bits": key.bits,
         "value_bits": value.bits,
-        "key_low": 1,
-        "value_low": 1,
-        "key_mode": key_mode(bits),
-        "value_mode": VALUE_MODES[bits.value_lsb],
-        "key_margin": ALL_LSBS if bits.cutoff is not None else 0,
         "value_keep": _value_keep(policy, layer, item, tokens, first),
         "forget": FORGET_NOTHING if layer else 0,
     }
@@ -119,6 +103,32 @@ def layer_jobs(
         _record(item, bits, *(float(one.steps[head]) for one in (query, key, value))) for head in range(item.heads)
     )
     return LayerJobs(item, tokens, head_size, query, key, value, fields, records)
+
+
+def _check(item: Attend, magnitudes: Magnitudes) -> None:
+    for name in ("query", "key", "value"):
+        found = getattr(magnitudes, name).shape
+        if tuple(found) != (1, item.heads):
+            raise UserError(f"magnitudes of {name} must be [1, {item.heads}], not {list(found)}: calibrate the model")
+
+
+def _fields(item: Attend, bits: Quantization, tokens: int, first: int) -> dict[str, int]:
+    """Fields that do not depend on the layer."""
+    return {
+        "heads": item.heads,
+        "group": 1,
+        "queries": tokens,
+        "keys": first + tokens,
+        "causal": int(item.causal),
+        "offset": 0,
+        "masked": 0,
+        "mask_addr": 0,
+        "key_low": 1,
+        "value_low": 1,
+        "key_mode": key_mode(bits),
+        "value_mode": VALUE_MODES[bits.value_lsb],
+        "key_margin": ALL_LSBS if bits.cutoff is not None else 0,
+    }
 
 
 def key_mode(bits: Quantization) -> KeyMode:

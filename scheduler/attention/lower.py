@@ -114,11 +114,7 @@ def begin(graph: TrainingGraph, arch: Arch, options: TrainingOptions, beside: St
         step.rows, step.weights, step.em.constants = beside.rows, beside.weights, beside.em.constants
     step.em.curves = place_curves(wanted(graph), arch)
     step.data += stored_curves(step)
-    inside = {
-        main_result(item)
-        for group in groups(graph, apart=step.em.apart, curves=step.em.curves.places)
-        for item in (group.main, *group.chain)[: len(group.chain)]
-    }
+    inside = _inside(step)
     products = {item.weight: item for item in graph.operators if isinstance(item, Conv)}
     features = []
     for name, tensor in graph.tensors.items():
@@ -134,6 +130,15 @@ def begin(graph: TrainingGraph, arch: Arch, options: TrainingOptions, beside: St
         if name not in step.weights:
             step.weights[name] = _weights(step, item)
     return step
+
+
+def _inside(step: Step) -> set[str]:
+    """Results that stay on chip, because the next operator of their group takes them."""
+    return {
+        main_result(item)
+        for group in groups(step.graph, apart=step.em.apart, curves=step.em.curves.places)
+        for item in (group.main, *group.chain)[: len(group.chain)]
+    }
 
 
 def _row_bytes(step: Step, name: str) -> bytes:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import DynamicCache, GPT2Config, GPT2Model
 
-from hwgen.arch import UserError
+from hwgen.arch import Arch, UserError, load
 from models.attention import PruningPolicy, Quantization, Schedule, prune
 from models.machine import Machine
 from scheduler.attention.capture import capture_encoder
@@ -27,9 +27,9 @@ def case() -> Case:
     return Case.of(model, {"input_ids": torch.randint(0, 60, (1, PROMPT + TOKENS))})
 
 
-def compiled(case: Case, policy: PruningPolicy = POLICY, room: int = ROOM) -> DecoderProgram:
+def compiled(case: Case, policy: PruningPolicy = POLICY, room: int = ROOM, arch: Arch = TINY) -> DecoderProgram:
     graphs = tuple(capture_encoder(case.encoder.body, case.hidden[:, :length]) for length in (PROMPT, 1))
-    return compile_decoder(graphs, TINY, policy, case.magnitudes, room=room)
+    return compile_decoder(graphs, arch, policy, case.magnitudes, room=room)
 
 
 def by_pytorch(case: Case, policy: PruningPolicy) -> list[np.ndarray]:
@@ -86,6 +86,7 @@ def test_positions(case, position):
     [
         ({"room": PROMPT}, "the prompt (9 tokens) shorter than the cache (9)"),
         ({"room": 65}, "the cache has room for 65 tokens, attention.max_length of tiny_attention is 64"),
+        ({"arch": load("sat32")}, "architecture sat32 has no attention engine"),
         ({"policy": PruningPolicy(heads=Schedule(shares=(1.0, 0.5)))}, "decoders keep all tokens and heads"),
     ],
 )

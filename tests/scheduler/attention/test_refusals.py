@@ -126,6 +126,12 @@ def test_calibration(case):
         dataclasses.replace(case, magnitudes=case.magnitudes[:1]).compile(PruningPolicy())
 
 
+def test_calibration_of_another_model(case):
+    others = Case.bert(12, heads=4).magnitudes
+    with pytest.raises(UserError, match=r"^magnitudes of query must be \[1, 2\], not \[1, 4\]: calibrate the model$"):
+        dataclasses.replace(case, magnitudes=others).compile(PruningPolicy())
+
+
 def test_no_attention():
     body = nn.Sequential(nn.Linear(32, 32), nn.ReLU())
     graph = capture_encoder(body, torch.randn(1, 5, 32))
