@@ -1,5 +1,6 @@
 """FILL on the Verilated accelerator: errors on the second memory port, both ports at once, how they share bandwidth."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -99,3 +100,43 @@ def test_both_ports_share_the_bandwidth(tiny2, bandwidth, least, most):
     assert least <= counters["BUSY_FILL"] <= most
     model = run_model(tiny2.arch, encoded, address=8192, memory=memory)
     assert (model.cycles, model.counters) == (run.cycles, counters)
+
+
+def loads_and_fills(first, addr=0):
+    """A LOAD and a FILL of accumulator words side by side, to `addr` and to `first`, and a STORE of both."""
+    half = BEATS // 2
+    commands = [
+        command(Opcode.LOAD, target=Target.ACC16, addr=addr, beats=half, signal=1 << Engine.STORE),
+        command(Opcode.FILL, addr=first, target=Target.ACC16, beats=half, dram_addr=2048, signal=1 << Engine.STORE),
+        command(Opcode.STORE, addr=addr, words=half, lanes=4, dram_addr=4096, wait=1 << Engine.LOAD | 1 << Engine.FILL),
+        command(Opcode.STORE, addr=first, words=half, lanes=4, dram_addr=6144),
+    ]
+    return b"".join(map(encode, commands))
+
+
+@pytest.mark.parametrize("first", [100, 612])
+def test_load_and_fill_share_the_accumulators(tiny2, first):
+    encoded, memory = loads_and_fills(first), MemoryModel(read_latency=4)
+    image = place([encoded])
+    image[:4096] = np.random.default_rng(2).standard_normal(2048).astype(np.float16).view(np.uint8)
+    run = tiny2.run(image, program=8192, count=4, memory=memory, timeout_cycles=TIMEOUT)
+    assert check_run(run, run_golden(tiny2.arch, image, 0, encoded), 0).equal
+    model = run_model(tiny2.arch, encoded, address=8192, memory=memory)
+    assert (model.cycles, model.counters) == (run.cycles, run.counters)
+
+
+def test_in_one_bank_load_goes_before_fill():
+    """In the model, which must not pass over cycles in which FILL waits, or comes to the bank where LOAD is."""
+    arch = load("tiny")
+    arch = replace(arch, memory=replace(arch.memory, ports=2, outstanding=8))
+    busy = {}
+    for first, addr in ((100, 0), (200, 260), (612, 0)):
+        encoded = loads_and_fills(first, addr)
+        found, whole = (
+            run_model(arch, encoded, address=8192, memory=MemoryModel(read_latency=4), every_cycle=every)
+            for every in (False, True)
+        )
+        assert (found.cycles, found.counters) == (whole.cycles, whole.counters)
+        busy[first] = found.counters["BUSY_FILL"]
+    assert 3 * busy[612] < 2 * busy[100]
+    assert busy[612] < busy[200]
