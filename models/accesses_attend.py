@@ -7,9 +7,9 @@ from hwgen.arch.attention import JOB, JOB_BYTES, LOW_BITS, RECORD_BYTES, KeyMode
 from hwgen.arch.isa import Command
 from hwgen.arch.services import INDEX_BYTES, SERVICE_BYTES, SERVICES, Job
 from models.accesses import Rows
+from models.attention_engine.engine import check_job
 from models.attention_engine.planes import row_bytes
 from models.attention_engine.services import check_service
-from models.machine_attend import check_descriptor
 from models.memory import BusError, Memory
 
 _FP32 = 4
@@ -43,7 +43,7 @@ class AttendRows:
             data = self._memory.read(item.addr, size)
             fields = unpack(JOB if job is Job.ATTENTION else SERVICES[job], data)
             if job is Job.ATTENTION:
-                check_descriptor(fields, self._arch.attention)
+                check_job(fields, self._arch.attention)
             else:
                 check_service(job, fields, self._arch.attention)
             return [_run(item.addr, size, writes=False), *self._job(job, fields)]

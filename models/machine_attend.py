@@ -3,19 +3,12 @@
 import numpy as np
 
 from hwgen.arch import UserError
-from hwgen.arch.attention import JOB, JOB_BYTES, RECORD, RECORD_BYTES, AttentionSizes, pack, unpack
+from hwgen.arch.attention import JOB, JOB_BYTES, RECORD, RECORD_BYTES, pack, unpack
 from hwgen.arch.isa import Cause, Command
 from hwgen.arch.services import Job
 from models.attention_engine.engine import AttentionEngine, check_job
 from models.attention_engine.services import run_service
 from models.machine_state import Fault, State, Undefined
-
-
-def check_descriptor(job: dict[str, int], sizes: AttentionSizes) -> None:
-    """Raise `UserError` for a descriptor of ATTENTION that the hardware refuses."""
-    check_job(job, sizes)
-    if job["keys"] > sizes.max_length:
-        raise UserError(f"keys must be at most {sizes.max_length}, not {job['keys']}")
 
 
 def execute_attend(state: State, item: Command) -> None:
@@ -27,7 +20,7 @@ def execute_attend(state: State, item: Command) -> None:
     try:
         if item.job == Job.ATTENTION:
             job = unpack(JOB, engine.memory.read(item.addr, JOB_BYTES))
-            check_descriptor(job, engine.sizes)
+            check_job(job, engine.sizes)
             _check_records(engine, job)
             engine.run(job)
         else:

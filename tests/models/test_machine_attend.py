@@ -75,6 +75,13 @@ def test_outputs_are_in_memory(case):
     assert (outputs(machine, layer) == wanted(layer)).all()
 
 
+def test_rows_of_more_keys_than_the_engine_has_room_for():
+    layer = layer_of(keys=2 * SIZES.max_length + 3, key_mode=KeyMode.ALWAYS, masked=0, importance=0)
+    machine = Machine(ARCH, images(layer))
+    run(machine, ATTEND)
+    assert (outputs(machine, layer) == wanted(layer)).all()
+
+
 def test_importance_goes_on_from_job_to_job_and_from_run_to_run():
     layer = layer_of(importance=1, forget=256, masked=0, causal=0)
     machine = Machine(ARCH, images(layer))
