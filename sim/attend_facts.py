@@ -1,13 +1,10 @@
 """What the cycles of a program's attention jobs depend on, from the golden machine."""
 
-from collections.abc import Callable
-
 from hwgen.arch import Arch
-from models.attention_engine.engine import AttentionEngine, JobResult
-from models.attention_engine.row import RowResult
+from models.attention_engine.engine import AttentionEngine
 from models.machine import Machine
 from models.memory import Memory
-from sim.attention_model import ModelJob, row_facts
+from sim.attention_model import ModelJob, golden_job
 
 
 def attention_jobs(arch: Arch, program: bytes, memory: Memory) -> list[ModelJob]:
@@ -23,19 +20,15 @@ def attention_jobs(arch: Arch, program: bytes, memory: Memory) -> list[ModelJob]
     return engine.jobs
 
 
-class _Watched(AttentionEngine):
-    """An engine that notes its jobs."""
+class _Watched:
+    """Stands before an engine and notes its jobs."""
 
     def __init__(self, engine: AttentionEngine) -> None:
-        super().__init__(engine.sizes, engine.memory, operand=engine.operand)
+        self._engine = engine
+        self.sizes, self.memory, self.operand = engine.sizes, engine.memory, engine.operand
+        self.importance = engine.importance
         self.jobs: list[ModelJob] = []
 
-    def run(self, job: dict[str, int], watch: Callable[[RowResult], None] = lambda row: None) -> JobResult:
+    def run(self, job: dict[str, int]) -> None:
         """As `AttentionEngine.run`."""
-        alive = sum(int(flag) << head for head, flag in enumerate(self.importance.alive))
-        rows: list[RowResult] = []
-        result = super().run(job, rows.append)
-        self.jobs.append(ModelJob(job, [row_facts(row, job) for row in rows], alive))
-        for row in rows:
-            watch(row)
-        return result
+        self.jobs.append(golden_job(self._engine, job))
