@@ -15,9 +15,9 @@ from hwgen.arch.isa import Opcode, command
 from hwgen.arch.services import INDEX_BYTES, Job, Score, pack_service
 from models.attention.attention import Magnitudes
 from models.attention.policy import PruningPolicy
+from models.attention_engine.engine import check_job
 from models.attention_engine.planes import row_bytes
 from models.attention_engine.services import check_service
-from models.machine_attend import check_descriptor
 from scheduler.attention.cascade import Kept
 from scheduler.attention.jobs import LayerJobs, layer_jobs
 from scheduler.attention.operators import Attend, Gather
@@ -133,7 +133,7 @@ class AttentionKernels:
             fields |= {f"{letter}_addr": found["msb_addr"], f"{letter}_stride": found["msb_stride"]}
             if name != "query":
                 fields |= {f"{letter}_low_addr": found["low_addr"], f"{letter}_low_stride": found["low_stride"]}
-        check_descriptor(fields, step.arch.attention)
+        check_job(fields, step.arch.attention)
         address = _constant(step, f"{item.output} (job)", pack(JOB, JOB_BYTES, fields))
         reads = [one.region for one in planes.values()]
         _run(step, Job.ATTENTION, address, reads, [step.em.pixels(target, 0, target.n)])
