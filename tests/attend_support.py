@@ -167,16 +167,24 @@ def random_course(seed: int) -> Draft:
     draft = Draft(rng)
     for number in range(3):
         stored = draft.product(number)
-        match rng.integers(4):
+        match rng.integers(5):
             case 0:
                 draft.tokens_course(stored)
             case 1:
                 draft.heads_course()
             case 2:
                 draft.top_k(16 * number, 8)
-            case _:
+            case 3:
                 draft.attention(256 + 32 * number, stored if rng.random() < 0.7 else None)
+            case _:
+                draft.attention(256 + 32 * number, None, **tiles(rng))
     return draft
+
+
+def tiles(rng: np.random.Generator) -> dict[str, int]:
+    """Fields of a job whose rows have more keys than the engine has room for at once."""
+    modes = {"key_mode": int(rng.choice([KeyMode.NEVER, KeyMode.ALWAYS])), "hold": 0, "masked": 0, "importance": 0}
+    return modes | {"keys": int(rng.integers(SIZES.max_length + 1, 3 * SIZES.max_length))}
 
 
 def assembled(draft: Draft) -> tuple[np.ndarray, bytes, int]:
