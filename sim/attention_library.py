@@ -25,6 +25,7 @@ from hwgen.attention.importance import Importance
 from hwgen.attention.output import Output
 from hwgen.attention.products import Products
 from hwgen.attention.softmax import Softmax
+from hwgen.attention.tiles import RunningRow
 from hwgen.attention.weighted import WeightedSum
 from hwgen.pruning.eliminate import eliminator_latency
 from hwgen.pruning.radix_select import DECIDE, candidate_gap
@@ -42,7 +43,8 @@ class Sizes(ctypes.Structure):
         for name in (
             *("multipliers", "beat_bytes", "softmax_lanes", "selection_width", "output_lanes", "max_length"),
             *("buffer_words", "slots", "reads_in_flight", "selectors"),
-            *("products_latency", "old_latency", "softmax_latency", "weighted_latency", "output_latency"),
+            *("products_latency", "old_latency", "softmax_latency", "running_latency", "weighted_latency"),
+            *("rescale_turns", "output_latency"),
             *("importance_latency", "decide", "candidate_gap", "routing", "refine_routing"),
             *("passes_ahead", "spans_ahead", "loads", "refine_indices", "value_commands", "value_indices"),
             "value_marks",
@@ -68,7 +70,18 @@ class Row(ctypes.Structure):
 
     _fields_ = [
         (name, ctypes.c_uint32)
-        for name in ("seen", "low", "kept", "kept_count", "passes", "passes_count", "picked", "picked_count", "keys")
+        for name in (
+            "seen",
+            "low",
+            "kept",
+            "kept_count",
+            "passes",
+            "passes_count",
+            "picked",
+            "picked_count",
+            "keys",
+            "grown",
+        )
     ]
 
 
@@ -90,7 +103,9 @@ def model_sizes(sizes: AttentionSizes) -> Sizes:
         products_latency=Products(sizes).result_latency,
         old_latency=Products(sizes)._sum_latency,
         softmax_latency=1 + Softmax(sizes).result_latency,
+        running_latency=RunningRow.LATENCY,
         weighted_latency=WeightedSum(sizes).latency - 1,
+        rescale_turns=WeightedSum(sizes).rescale_cycles - 1,
         output_latency=Output(sizes).latency,
         importance_latency=Importance.LATENCY,
         decide=DECIDE,

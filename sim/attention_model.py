@@ -16,7 +16,7 @@ from hwgen.arch.attention import EXP_BITS, KEEP_FRACTION, AttentionSizes, KeyMod
 from hwgen.arch.errors import UserError
 from hwgen.pruning.cycles import radix_passes
 from models.attention_engine.engine import AttentionEngine, check_job
-from models.attention_engine.row import RowResult
+from models.attention_engine.row import RowResult, Tile
 from sim.attention_library import Counters, Job, MemorySettings, Row, Sizes, library, model_sizes
 
 Stalls = Callable[[], Iterator[bool]]
@@ -27,11 +27,12 @@ SIDES = 4
 
 @dataclass(frozen=True)
 class RowFacts:
-    """What data decide about a row of a head that is alive.
+    """What data decide about a row of a head that is alive, or a tile of a row of more than `max_length` keys.
 
     seen : it sees a key. low : it is not confident (ROW, KEY). picked : with KEY, keys whose LSBs it fetches. kept,
     passes : with `value_keep` below 1, places of the values that are kept and have e > 0, and elements in each pass of
-    the selection behind the arrival. Places are ascending. keys : in its range, if not as many as the job says.
+    the selection behind the arrival. Places are ascending. keys : in its range, if not as many as the job says. grown :
+    of a tile, its maximum is larger than those before.
     """
 
     seen: bool = True
@@ -40,11 +41,12 @@ class RowFacts:
     kept: Sequence[int] | NDArray[np.integer] = ()
     passes: tuple[int, ...] = ()
     keys: int = 0
+    grown: bool = False
 
 
 @dataclass(frozen=True)
 class ModelJob:
-    """A job, as in `JOB`, the facts of its rows in their order, and a bit for each head that is alive."""
+    """A job, as in `JOB`, the facts of its rows (or tiles) in their order, and a bit for each head that is alive."""
 
     fields: dict[str, int]
     rows: Sequence[RowFacts]
@@ -53,7 +55,9 @@ class ModelJob:
 
 @dataclass(frozen=True)
 class JobCycles:
-    """Counters of the core for a job; begins : cycle in which its command is taken, the first one in 0."""
+    """Counters of the core for a job; begins : the cycle before the first that counts, in which its command is taken or
+    the job before ends; that of the first job is 0.
+    """
 
     begins: int
     cycles: int
@@ -71,21 +75,24 @@ def selection_facts(e: NDArray[np.integer], seen: NDArray[np.bool_], value_keep:
     return RowFacts(kept=kept, passes=tuple(passes))
 
 
-def row_facts(row: RowResult, job: dict[str, int]) -> RowFacts:
-    """What the model must know of a row that the golden model has computed."""
-    (tile,), (lows,) = row.tiles, row.fetched.key_lows
+def row_facts(row: RowResult, job: dict[str, int]) -> list[RowFacts]:
+    """What the model must know of the tiles of a row that the golden model has computed."""
+    return [_tile_facts(tile, lows, job) for tile, lows in zip(row.tiles, row.fetched.key_lows)]
+
+
+def _tile_facts(tile: Tile, lows: NDArray[np.integer], job: dict[str, int]) -> RowFacts:
     seen, found = bool(tile.seen.any()), RowFacts()
     if seen and job["value_keep"] < 1 << KEEP_FRACTION:
         found = selection_facts(tile.e, tile.seen, job["value_keep"])
     picked = lows if job["key_mode"] == KeyMode.KEY else ()
-    return replace(found, seen=seen, low=tile.unsure, picked=picked)
+    return replace(found, seen=seen, low=tile.unsure, picked=picked, grown=tile.grown)
 
 
 def golden_job(engine: AttentionEngine, fields: dict[str, int]) -> ModelJob:
     """Run a job on the golden model, and say what its cycles depend on."""
     alive = sum(int(flag) << head for head, flag in enumerate(engine.importance.alive))
     rows: list[RowFacts] = []
-    engine.run(fields, watch=lambda row: rows.append(row_facts(row, fields)))
+    engine.run(fields, watch=lambda row: rows.extend(row_facts(row, fields)))
     return ModelJob(fields, rows, alive)
 
 
@@ -98,7 +105,8 @@ def run_jobs(
     limit: int = 100_000_000,
     known: Sizes | None = None,
 ) -> list[JobCycles]:
-    """Jobs one after the other; each command is offered from the moment on in which the one before is taken.
+    """Jobs one after the other; each command is offered from the moment on in which the one before is taken. The
+    descriptor of a job is read while the one before runs, and counts there.
 
     latency, stalls : as for `AttentionBlock.run`. known : instead of what the components of these sizes say.
 
@@ -136,11 +144,12 @@ def job_tables(
 def _check(sizes: AttentionSizes, job: ModelJob) -> None:
     fields = job.fields
     check_job(fields, sizes)
-    if fields["keys"] > sizes.max_length:
-        raise UserError(f"the core takes no jobs of more than {sizes.max_length} keys, not {fields['keys']}")
-    wanted = fields["queries"] * (job.alive & (1 << fields["heads"]) - 1).bit_count()
+    keys, queries = fields["keys"], fields["queries"]
+    lengths = [min(keys, fields["offset"] + query + 1) if fields["causal"] else keys for query in range(queries)]
+    tiles = sum(-(-length // sizes.max_length) for length in lengths)
+    wanted = tiles * (job.alive & (1 << fields["heads"]) - 1).bit_count()
     if len(job.rows) != wanted:
-        raise UserError(f"the job has {wanted} rows in heads that are alive, not {len(job.rows)}")
+        raise UserError(f"the job has {wanted} rows or tiles in heads that are alive, not {len(job.rows)}")
 
 
 def _jobs(jobs: Sequence[ModelJob]) -> ctypes.Array:
@@ -158,7 +167,7 @@ def _rows(jobs: Sequence[ModelJob]) -> tuple[ctypes.Array, NDArray[np.uint32], N
     rows = [row for job in jobs for row in job.rows]
     made, places, passes = (Row * max(1, len(rows)))(), _Lists(), _Lists()
     for target, row in zip(made, rows):
-        target.seen, target.low, target.keys = row.seen, row.low, row.keys
+        target.seen, target.low, target.keys, target.grown = row.seen, row.low, row.keys, row.grown
         target.kept, target.kept_count = places.add(row.kept)
         target.picked, target.picked_count = places.add(row.picked)
         target.passes, target.passes_count = passes.add(row.passes)

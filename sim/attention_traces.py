@@ -23,7 +23,7 @@ from sim.attention_wide import CHANNELS, in_one_stream, one_after_the_other
 from sim.console import progress, standard_output
 from sim.files import output_folder
 
-SIZES = AttentionSizes(reads_in_flight=128)
+SIZES = AttentionSizes(rows_in_flight=4, reads_in_flight=128)
 """64 + 64 multipliers, 64 bytes a cycle. With 64 beats in flight, products wait for keys while pruned values arrive."""
 LATENCY = 40
 TOKEN = 5

@@ -47,12 +47,13 @@ class Fetched:
 class Tile:
     """What the value selection of a tile chooses from: e of its keys, and which of them are seen.
 
-    unsure : ROW and KEY: it was not confident, and asked for LSBs.
+    unsure : ROW and KEY: it was not confident, and asked for LSBs. grown : its maximum is larger than those before.
     """
 
     e: NDArray[np.int64]
     seen: NDArray[np.bool_]
     unsure: bool
+    grown: bool
 
 
 @dataclass(frozen=True)
@@ -126,16 +127,17 @@ def attend_row(
         scores, refined, unsure = _judged_scores(query, keys.part(part), seen[part], job, record)
         fetched.keys.append(np.arange(part.start, part.stop))
         fetched.key_lows.append(start + np.flatnonzero(refined))
-        e = np.zeros(len(scores), np.int64)
+        e, grown = np.zeros(len(scores), np.int64), False
         if seen[part].any():
             highest = int(scores[seen[part]].max())
-            if maximum is not None and highest > maximum:
+            grown = maximum is not None and highest > maximum
+            if grown:
                 sums, total = _shrunk(sums, total, highest - maximum, scale)
             maximum = highest if maximum is None else max(maximum, highest)
             e = row_exponentials(scores, seen[part], maximum, scale)
             total += int(e.sum())
             sums = sums + _weighted(e, values.part(part), seen[part], refined.any(), job, fetched, start)
-        tiles.append(Tile(e, seen[part], unsure))
+        tiles.append(Tile(e, seen[part], unsure, grown))
     r, n = reciprocal(total)
     output = scaled(sums, r, n, record["value_scale"])
     return RowResult(sums, total, output, probability(e, r, n) if total else e, fetched, tiles)

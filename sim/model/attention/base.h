@@ -22,7 +22,9 @@ struct Sizes {
     uint32_t products_latency;    // from the last word of a pass to its result
     uint32_t old_latency;         // from a word of an LSB pass to the read of its old scores
     uint32_t softmax_latency;     // from the address of the last word of scores to what the row sums up to
+    uint32_t running_latency;     // from the sum of a tile to what the next one begins with
     uint32_t weighted_latency;    // from a word of values to what it adds
+    uint32_t rescale_turns;       // cycles in which sums go through the multipliers
     uint32_t output_latency;      // from sums to outputs
     uint32_t importance_latency;  // from a word of e to its sums
     uint32_t decide, candidate_gap, routing, refine_routing;  // of the top-k engine; stages of eliminators behind ranks
@@ -45,11 +47,11 @@ struct Shape {
 
 /// What data decide about a row. kept, picked: places of its kept values with e > 0, of its keys whose LSBs are fetched
 /// one by one. passes: elements that each pass of the selection goes through after the arrival. keys: in its range, if
-/// not as many as the job says.
+/// not as many as the job says. grown: of a tile, its maximum is larger than before. Tiles have facts of their own.
 struct RowFacts {
     uint32_t seen, low;
     uint32_t kept, kept_count, passes, passes_count, picked, picked_count;
-    uint32_t keys;
+    uint32_t keys, grown;
 };
 
 /// hwgen/lib/streams.py: Queue. What is pushed or popped in a cycle shows in the next one.
@@ -87,7 +89,7 @@ struct Word {
 
 struct Index {
     uint32_t index;
-    bool last;
+    bool last, none;  // none: there is no row
 };
 
 struct FetchCommand {
@@ -106,11 +108,11 @@ struct BufferRead {
     bool gather, low;
 };
 
-/// hwgen/attention/rows.py: RowPlace. number: of the row in the facts.
+/// hwgen/attention/rows.py: RowPlace, of a row or a tile. number: in the facts.
 struct RowPlace {
     uint64_t query, key, key_low, value, value_low, output;
     uint32_t head, kv_head, keys, side, number;
-    bool zero;
+    bool zero, first, last;
 };
 
 inline uint32_t log2_of(uint32_t power) {

@@ -21,7 +21,7 @@ struct Job {
     uint64_t alive, first_row;
 };
 
-/// As `sim.attention_block.JobRun`; begins: cycle in which the command is taken.
+/// As `sim.attention_block.JobRun`; begins: cycle before the first that counts.
 struct Counters {
     uint64_t begins, cycles, products_busy, read_beats, write_beats;
 };
@@ -31,7 +31,7 @@ class Core {
     /// Jobs are offered one after the other, the first `released` of them, and later those that `release` adds.
     Core(const Sizes& sizes, Memory& memory, const Job* jobs, size_t count, size_t released, const RowFacts* facts,
          const uint32_t* indices, const uint32_t* passes, Counters* counters)
-        : sizes_(sizes), memory_(memory), port_(sizes), reader_(sizes), passes_(sizes), scores_(sizes, indices),
+        : sizes_(sizes), memory_(memory), port_(sizes), reader_(sizes), issue_(sizes), passes_(sizes), scores_(sizes, indices),
           finish_(sizes, indices, passes), values_(sizes, indices), weighted_(sizes), results_(sizes),
           key_fetch_(sizes), value_fetch_(sizes), key_loads_(sizes.loads), value_loads_(sizes.loads), jobs_(jobs),
           count_(count), released_(released), all_facts_(facts), counters_(counters) {}
@@ -40,14 +40,14 @@ class Core {
     void release() { released_++; }
     size_t done() const { return done_; }
     /// What is counted of the job at hand or the last one; only if one was begun.
-    const Counters& counters() const { return counters_[taken_ - 1]; }
-    bool begun() const { return taken_ != 0; }
+    const Counters& counters() const { return counters_[counted_ - 1]; }
+    bool begun() const { return counted_ != 0; }
     Cycle now() const { return now_; }
 
     void step() {
         memory_.show(now_);
         const bool quiet = running_ && passes_.empty() && !issue_.valid() && !finish_.busy() && !results_.busy();
-        const bool done = quiet_ == QUIET, starts = reader_.starts(), busy = reader_.busy();
+        const bool done = quiet_ == QUIET, starts = reader_.starts(), offered = taken_ < released_;
         loading_ = loader_.offered(fields_, plane_);
         halves_used_ = results_.used();
         serve_memory();
@@ -57,8 +57,8 @@ class Core {
         scores();
         keys();
         rows();
-        count(busy, done);
-        control(starts, done);
+        count(offered);
+        control(offered, starts, done);
         quiet_ = quiet && !done ? quiet_ + 1 : 0;
         tick();
         now_++;
@@ -194,36 +194,35 @@ class Core {
         return ends | bit(results_.empty_done);
     }
 
-    void count(bool busy, bool done) {
-        Counters& own = counters_[std::min(done_, count_ - 1)];
+    void count(bool offered) {
+        const bool busy = reader_.busy();
+        if (reader_.begins(offered)) counters_[counted_++].begins = uint64_t(busy ? now_ - 1 : now_);
+        if (!counted_) return;
+        Counters& own = counters_[counted_ - 1];
         own.cycles += busy;
         own.products_busy += multiplies_;
         own.read_beats += beat_taken_;
         own.write_beats += results_.writer.beat_written;
-        if (done) done_++;
     }
 
     /// Jobs begin and end.
-    void control(bool starts, bool done) {
-        const isa::JobFields* command = done_ + done <= count_ && taken_ < released_ ? &jobs_[taken_].fields : nullptr;
-        if (reader_.step(command, fields_, asked_[READER], arrives_, done)) {
-            const Job& job = jobs_[taken_];
-            counters_[taken_++].begins = uint64_t(now_);
-            fields_ = job.fields;
-            alive_ = uint32_t(job.alive);
-            facts_ = all_facts_ + job.first_row;
+    void control(bool offered, bool starts, bool done) {
+        const Job& read = jobs_[taken_ ? taken_ - 1 : 0];
+        if (reader_.step(offered, read.fields, asked_[READER], arrives_, done)) taken_++;
+        if (starts) {
+            fields_ = read.fields;
+            alive_ = uint32_t(read.alive);
+            facts_ = all_facts_ + read.first_row;
             prunes_ = fields_.value_keep != uint64_t(1) << isa::KEEP_FRACTION;
             shape_ = Shape(sizes_, uint32_t(fields_.head_size));
             halves_ = 2 * shape_.words(uint32_t(fields_.keys)) <= sizes_.buffer_words;
-        }
-        if (starts) {
             issue_.start(fields_, alive_, halves_);
             loader_.start(fields_);
             const bool living = alive_ & ((1u << fields_.heads) - 1);
             if (fields_.importance && living) finish_.start(uint32_t(fields_.keys));
             running_ = true;
         }
-        if (done) running_ = false;
+        if (done) running_ = false, done_++;
     }
 
     void tick() {
@@ -259,7 +258,7 @@ class Core {
     Queue<char> key_loads_, value_loads_;
 
     const Job* jobs_;
-    size_t count_, released_, taken_ = 0, done_ = 0;
+    size_t count_, released_, taken_ = 0, counted_ = 0, done_ = 0;
     const RowFacts* all_facts_;
     const RowFacts* facts_ = nullptr;
     Counters* counters_;

@@ -12,7 +12,7 @@ class Spans {
     struct Span {
         uint64_t begin, end;
         uint32_t rows, full, tail;
-        bool shared, gather, single, query, last;
+        bool shared, gather, single, query, none, last;
     };
 
     explicit Spans(const Sizes& sizes)
@@ -57,7 +57,8 @@ class Spans {
     Span span(const FetchCommand& command, const Index* index, const Shape& shape) const {
         Span span{};
         const uint32_t row_units = shape.head_size / CHUNK * (command.bits / 2);
-        span.rows = command.gather ? 1 : command.rows;
+        span.none = command.gather && index->none;
+        span.rows = command.gather ? !span.none : command.rows;
         span.last = !command.gather || index->last;
         span.gather = command.gather;
         span.single = command.single;
@@ -83,7 +84,7 @@ class Spans {
         previous_ = last;
         follows_ = !span.last;
         next_beat_ = first + span.shared;
-        left_ = uint32_t(last - first + 1 - span.shared);
+        left_ = span.none ? 0 : uint32_t(last - first + 1 - span.shared);
     }
 
     uint32_t beat_units_, page_, burst_, multipliers_, credit_;
@@ -142,12 +143,12 @@ class RowFetch {
 
     /// The next piece of the span at hand, if its beats are there; the last one waits for the span behind it.
     bool piece(const Shape& shape, Piece& next, uint32_t& dropped, bool& ends) {
-        const uint32_t rows = span_.gather ? 1 : std::min(left_, shape.group);
+        const uint32_t rows = span_.gather ? !span_.none : std::min(left_, shape.group);
         const bool done = part_ + 1 == shape.parts;
         ends = done && left_ == rows;
         if (ends && !span_.last && !spans.waiting.valid()) return false;
         const bool tail = shape.parts > 1 ? done : !span_.gather && left_ < shape.group;
-        const uint32_t end = place_ + (tail ? span_.tail : span_.full);
+        const uint32_t end = place_ + (span_.none ? 0 : tail ? span_.tail : span_.full);
         if (end > level_ * beat_units_) return false;
         const bool release = ends && (span_.last || !spans.waiting.front().shared);
         dropped = (release ? end + beat_units_ - 1 : end) / beat_units_;
@@ -169,7 +170,7 @@ class RowFetch {
         span_ = spans.waiting.front();
         spans.waiting.pop();
         left_ = span_.rows;
-        place_ = uint32_t(span_.begin % beat_units_);
+        place_ = span_.none ? 0 : uint32_t(span_.begin % beat_units_);
     }
 
     uint32_t beat_units_, depth_;

@@ -56,7 +56,7 @@ class RefineStage {
             none = int(slot);
         else {
             if (given_ == 0) low = int(slot);
-            keys.push({indices_[row.picked + given_], last});
+            keys.push({indices_[row.picked + given_], last, false});
         }
         place_ = end ? 0 : place_ + 1;
         given_ = last ? 0 : given_ + 1;

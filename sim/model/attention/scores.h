@@ -12,7 +12,7 @@ class ScoreStage {
     ScoreStage(const Sizes& sizes, const uint32_t* indices)
         : refine(sizes, indices), waiting_(sizes.slots), settled_(sizes.slots), products_(sizes.slots + 1),
           sums_(sizes.slots + 1), products_latency_(sizes.products_latency), softmax_latency_(sizes.softmax_latency),
-          old_latency_(sizes.old_latency), lanes_(sizes.softmax_lanes) {}
+          old_latency_(sizes.old_latency), running_latency_(sizes.running_latency), lanes_(sizes.softmax_lanes) {}
 
     /// Products take the last word of a pass.
     void pass_ends(Cycle now, uint32_t slot) { products_.push({now + products_latency_, slot}); }
@@ -29,7 +29,8 @@ class ScoreStage {
         refine.step(old && old - 1 == refine.slot(), places, facts);
         old = 0;
         low = refine.low;
-        if (sums_.valid() && sums_.front().cycle == now) judge(undecided, picks, places, facts);
+        const bool sum = sums_.valid() && sums_.front().cycle == now;
+        if (sum) judge(undecided, picks, places, facts);
         if (final_row < 0 && settled_.valid()) {
             final_row = int(settled_.front());
             settled_.pop();
@@ -41,7 +42,7 @@ class ScoreStage {
             products_.pop();
             result(job, slot, facts[places[slot].number].seen, undecided);
         }
-        if (!refine.asks()) words(now, places);
+        words(now, places, !refine.asks(), sum);
         if (low >= 0) refined |= 1u << low;
         waiting_.tick();
         products_.tick();
@@ -82,12 +83,18 @@ class ScoreStage {
         }
     }
 
-    void words(Cycle now, const std::vector<RowPlace>& places) {
+    void words(Cycle now, const std::vector<RowPlace>& places, bool free, bool sum) {
+        const bool coming = coming_ != 0;
+        coming_ -= sum;
         if (!waiting_.valid()) return;
         const uint32_t slot = waiting_.front();
-        if (++number_ * lanes_ < places[slot].keys) return;
+        const bool ready = places[slot].first || running_ == running_latency_;
+        if (!ready && !coming) running_++;
+        if (!ready || !free || ++number_ * lanes_ < places[slot].keys) return;
         number_ = 0;
         waiting_.pop();
+        running_ = 0;
+        coming_++;
         sums_.push({now + softmax_latency_, slot});
     }
 
@@ -97,7 +104,8 @@ class ScoreStage {
     Queue<Moment> products_, sums_;
     int old_[DELAYS] = {};  // slot + 1 of the old scores that are read in each cycle to come
     Cycle products_latency_, softmax_latency_, old_latency_;
-    uint32_t lanes_, number_ = 0;
+    uint32_t running_latency_, lanes_, number_ = 0, running_ = 0;
+    uint32_t coming_ = 0;  // sums of rows or tiles that were sent
 };
 
 }  // namespace attention

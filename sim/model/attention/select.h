@@ -69,7 +69,8 @@ class ValueSelection {
     Marks marks() const { return {beat_row_, marks_, beat_last_}; }
     Index offered() const {
         const bool end = place_ + 1 >= eliminator_.count();
-        return {indices_[given_], eliminator_.last() && end};
+        const bool none = eliminator_.count() == 0;
+        return {none ? 0 : indices_[given_], eliminator_.last() && end, none};
     }
     bool busy() const {
         return full_ || command_ || state_ != COMMAND || running_ || compared_ || beat_ || eliminator_.busy() || offers();

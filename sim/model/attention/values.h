@@ -22,8 +22,8 @@ class ValueStage {
     void step(const isa::JobFields& job, bool prunes, unsigned refined, const Index* offered, const Marks* marks,
               bool may_begin, uint32_t group, const std::vector<RowPlace>& places, const RowFacts* facts) {
         const bool fetched = fetch(job, prunes, refined, places);
-        pass(job, prunes, refined, offered, marks, may_begin && (ahead_ || fetched), group, places, facts);
-        ahead_ += uint32_t(fetched) - uint32_t(begins);
+        pass(job, prunes, refined, offered, marks, may_begin, ahead_ || fetched, group, places, facts);
+        ahead_ += uint32_t(fetched) - uint32_t(begins_tile_);
         reader_.words.tick();
     }
     /// Queues that others write or read.
@@ -74,7 +74,8 @@ class ValueStage {
     }
 
     void pass(const isa::JobFields& job, bool prunes, unsigned refined, const Index* offered, const Marks* marks,
-              bool may_begin, uint32_t group, const std::vector<RowPlace>& places, const RowFacts* facts) {
+              bool may_begin, bool fetched, uint32_t group, const std::vector<RowPlace>& places,
+              const RowFacts* facts) {
         const bool row = rows.valid();
         slot = row ? rows.front() : 0;
         const RowPlace& place = places[slot];
@@ -84,11 +85,13 @@ class ValueStage {
         reader_.step(telling && !prunes ? &slot : nullptr, place.keys);
         const bool listed = job.hold ? groups.pass_done : kept.pass_done;
         const bool ends = telling && (prunes ? listed : reader_.row_taken);
-        const bool fires = row && !told_ && (low_ || may_begin) && commands.ready() && reads.ready();
-        begins = fires && !low_;
+        const bool may = low_ || (fetched && (may_begin || !place.last));
+        const bool fires = row && !told_ && may && commands.ready() && reads.ready();
+        begins_tile_ = fires && !low_;
+        begins = begins_tile_ && place.last;
         leaves = ends && (low_ || !both);
         if (fires) {
-            commands.push({low_ || !both});
+            commands.push({!low_ && place.first, (low_ || !both) && place.last, !low_ && facts[place.number].grown});
             if (job.hold) reads.push({place.keys, prunes, low_});
             told_ = true;
         }
@@ -120,7 +123,7 @@ class ValueStage {
 
     RowReader reader_;
     uint32_t lanes_, place_ = 0, ahead_ = 0;
-    bool fetch_low_ = false, told_ = false, low_ = false;
+    bool fetch_low_ = false, told_ = false, low_ = false, begins_tile_ = false;
 };
 
 }  // namespace attention

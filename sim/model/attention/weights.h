@@ -16,7 +16,7 @@ class KeptWeights {
               uint32_t group) {
         taken = weights_given = pass_done = false;
         if (!enable || !(replay_ || kept) || !indices.ready()) return;
-        const Index item = replay_ ? Index{indices_[row->kept + number_], number_ + 1 == row->kept_count} : *kept;
+        const Index item = replay_ ? again_item(*row) : *kept;
         const bool full = item.last || count_ + 1 == group;
         if (full && !weights) return;
         indices.push(item);
@@ -31,6 +31,11 @@ class KeptWeights {
     bool taken = false, weights_given = false, pass_done = false;
 
   private:
+    Index again_item(const RowFacts& row) const {
+        if (!row.kept_count) return {0, true, true};
+        return {indices_[row.kept + number_], number_ + 1 == row.kept_count, false};
+    }
+
     const uint32_t* indices_;
     uint32_t count_ = 0, number_ = 0;
     bool replay_ = false;
@@ -75,11 +80,11 @@ class GroupWeights {
         const uint32_t* kept = word ? indices_ + item.row->kept : nullptr;
         const uint32_t end = word ? (item.number + 1) * lanes_ : 0;
         const bool any = word && next_ < item.row->kept_count && kept[next_] < end;
-        const bool gives = filled_ && (closing_ || any);
+        const bool gives = closing_ || (filled_ && any);
         weights_given = gives && indices.ready() && weights;
         if (gives && !weights_given) return;
         if (gives) {
-            indices.push({0, closing_});
+            indices.push({0, closing_, !filled_});
             filled_ = closing_ = false;
         }
         if (!word) return;
