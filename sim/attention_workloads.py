@@ -19,8 +19,10 @@ VARIETY = 16
 class Attention:
     """One layer. `queries`, `keys`, `values`: tokens, and values kept of each row; `alive`: heads of `heads`.
 
-    key_bits, value_bits : of the planes. split : keys have LSBs too, fetched by rows, of which `unsure` need them.
-    hold : an encoder, which loads keys and values once.
+    key_bits, value_bits : of the planes. split : keys have LSBs too, fetched by rows, of which `unsure` need them;
+    with `picked` by keys, of which such rows pick this share. hold : an encoder, or queries in groups of `group`, which
+    load keys and values once. forget : in 1/256. tile : `max_length` of the engine, longer rows are taken in tiles,
+    without importance and with all values.
     """
 
     heads: int
@@ -33,7 +35,11 @@ class Attention:
     value_bits: int = 12
     split: bool = False
     unsure: float = 0.0
+    picked: float = 0.0
     hold: bool = False
+    group: int = 1
+    forget: int = 256
+    tile: int = 1024
 
     def fields(self) -> dict[str, int]:
         """The job, with its planes one behind the other."""
@@ -46,24 +52,31 @@ class Attention:
         return {
             **{f"{name}_addr": place * SPAN for place, name in enumerate(places)},
             **strides,
-            **{"out_stride": 2 * self.heads * size, "heads": self.heads, "group": 1, "head_size": size},
+            **{"out_stride": 2 * self.heads * size, "heads": self.heads, "group": self.group, "head_size": size},
             **{"queries": self.queries, "keys": self.keys, "causal": 0, "offset": 0, "hold": int(self.hold)},
             **{"masked": 0, "query_bits": query, "key_bits": self.key_bits, "value_bits": self.value_bits},
             **{"key_low": int(self.split), "value_low": 0, "value_mode": ValueMode.NEVER, "key_margin": 0},
-            **{"key_mode": KeyMode.ROW if self.split else KeyMode.NEVER, "value_keep": keep},
-            **{"importance": 1, "forget": 256},
+            **{"key_mode": self._key_mode, "value_keep": keep},
+            **{"importance": int(self.keys <= self.tile), "forget": self.forget},
         }
+
+    @property
+    def _key_mode(self) -> KeyMode:
+        return KeyMode.NEVER if not self.split else KeyMode.KEY if self.picked else KeyMode.ROW
 
     def job(self, seed: int = 0) -> ModelJob:
         """The job and facts of its rows."""
         rng = np.random.default_rng(seed)
-        fields, count = self.fields(), self.alive * self.queries
-        low = rng.random(count) < self.unsure if self.split else np.zeros(count, bool)
-        which = rng.integers(VARIETY, size=count)
-        rows = [
-            replace(_row(self.keys, fields["value_keep"], int(kind)), low=bool(is_low))
-            for kind, is_low in zip(which, low)
-        ]
+        fields, rows = self.fields(), []
+        for _ in range(self.alive * self.queries):
+            row = _row(self.keys, fields["value_keep"], int(rng.integers(VARIETY)))
+            row = replace(row, low=self.split and rng.random() < self.unsure)
+            if row.low and self.picked:
+                row = replace(row, picked=np.flatnonzero(rng.random(self.keys) < self.picked).astype(np.uint32))
+            # The n-th tile has the largest score so far in one of n rows.
+            rows += [
+                replace(row, grown=rng.random() * (number + 1) < 1) for number in range(-(-self.keys // self.tile))
+            ]
         return ModelJob(fields, rows, (1 << self.alive) - 1)
 
     @property

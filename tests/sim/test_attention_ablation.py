@@ -4,6 +4,7 @@ import pytest
 
 from hwgen.arch.attention import AttentionSizes
 from sim.attention_ablation import GPT2, STEPS, layer, measure
+from sim.attention_beyond import CASES, rows
 from sim.attention_workloads import Attention
 
 
@@ -38,3 +39,17 @@ def test_rows_in_need_of_lsbs_read_them():
     unsure = Attention(**{**vars(sure), "unsure": 1.0})
     runs.append(measure([unsure], AttentionSizes())["bytes"])
     assert runs[1] - runs[0] == pytest.approx(2 * 100 * 32, abs=2 * 64)
+
+
+def test_what_goes_beyond_the_paper_is_worth_what_the_tables_say():
+    """Fewer LSBs, shared heads and long rows: bytes follow from the planes, cycles from the bytes."""
+    found = {(row["what"].split(",")[0], row["case"]): row for row in rows()}
+    lows = [found["LSBs", case]["bytes"] for case in CASES["LSBs, every row unsure"]]
+    assert lows == sorted(lows, reverse=True)
+    assert found["forgetting", "none"]["cycles"] == found["forgetting", "230/256"]["cycles"]
+    shared = [row["bytes"] for (what, _), row in found.items() if what == "grouped queries"]
+    assert shared[0] > 1.9 * shared[1] > 3.6 * shared[2]
+    long = [row for (what, _), row in found.items() if what == "length"]
+    assert all(row["port_busy"] > 0.96 for row in long)
+    assert long[-1]["bytes"] == pytest.approx(16 * long[0]["bytes"], rel=0.01)
+    assert all(row["products_busy"] > 0.98 for (what, _), row in found.items() if what == "head size")
