@@ -135,7 +135,10 @@ class Draft:
         fields |= {"dram_addr": source, "row_stride": runs.row_stride * beat}
         fields |= {"planes": runs.planes, "plane_stride": runs.plane_stride * beat}
         reads = [Access("dram", source, source + runs.size * beat)] if runs.size else []
-        self.add(Opcode.LOAD if self.chance(0.5) else load_opcode(self.arch, target), reads, touched, **fields)
+        opcode = load_opcode(self.arch, target)
+        if opcode != Opcode.LOAD and self.chance(0.5):
+            opcode = Opcode.LOAD
+        self.add(opcode, reads, touched, **fields)
 
     def _stored_again(self, packed: list[tuple[int, int, int]], rows: int, beats: int) -> tuple[int, Runs]:
         """Address of packed columns that an earlier instruction stored; each row has them as often as they fit."""

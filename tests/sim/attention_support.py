@@ -31,6 +31,8 @@ SIZES = {
         max_heads=4, rows_in_flight=4, reads_in_flight=16,
     ),
 }  # fmt: skip
+SMALL = tuple(SIZES)
+"""Names of the sizes that most tests run on."""
 FULL = AttentionSizes()
 DESCRIPTOR = 8 * SPAN
 WHOLE = 1 << KEEP_FRACTION

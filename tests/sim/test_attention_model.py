@@ -12,7 +12,7 @@ from models.memory import Memory
 from sim.attention_block import JobRun
 from sim.attention_model import JobCycles, ModelJob, RowFacts, golden_job, run_jobs
 from tests.models.attention_engine.support import SPAN, Layer, random_layer
-from tests.sim.attention_support import DESCRIPTOR, FULL, SIZES, block, images, random_job
+from tests.sim.attention_support import DESCRIPTOR, FULL, SIZES, SMALL, block, images, random_job
 from tests.sim.test_attention_core import DENSE, ENCODER, PRUNED
 from tests.support import at_random, every_fourth, never
 
@@ -51,7 +51,7 @@ def held_job(rng: np.random.Generator, sizes: AttentionSizes, **choices: object)
 
 @pytest.mark.verilator
 @pytest.mark.parametrize("hold", [0, 1])
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", SMALL)
 def test_random_jobs(name, hold, seed):
     """Heads that are gone, masks, causal rows, LSBs in every mode, pruned values; memories near, far and stalling."""
     for case in range(24):
@@ -66,7 +66,7 @@ def test_random_jobs(name, hold, seed):
 
 @pytest.mark.verilator
 @pytest.mark.parametrize("hold", [0, 1])
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", SMALL)
 def test_long_rows(name, hold, seed):
     """Rows of up to five tiles: their maxima grow or not, tiles far below the maximum keep nothing."""
     sizes = SIZES[name]

@@ -8,7 +8,7 @@ from models.attention_engine.engine import JobResult
 from models.attention_engine.planes import join, split
 from models.attention_engine.row import Plane, attend_row, tile_scores
 from tests.models.attention_engine.support import Layer
-from tests.sim.attention_support import SIZES, check, random_job
+from tests.sim.attention_support import SIZES, SMALL, check, random_job
 from tests.support import at_random
 
 pytestmark = pytest.mark.verilator
@@ -44,7 +44,7 @@ def spoil(layer: Layer) -> None:
 
 
 @pytest.mark.parametrize("hold", [0, 1])
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", SMALL)
 def test_lsbs_key_by_key(name, hold, seed):
     """The second softmax takes the maximum of all seen keys, also where it is of a key that was not picked."""
     found = set()
@@ -90,7 +90,7 @@ def tile_maxima(highest: list[int]) -> list[tuple[list[int], int]]:
 
 
 @pytest.mark.parametrize("hold", [0, 1])
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", SMALL)
 def test_long_rows(name, hold, seed):
     """Rows of up to five tiles: the maximum grows or stays; pruned tiles far below the maximum keep nothing."""
     found, sizes = set(), SIZES[name]
@@ -112,7 +112,7 @@ def test_long_rows(name, hold, seed):
 
 @pytest.mark.parametrize("hold", [0, 1])
 @pytest.mark.parametrize("share", [WHOLE, keep_share(0.3)])
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", SMALL)
 def test_rows_that_see_no_key(name, share, hold, seed):
     """Masks without a key, in every mode of keys, and causal ones whose first keys are hidden: outputs of +0."""
     for mode in KeyMode:
