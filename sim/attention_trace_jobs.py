@@ -9,16 +9,14 @@ import numpy as np
 
 from hwgen.arch.attention import (
     KEEP_FRACTION,
-    LOW_BITS,
     POWER_BITS,
     POWER_FRACTION,
     AttentionSizes,
     KeyMode,
-    ValueMode,
     keep_count,
 )
-from models.attention_engine.planes import row_bytes
 from models.attention_engine.softmax import exponential
+from sim import attention_workloads as workloads
 from sim.attention_model import ModelJob, RowFacts, selection_facts
 
 PRUNED_TRACE = Path(__file__).parent / "traces" / "gpt2_pruned.csv"
@@ -29,7 +27,7 @@ SPREAD = 1.5
 """Standard deviation of made-up scores, in nats."""
 SPAN = 1 << 22
 """Each part of a job has 4 MiB of addresses to itself."""
-PARTS = ("q", "k", "k_low", "v", "v_low", "out", "mask", "heads", "job")
+PARTS = (*workloads.PARTS, "job")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,21 +76,21 @@ def part_address(number: int, name: str) -> int:
 
 def job_fields(layer: TraceLayer, sizes: AttentionSizes, number: int = 0) -> dict[str, int]:
     """The descriptor of a layer; heads of a cache have room for `max_length` tokens. number : of the job in memory."""
-    rows = {"k": layer.key_bits, "k_low": LOW_BITS, "v": layer.key_bits, "v_low": LOW_BITS}
-    return {
-        **{"heads": layer.heads, "group": 1, "head_size": HEAD_SIZE, "queries": 1, "keys": layer.keys},
-        **{"causal": 0, "offset": 0, "hold": 0, "masked": 0},
-        **{"query_bits": layer.query_bits, "key_bits": layer.key_bits, "value_bits": layer.key_bits},
-        **{"key_low": int(layer.key_low), "value_low": 0, "key_margin": 0},
-        "key_mode": int(KeyMode.ROW if layer.key_low else KeyMode.NEVER),
-        "value_mode": int(ValueMode.NEVER),
-        "value_keep": keep_count(layer.values, layer.keys),
-        **{"importance": int(layer.importance), "forget": 256},
-        **{f"{name}_addr": part_address(number, name) for name in PARTS if name != "job"},
-        "q_stride": row_bytes(HEAD_SIZE, layer.query_bits),
-        **{f"{name}_stride": sizes.max_length * row_bytes(HEAD_SIZE, bits) for name, bits in rows.items()},
-        "out_stride": layer.heads * HEAD_SIZE * 2,
-    }
+    return workloads.job_fields(
+        heads=layer.heads,
+        head_size=HEAD_SIZE,
+        queries=1,
+        keys=layer.keys,
+        room=sizes.max_length,
+        places={name: part_address(number, name) for name in workloads.PARTS},
+        query_bits=layer.query_bits,
+        key_bits=layer.key_bits,
+        value_bits=layer.key_bits,
+        key_low=int(layer.key_low),
+        key_mode=int(KeyMode.ROW if layer.key_low else KeyMode.NEVER),
+        value_keep=keep_count(layer.values, layer.keys),
+        importance=int(layer.importance),
+    )
 
 
 def made_up_job(layer: TraceLayer, sizes: AttentionSizes, rng: np.random.Generator, number: int = 0) -> ModelJob:

@@ -1,5 +1,6 @@
 """Attention layers without data, for the cycle model: what jobs fetch, and what data would decide, made up by seed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -11,8 +12,39 @@ from sim.attention_model import ModelJob, RowFacts, selection_facts
 
 SPAN = 1 << 24
 """Bytes of addresses that each plane of a job has to itself."""
+PARTS = ("q", "k", "k_low", "v", "v_low", "out", "mask", "heads")
+"""Parts of a job in memory, each with an address of its own."""
 VARIETY = 16
 """Different rows that rows of the same length are drawn from: where kept values lie, how long the selection takes."""
+
+
+def job_fields(
+    *,
+    head_size: int,
+    queries: int,
+    room: int,
+    places: Mapping[str, int],
+    query_bits: int,
+    key_bits: int,
+    value_bits: int,
+    **others: int,
+) -> dict[str, int]:
+    """A job whose planes lie head behind head, those of keys and values with room for `room` tokens.
+
+    places : the address of each of `PARTS`. What `others` leave out: no causal rows, no mask, no LSBs of values.
+    """
+    rows = {"q": (queries, query_bits), "k": (room, key_bits), "k_low": (room, LOW_BITS)}
+    rows |= {"v": (room, value_bits), "v_low": (room, LOW_BITS)}
+    bits = {"query_bits": query_bits, "key_bits": key_bits, "value_bits": value_bits}
+    return {
+        **{"group": 1, "causal": 0, "offset": 0, "hold": 0, "masked": 0, "forget": 256},
+        **{"value_low": 0, "value_mode": int(ValueMode.NEVER), "key_margin": 0},
+        **{"head_size": head_size, "queries": queries, **bits},
+        **{f"{name}_addr": places[name] for name in PARTS},
+        **{f"{name}_stride": count * row_bytes(head_size, width) for name, (count, width) in rows.items()},
+        "out_stride": 2 * others["heads"] * head_size,
+        **others,
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,22 +75,24 @@ class Attention:
 
     def fields(self) -> dict[str, int]:
         """The job, with its planes one behind the other."""
-        query, size = 12, self.head_size
-        rows = {"q": (self.queries, query), "k": (self.keys, self.key_bits), "k_low": (self.keys, LOW_BITS)}
-        rows |= {"v": (self.keys, self.value_bits), "v_low": (self.keys, LOW_BITS)}
-        strides = {f"{name}_stride": count * row_bytes(size, bits) for name, (count, bits) in rows.items()}
-        places = ("q", "k", "k_low", "v", "v_low", "out", "mask", "heads")
-        keep = keep_count(self.values, self.keys) if self.values < self.keys else 1 << KEEP_FRACTION
-        return {
-            **{f"{name}_addr": place * SPAN for place, name in enumerate(places)},
-            **strides,
-            **{"out_stride": 2 * self.heads * size, "heads": self.heads, "group": self.group, "head_size": size},
-            **{"queries": self.queries, "keys": self.keys, "causal": 0, "offset": 0, "hold": int(self.hold)},
-            **{"masked": 0, "query_bits": query, "key_bits": self.key_bits, "value_bits": self.value_bits},
-            **{"key_low": int(self.split), "value_low": 0, "value_mode": ValueMode.NEVER, "key_margin": 0},
-            **{"key_mode": self._key_mode, "value_keep": keep},
-            **{"importance": int(self.keys <= self.tile), "forget": self.forget},
-        }
+        return job_fields(
+            heads=self.heads,
+            group=self.group,
+            head_size=self.head_size,
+            queries=self.queries,
+            keys=self.keys,
+            room=self.keys,
+            places={name: place * SPAN for place, name in enumerate(PARTS)},
+            query_bits=12,
+            key_bits=self.key_bits,
+            value_bits=self.value_bits,
+            key_low=int(self.split),
+            key_mode=self._key_mode,
+            value_keep=keep_count(self.values, self.keys) if self.values < self.keys else 1 << KEEP_FRACTION,
+            hold=int(self.hold),
+            importance=int(self.keys <= self.tile),
+            forget=self.forget,
+        )
 
     @property
     def _key_mode(self) -> KeyMode:

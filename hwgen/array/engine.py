@@ -5,7 +5,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch import INDEX_BITS, Arch
-from hwgen.arch.isa import Engine, Target, engines
+from hwgen.arch.isa import Target, engines
 from hwgen.arch.registers import TensorState
 from hwgen.array.mesh import Mesh
 from hwgen.array.row import RowHead
@@ -13,7 +13,7 @@ from hwgen.array.sequencer import Sequencer
 from hwgen.array.weights import WeightScratchpad
 from hwgen.array.words import ElementShape, WeightLayout, hop_limit
 from hwgen.lib.pipeline import delay
-from hwgen.lib.shapes import AccRead, AccWrite, EngineSignature, LoadBeat, engine_places
+from hwgen.lib.shapes import AccRead, AccWrite, EngineSignature, LoadBeat, engine_places, waits_for_memory
 from hwgen.lib.shared import Shared
 
 
@@ -155,9 +155,6 @@ class TensorEngine(wiring.Component):
             control.error_valid.eq(sequencer.error_valid & ~failed),
             self.state.eq(sequencer.state),
         ]
-        for_memory = self.waiting[Engine.LOAD] | self.waiting[Engine.STORE]
-        for engine in (Engine.FILL, Engine.ATTEND):
-            if engine in engines(self.arch):
-                for_memory |= self.waiting[engine]
+        for_memory = waits_for_memory(self.waiting, engines(self.arch))
         with m.If(~sequencer.active & self.waiting.any()):
             m.d.comb += self.state.eq(Mux(for_memory, TensorState.MEMORY, TensorState.TOKENS))

@@ -2,14 +2,14 @@
 
 from collections.abc import Collection
 
-from amaranth.hdl import Module, Signal, Value
+from amaranth.hdl import Module, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch.isa import Engine
 from hwgen.arch.registers import TensorState
 from hwgen.control.words import REGISTER_BITS
-from hwgen.lib.shapes import ALL_ENGINES, engine_places
+from hwgen.lib.shapes import ALL_ENGINES, engine_places, waits_for_memory
 
 
 class Counts(data.StructLayout):
@@ -84,13 +84,9 @@ class Counters(wiring.Component):
         """One incrementer for each counter."""
         m = Module()
         state = Signal.like(self.tensor_state)
-        memory: Value = self.waiting[Engine.LOAD] | self.waiting[Engine.STORE]
-        for engine in (Engine.FILL, Engine.ATTEND):
-            if engine in self._engines:
-                memory |= self.waiting[engine]
         m.d.comb += state.eq(self.tensor_state)
         with m.If(self.tensor_state == TensorState.IDLE):
-            with m.If(memory):
+            with m.If(waits_for_memory(self.waiting, self._engines)):
                 m.d.comb += state.eq(TensorState.MEMORY)
             with m.Elif(self.waiting[Engine.VECTOR]):
                 m.d.comb += state.eq(TensorState.TOKENS)

@@ -1,8 +1,10 @@
 """Words and interfaces that engines exchange, all derived from `Arch` and the instruction table."""
 
 from collections.abc import Collection
+from functools import reduce
+from operator import or_
 
-from amaranth.hdl import Shape, unsigned
+from amaranth.hdl import Shape, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -146,6 +148,12 @@ ALL_ENGINES = tuple(Engine)
 def engine_places(engines: Collection[Engine]) -> int:
     """Places of arrays and masks that engines have by number; there is one for an engine in between that is absent."""
     return max(engines) + 1
+
+
+def waits_for_memory(waiting: Value, engines: Collection[Engine]) -> Value:
+    """Whether a mask of `engine_places` has an engine that moves memory: all but TENSOR and VECTOR."""
+    movers = (Engine.LOAD, Engine.STORE, Engine.FILL, Engine.ATTEND)
+    return reduce(or_, (waiting[engine] for engine in movers if engine in engines))
 
 
 TRACE_BITS = 4
