@@ -5,7 +5,7 @@ import numpy as np
 from hwgen.arch import Arch, ProgramError, UserError
 from hwgen.arch.attention import JOB, JOB_BYTES, LOW_BITS, RECORD_BYTES, KeyMode, ValueMode, unpack
 from hwgen.arch.isa import Command
-from hwgen.arch.services import INDEX_BYTES, SERVICE_BYTES, SERVICES, Job
+from hwgen.arch.services import IMPORTANCE_BYTES, INDEX_BYTES, SERVICE_BYTES, SERVICES, Job, Score
 from models.accesses import Rows
 from models.attention_engine.engine import check_job
 from models.attention_engine.planes import row_bytes
@@ -62,6 +62,10 @@ class AttendRows:
                 return self._gather(fields)
             case Job.TOPK:
                 return self._top_k(fields)
+            case Job.SAVE:
+                return [_run(fields["dst_addr"], IMPORTANCE_BYTES * fields["length"], writes=True)]
+            case Job.RESTORE:
+                return [_restore(fields)]
 
     def _select(self, fields: dict[str, int]) -> list[Rows]:
         length, keep = fields["length"], fields["keep"]
@@ -126,3 +130,9 @@ def _quantize(fields: dict[str, int]) -> list[Rows]:
     if fields["split"]:
         found.append(Rows(fields["low_addr"], heads, rows * row_bytes(size, LOW_BITS), fields["low_stride"], True))
     return found
+
+
+def _restore(fields: dict[str, int]) -> Rows:
+    length = fields["length"]
+    size = -(-length // 8) if fields["score"] == Score.HEADS else IMPORTANCE_BYTES * length
+    return _run(fields["src_addr"], size, writes=False)

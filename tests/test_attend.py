@@ -78,7 +78,7 @@ BAD_DESCRIPTORS = {
     "outputs beyond all addresses": {"out_addr": 1 << 40},
 }
 BAD_INSTRUCTIONS = {
-    "no job": raw(Opcode.ATTEND, job=6),
+    "no job": raw(Opcode.ATTEND, job=8),
     "token for itself": raw(Opcode.ATTEND, signal=1 << Engine.ATTEND),
     "token for an engine in between that is absent": raw(Opcode.ATTEND, signal=1 << Engine.FILL),
     "token for nobody": raw(Opcode.LOAD, beats=1, wait=1 << 6),

@@ -8,6 +8,8 @@ from hwgen.arch.fields import Field
 
 SERVICE_BYTES = 64
 """Bytes of each descriptor here."""
+IMPORTANCE_BYTES = 4
+"""Of a token, as SAVE writes it."""
 INDEX_BYTES = 2
 """An index list is 16-bit numbers, little-endian, one behind the other."""
 
@@ -21,10 +23,12 @@ class Job(enum.IntEnum):
     GATHER = 3
     TOPK = 4
     RESET = 5
+    SAVE = 6
+    RESTORE = 7
 
 
 class Score(enum.IntEnum):
-    """By what SELECT selects."""
+    """By what SELECT selects, and what RESTORE restores."""
 
     TOKENS = 0
     HEADS = 1
@@ -98,7 +102,28 @@ TOPK: Final = (
 RESET: Final = ()
 """All heads are alive, and their importance is 0; that of tokens is cleared by `forget` = 0 of a job."""
 
-SERVICES: Final = {Job.QUANTIZE: QUANTIZE, Job.SELECT: SELECT, Job.GATHER: GATHER, Job.TOPK: TOPK, Job.RESET: RESET}
+SAVE: Final = (
+    Field("length", 16, "tokens 0 .. length - 1", low=1),
+    Field("dst_addr", 48, f"their importance, an unsigned 32-bit number each: {_BEAT}"),
+)
+"""Importance of tokens goes to memory, for a host that moves tokens to other places or lets sequences take turns."""
+
+RESTORE: Final = (
+    Field("score", 1, "TOKENS: importance of tokens; HEADS: which heads are alive", choices=Score),
+    Field("length", 16, "tokens or heads 0 .. length - 1", low=1),
+    Field("src_addr", 48, f"importance as SAVE writes it, or bits, head 0 lowest: {_BEAT}"),
+)
+"""TOKENS: the importance of all other tokens becomes 0. HEADS: those are alive whose bit is set, and no others."""
+
+SERVICES: Final = {
+    Job.QUANTIZE: QUANTIZE,
+    Job.SELECT: SELECT,
+    Job.GATHER: GATHER,
+    Job.TOPK: TOPK,
+    Job.RESET: RESET,
+    Job.SAVE: SAVE,
+    Job.RESTORE: RESTORE,
+}
 
 
 def pack_service(job: Job, values: dict[str, int]) -> bytes:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from hwgen.arch.attention import ADDRESS_ALIGN, CHUNK, LOW_BITS, PLANE_BITS, QUERY_BITS, AttentionSizes, unpack
 from hwgen.arch.errors import UserError
-from hwgen.arch.services import SERVICE_BYTES, SERVICES, Job, Key, Score, pack_service
+from hwgen.arch.services import IMPORTANCE_BYTES, SERVICE_BYTES, SERVICES, Job, Key, Score, pack_service
 from models.attention_engine.cascade import compact, survivors
 from models.attention_engine.engine import Importance
 from models.attention_engine.planes import pack_plane, quantize, split
@@ -55,6 +55,8 @@ def run_service(
         Job.SELECT: lambda: _select(memory, fields, importance),
         Job.GATHER: lambda: _gather(memory, fields, sizes),
         Job.TOPK: lambda: _top_k(memory, fields),
+        Job.SAVE: lambda: _save(memory, fields, importance),
+        Job.RESTORE: lambda: _restore(memory, fields, importance),
     }
     runs[job]()
 
@@ -73,20 +75,24 @@ def _quantize_rules(fields: dict[str, int], sizes: AttentionSizes) -> _Rules:
 
 def _select_rules(fields: dict[str, int], sizes: AttentionSizes) -> _Rules:
     heads, length, keep = fields["score"] == Score.HEADS, fields["length"], fields["keep"]
-    most = sizes.max_heads if heads else sizes.max_length
     tokens_only = not (heads and (fields["first"] or fields["protected"] or fields["compact"]))
     return [
-        (length <= most, f"length must be at most {most}, not {length}"),
+        *_length_rules(fields, sizes),
         (keep <= length, f"keep ({keep}) must be at most length ({length})"),
         (tokens_only, "first, protected and compact must be 0 for HEADS"),
         (not (fields["compact"] and fields["dropped"]), "compact and dropped exclude each other"),
     ]
 
 
+def _length_rules(fields: dict[str, int], sizes: AttentionSizes) -> _Rules:
+    most = sizes.max_heads if fields.get("score") == Score.HEADS else sizes.max_length
+    return [(fields["length"] <= most, f"length must be at most {most}, not {fields['length']}")]
+
+
 def _top_k_rules(fields: dict[str, int], sizes: AttentionSizes) -> _Rules:
     length, k = fields["length"], fields["k"]
     return [
-        (length <= sizes.max_length, f"length must be at most {sizes.max_length}, not {length}"),
+        *_length_rules(fields, sizes),
         (k <= length, f"k ({k}) must be at most length ({length})"),
     ]
 
@@ -97,6 +103,8 @@ _RULES: dict[Job, Callable[[dict[str, int], AttentionSizes], _Rules]] = {
     Job.GATHER: lambda fields, sizes: [],
     Job.TOPK: _top_k_rules,
     Job.RESET: lambda fields, sizes: [],
+    Job.SAVE: _length_rules,
+    Job.RESTORE: _length_rules,
 }
 
 
@@ -135,8 +143,7 @@ def _select(memory: Memory, fields: dict[str, int], importance: Importance) -> N
 def _protected(memory: Memory, fields: dict[str, int]) -> NDArray[np.bool_]:
     protected = np.arange(fields["length"]) < fields["first"]
     if fields["protected"]:
-        data = np.frombuffer(memory.read(fields["protect_addr"], -(-fields["length"] // 8)), np.uint8)
-        protected |= np.unpackbits(data, bitorder="little")[: fields["length"]].astype(np.bool_)
+        protected |= _bits(memory, fields["protect_addr"], fields["length"])
     return protected
 
 
@@ -154,3 +161,23 @@ def _top_k(memory: Memory, fields: dict[str, int]) -> None:
     kept = top_k(fp32_scores(ranked.view(np.float32)), fields["k"])
     memory.write(fields["index_addr"], kept.astype("<u2").tobytes())
     memory.write(fields["value_addr"], bits[kept].tobytes())
+
+
+def _save(memory: Memory, fields: dict[str, int], importance: Importance) -> None:
+    memory.write(fields["dst_addr"], importance.tokens[: fields["length"]].astype("<u4").tobytes())
+
+
+def _restore(memory: Memory, fields: dict[str, int], importance: Importance) -> None:
+    address, length = fields["src_addr"], fields["length"]
+    if fields["score"] == Score.HEADS:
+        importance.alive[:] = False
+        importance.alive[:length] = _bits(memory, address, length)
+    else:
+        importance.tokens[:] = 0
+        importance.tokens[:length] = np.frombuffer(memory.read(address, IMPORTANCE_BYTES * length), "<u4")
+
+
+def _bits(memory: Memory, address: int, count: int) -> NDArray[np.bool_]:
+    """Bits in memory, the first one lowest."""
+    data = np.frombuffer(memory.read(address, -(-count // 8)), np.uint8)
+    return np.unpackbits(data, bitorder="little")[:count].astype(np.bool_)

@@ -63,6 +63,21 @@ def test_reset(name, seed):
     assert fresh.alive == block(name).alive == (1 << SIZES[name].max_heads) - 1
 
 
+@pytest.mark.parametrize("name", SIZES)
+def test_state(name, seed):
+    """Importance to memory, and back into a core that knows something else; heads by their bits."""
+    sizes = SIZES[name]
+    for case in range(40):
+        rng = np.random.default_rng([seed, case])
+        job, by_head = ((Job.SAVE, 0), (Job.RESTORE, 0), (Job.RESTORE, 1))[case % 3]
+        most = sizes.max_heads if by_head else sizes.max_length
+        length = int(rng.choice([1, most, rng.integers(1, most + 1)]))
+        fields = fields_of(job, length=length) | ({"score": by_head} if job is Job.RESTORE else {})
+        contents = {BASES[name]: rng.bytes(4 * sizes.max_length + 64) for name in ("src_addr", "dst_addr")}
+        print(f"case {case}: {job.name} {fields}")
+        compare(name, job, fields, contents, State.drawn(rng, sizes), **timing(rng, case))
+
+
 QUANTIZE = {"rows": 3, "heads": 2, "head_size": 16, "bits": 4, "src_stride": 64, "msb_stride": 64, "low_stride": 64}
 
 
@@ -97,6 +112,12 @@ QUANTIZE = {"rows": 3, "heads": 2, "head_size": 16, "bits": 4, "src_stride": 64,
         (Job.TOPK, {"length": 65}),
         (Job.TOPK, {"k": 2}),
         (Job.TOPK, {"value_addr": 4}),
+        (Job.SAVE, {"length": 0}),
+        (Job.SAVE, {"length": 65}),
+        (Job.SAVE, {"dst_addr": 8}),
+        (Job.RESTORE, {"length": 65}),
+        (Job.RESTORE, {"score": Score.HEADS, "length": 7}),
+        (Job.RESTORE, {"src_addr": 4}),
     ],
 )
 def test_descriptors_that_are_refused(job, change, seed):
@@ -122,7 +143,7 @@ def check_refused(name: str, job: int, address: int, descriptor: bytes, reads: i
     assert (run.error, run.read_beats, run.write_beats, core.alive) == (True, reads, 0, 0b101)
 
 
-@pytest.mark.parametrize(("job", "address"), [(0, 0), (6, 0), (7, 0), (Job.TOPK, 8), (Job.GATHER, 1)])
+@pytest.mark.parametrize(("job", "address"), [(0, 0), (Job.TOPK, 8), (Job.GATHER, 1), (Job.SAVE, 8)])
 def test_commands_that_are_no_jobs(job, address):
     """Nothing is read."""
     check_refused("16", job, address, bytes(64), reads=0)
@@ -161,6 +182,8 @@ def measured(seed: int) -> dict[str, tuple]:
         "512 of 1,024 tokens": (380, Job.SELECT, fields_of(Job.SELECT, **tokens), lists),
         "512 of 1,024 tokens, compact": (400, Job.SELECT, fields_of(Job.SELECT, **tokens, compact=1), lists),
         "8 of 16 heads": (90, Job.SELECT, fields_of(Job.SELECT, **heads), lists),
+        "1,024 tokens": (140, Job.SAVE, fields_of(Job.SAVE, length=1024), {BASES["dst_addr"]: bytes(4096)}),
+        "1,024 tokens back": (190, Job.RESTORE, fields_of(Job.RESTORE, length=1024), values),
         "512 of 1,024 values": (400, Job.TOPK, fields_of(Job.TOPK, length=1024, k=512), values),
     }
 

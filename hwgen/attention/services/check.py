@@ -59,4 +59,19 @@ def _top_k(fields: data.View, sizes: AttentionSizes) -> list[Value]:
     return [(fields.length != 0) & (fields.length <= sizes.max_length), fields.k <= fields.length]
 
 
-_RULES = {Job.QUANTIZE: _quantize, Job.SELECT: _select, Job.GATHER: _gather, Job.TOPK: _top_k}
+def _save(fields: data.View, sizes: AttentionSizes) -> list[Value]:
+    return [(fields.length != 0) & (fields.length <= sizes.max_length)]
+
+
+def _restore(fields: data.View, sizes: AttentionSizes) -> list[Value]:
+    return [*_save(fields, sizes), (fields.score != Score.HEADS) | (fields.length <= sizes.max_heads)]
+
+
+_RULES = {
+    Job.QUANTIZE: _quantize,
+    Job.SELECT: _select,
+    Job.GATHER: _gather,
+    Job.TOPK: _top_k,
+    Job.SAVE: _save,
+    Job.RESTORE: _restore,
+}

@@ -1,6 +1,6 @@
 """The jobs beside attention: all parts connected, in front of the ports of the attention engine."""
 
-from amaranth.hdl import Cat, Module, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -13,6 +13,7 @@ from hwgen.attention.services.gather import GatherJob
 from hwgen.attention.services.quantize import QuantizeJob
 from hwgen.attention.services.rank import RankJob
 from hwgen.attention.services.read import SpanReader
+from hwgen.attention.services.state import StateJob
 from hwgen.attention.services.words import ServiceCommand
 from hwgen.attention.services.write import CHANNELS, WritePort
 from hwgen.attention.words import ReadRequest
@@ -72,7 +73,13 @@ class ServiceCore(wiring.Component):
         m.submodules.quantize = quantize = QuantizeJob(sizes, operand=self._operand, mul_latency=self._mul_latency)
         m.submodules.gather = gather = GatherJob(sizes)
         m.submodules.rank = rank = RankJob(sizes)
-        parts = {quantize: (Job.QUANTIZE,), gather: (Job.GATHER,), rank: (Job.SELECT, Job.TOPK)}
+        m.submodules.state = state = StateJob(sizes)
+        parts = {
+            quantize: (Job.QUANTIZE,),
+            gather: (Job.GATHER,),
+            rank: (Job.SELECT, Job.TOPK),
+            state: (Job.SAVE, Job.RESTORE),
+        }
         for source, target in (
             (spans.request, self.request),
             (port.request, self.write_request),
@@ -92,8 +99,15 @@ class ServiceCore(wiring.Component):
         m.d.comb += [
             *(quantize.fields.eq(reader.quantize), gather.fields.eq(reader.gather), quantize.alive.eq(self.alive)),
             *(rank.select.eq(reader.select), rank.topk.eq(reader.topk), rank.values.eq(reader.job == Job.TOPK)),
+            *(
+                state.save.eq(reader.save),
+                state.restore.eq(reader.restore),
+                state.restores.eq(reader.job == Job.RESTORE),
+            ),
+            *(rank.alive.eq(self.alive), rank.heads.eq(self.heads)),
         ]
-        self._importance(m, rank)
+        moves = (reader.job == Job.SAVE) | (reader.job == Job.RESTORE)
+        self._importance(m, moves, state, rank)
         with m.If(reader.start & (reader.job == Job.RESET)):
             m.d.sync += self.alive.eq((1 << sizes.max_heads) - 1)
             m.d.comb += self.heads_clear.eq(1)
@@ -130,17 +144,16 @@ class ServiceCore(wiring.Component):
                     self._pass(m, getattr(part, f"span_{number}"), getattr(port, f"span_{number}"))
                     self._pass(m, getattr(part, f"o_{number}"), getattr(port, f"i_{number}"))
 
-    def _importance(self, m: Module, rank: RankJob) -> None:
-        """Importance is for one kind of job only."""
+    def _importance(self, m: Module, moves: Value, state: StateJob, rank: RankJob) -> None:
+        """Importance is for two kinds of jobs; `moves`: for the one that moves it."""
+        names = ("token_address", "token_write_address", "token_write_data", "token_write_enable")
         m.d.comb += [
-            *(rank.alive.eq(self.alive), rank.heads.eq(self.heads), rank.token_data.eq(self.token_data)),
-            *(
-                getattr(self, name).eq(getattr(rank, name))
-                for name in ("token_address", "token_write_address", "token_write_data", "token_write_enable")
-            ),
+            *(part.token_data.eq(self.token_data) for part in (state, rank)),
+            *(getattr(self, name).eq(Mux(moves, getattr(state, name), getattr(rank, name))) for name in names),
         ]
-        with m.If(rank.survive):
-            m.d.sync += self.alive.eq(rank.survivors)
+        for part in (state, rank):
+            with m.If(part.survive):
+                m.d.sync += self.alive.eq(part.survivors)
 
     def _pass(self, m: Module, source: stream.Interface, target: stream.Interface) -> None:
         """Items go from one to the other."""

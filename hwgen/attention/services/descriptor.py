@@ -29,7 +29,8 @@ class ServiceReader(wiring.Component):
     span : Out(stream of BeatSpan)
     data : In(beat), data_valid : In(1)     Beats of the descriptor.
     job : Out(3)                            Of the command, from the cycle after it on.
-    quantize, select, gather, topk : Out(ServiceFields)   The descriptor as each job reads it; from `start` on.
+    quantize, select, gather, topk, save, restore : Out(ServiceFields)   The descriptor as each job reads it; from
+                                            `start` on.
     start, error : Out(1)                   One of them, for a cycle, for every command.
     """
 

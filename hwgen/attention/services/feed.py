@@ -102,9 +102,9 @@ class RankFeed(wiring.Component):
         head_words = -(-sizes.max_heads // width)
         heads, alive = Signal(head_words * bits), Signal(head_words * width)
         m.d.comb += [heads.eq(self.heads), alive.eq(self.alive)]
-        own_heads, own_alive = _part(m, heads, word, bits), _part(m, alive, word, width)
-        tokens = _part(m, self.token_data, word, bits)
-        values = _part(m, self.data.payload, word, bits)
+        own_heads, own_alive = part_of(m, heads, word, bits), part_of(m, alive, word, width)
+        tokens = part_of(m, self.token_data, word, bits)
+        values = part_of(m, self.data.payload, word, bits)
         protected = self._protected(m, word)
         for lane in range(width):
             token, head, value = (part.word_select(lane, KEY_BITS) for part in (tokens, own_heads, values))
@@ -130,12 +130,12 @@ class RankFeed(wiring.Component):
             *(write.data.eq(self.mask), write.en.eq(self.mask_valid)),
             read.addr.eq(word // (bits // width)),
         ]
-        own, lane_bits = _part(m, read.data, word, width), (width - 1).bit_length()
+        own, lane_bits = part_of(m, read.data, word, width), (width - 1).bit_length()
         indices = [Cat(Const(lane, lane_bits), word) for lane in range(width)]
         return [(index < self.select.first) | (self.select.protected & own[lane]) for lane, index in enumerate(indices)]
 
 
-def _part(m: Module, whole: Value, word: Value, width: int) -> Value:
+def part_of(m: Module, whole: Value, word: Value, width: int) -> Value:
     """The part of `whole` that word number `word` is, counted from the first part again behind the last."""
     parts = min(len(whole) // width, 1 << len(word))
     return whole if parts == 1 else select_part(m, whole[: parts * width], word[: (parts - 1).bit_length()], width)

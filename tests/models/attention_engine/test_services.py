@@ -189,9 +189,31 @@ def test_reset():
     assert (importance.tokens == 5).all()
 
 
+def test_importance_comes_back(seed):
+    """What SAVE writes is what the engine knew; RESTORE brings back any of it, and clears the rest."""
+    rng = np.random.default_rng(seed)
+    importance = Importance.empty(SIZES)
+    importance.tokens[:] = known = rng.integers(0, 1 << 32, 256)
+    memory = run(Job.SAVE, importance, length=200)
+    saved = np.frombuffer(memory.read(BASES["dst_addr"], 4 * 201), "<u4")
+    assert saved.tolist() == [*known[:200].tolist(), 0]
+    run(Job.RESTORE, importance, length=100, contents={BASES["src_addr"]: saved[100:200].tobytes()})
+    assert importance.tokens.tolist() == known[100:200].tolist() + [0] * 156
+    assert importance.alive.all()
+
+
+def test_heads_that_are_alive_come_back():
+    importance = Importance.empty(SIZES)
+    importance.alive[11] = False
+    run(Job.RESTORE, importance, score=Score.HEADS, length=10, contents={BASES["src_addr"]: b"\x05\x0e"})
+    assert np.flatnonzero(importance.alive).tolist() == [0, 2, 9]
+
+
 @pytest.mark.parametrize(
     ("job", "change", "text"),
     [
+        (Job.SAVE, {"length": 257}, "SAVE: length must be at most 256, not 257"),
+        (Job.RESTORE, {"length": 13, "score": Score.HEADS}, "RESTORE: length must be at most 12, not 13"),
         (Job.QUANTIZE, {"rows": 0}, "rows must be in 1..65535, not 0"),
         (Job.QUANTIZE, {"heads": 13}, "QUANTIZE: heads must be at most 12, not 13"),
         (Job.QUANTIZE, {"head_size": 24}, "QUANTIZE: head_size must be a multiple of 16, not 24"),
@@ -223,7 +245,7 @@ def test_bad_descriptors(job, change, text):
 
 def test_bad_calls():
     importance = Importance.empty(SIZES)
-    with pytest.raises(UserError, match=r"must be one of QUANTIZE \(1\), .*, RESET \(5\), not 0"):
+    with pytest.raises(UserError, match=r"must be one of QUANTIZE \(1\), .*, RESTORE \(7\), not 0"):
         run_service(SIZES, Memory(64), Job.ATTENTION, 0, importance)
     with pytest.raises(UserError, match="TOPK: the descriptor must be at a multiple of 64, not 0x20"):
         run_service(SIZES, Memory(128), Job.TOPK, 0x20, importance)
