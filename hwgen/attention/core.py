@@ -126,7 +126,8 @@ class AttentionCore(wiring.Component):
         m.d.comb += [
             issue.start.eq(reader.start),
             finish.start.eq(reader.start & reader.job.importance & living.any()),
-            ended.eq(running & empty & ~issue.o.valid & ~finish.busy & ~self._results.busy),
+            # Rows wait for their tables; a job whose heads are all gone has none that would.
+            ended.eq(running & empty & ~issue.o.valid & ~finish.busy & ~self._results.busy & ~reader.arriving),
             *(self.done.eq(quiet == 3), reader.finished.eq(self.done)),
             *(self.error.eq(reader.error), self.busy.eq(reader.busy)),
         ]

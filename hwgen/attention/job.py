@@ -114,6 +114,7 @@ class JobReader(wiring.Component):
     begins : Out(1)               A job is the one at hand: its command was taken while no other ran, or the one before
         has ended in the cycle before.
     busy : Out(1)                 A job is read or has not ended.
+    arriving : Out(1)             Records or mask of the job that was started are still to come.
     record_head_N : In, record_N : Out(RecordFields)   At once.
     words : Out, halves : Out(1)    Words that a head of keys takes in the row buffer; two heads fit.
     index : In(16), mask : Out(R)   Whether keys from `index` on are seen, `index` a multiple of the rows in a word.
@@ -136,6 +137,7 @@ class JobReader(wiring.Component):
                 "finished": In(1),
                 "begins": Out(1),
                 "busy": Out(1),
+                "arriving": Out(1),
                 **{f"record_head_{number}": In(head) for number in range(RECORD_PORTS)},
                 **{f"record_{number}": Out(RecordFields()) for number in range(RECORD_PORTS)},
                 "words": Out(address_bits(sizes) + 1),
@@ -200,8 +202,10 @@ class JobReader(wiring.Component):
                     m.d.comb += self.start.eq(1)
                     m.d.sync += self._side.eq(self._bank)
                     m.next = "arriving"
-            with m.State("arriving"), m.If(arrived == total):
-                m.next = "idle"
+            with m.State("arriving"):
+                m.d.comb += self.arriving.eq(1)
+                with m.If(arrived == total):
+                    m.next = "idle"
         self._take(m, job, words, tables, idle)
         self._records(m, tables & arrives & (arrived < records), arrived)
         self._mask(m, tables & arrives & (arrived >= records), arrived - records)

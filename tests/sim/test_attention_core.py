@@ -6,6 +6,7 @@ import pytest
 from hwgen.arch.attention import JOB, JOB_BYTES, AttentionSizes, KeyMode, keep_count
 from models.attention_engine.engine import AttentionEngine
 from models.memory import Memory
+from sim.attention_model import ModelJob, run_jobs
 from tests.models.attention_engine.support import SPAN, Layer, random_layer
 from tests.sim.attention_support import (
     DESCRIPTOR,
@@ -38,6 +39,18 @@ def test_jobs_that_hold_keys_and_values(name, seed):
         fits = 256 // SIZES[name].words(size, 16) * 16
         keys = max(1, min(64, int(fits * rng.choice([0.5, 1])) - int(rng.integers(3))))
         check_cases(name, seed + case, 1, hold=1, head_size=size, keys=keys, queries=int(rng.integers(1, 8)))
+
+
+@pytest.mark.parametrize("latency", [1, 40, 200])
+@pytest.mark.parametrize("name", SMALL)
+def test_a_job_without_a_living_head_ends_when_its_tables_are_there(name, latency, seed):
+    """Its rows of zeros leave long before; RTL and model count the beats of its records and its mask."""
+    rng, sizes = np.random.default_rng(seed), SIZES[name]
+    layer = random_job(rng, heads=int(rng.integers(1, 5)), queries=1, head_size=16, masked=1)
+    check(name, layer, 0, [7] * sizes.max_length, latency=latency)
+    run = block(name).run(DESCRIPTOR, Memory(images(layer, sizes)), latency=latency)
+    (model,) = run_jobs(sizes, [ModelJob(layer.job, [], 0)], latency=latency)
+    assert (model.cycles, model.read_beats) == (run.cycles, run.read_beats)
 
 
 def raw_descriptor(job: dict[str, int]) -> bytes:

@@ -46,7 +46,8 @@ class Core {
 
     void step() {
         memory_.show(now_);
-        const bool quiet = running_ && passes_.empty() && !issue_.valid() && !finish_.busy() && !results_.busy();
+        const bool quiet =
+            running_ && passes_.empty() && !issue_.valid() && !finish_.busy() && !results_.busy() && !reader_.arriving();
         const bool done = quiet_ == QUIET, starts = reader_.starts(), offered = taken_ < released_;
         loading_ = loader_.offered(fields_, plane_);
         halves_used_ = results_.used();

@@ -12,6 +12,8 @@ class JobReader {
         : beat_(sizes.beat_bytes), descriptor_(std::max(1u, isa::JOB_BYTES / sizes.beat_bytes)) {}
 
     bool busy() const { return running_ || state_ != IDLE; }
+    /// Records or mask of the job that was started are still to come.
+    bool arriving() const { return state_ == ARRIVING; }
     /// Beats of the request that is offered.
     uint32_t wants() const {
         return (state_ == DESCRIPTOR && asked_ != descriptor_) || (state_ == TABLES && asked_ != total_);
