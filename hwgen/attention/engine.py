@@ -1,7 +1,7 @@
 """The attention engine as an engine of the accelerator: ATTEND instructions become jobs."""
 
 from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal, Value
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import Out
 
 from hwgen.arch import Arch
@@ -102,19 +102,11 @@ class AttentionEngine(wiring.Component):
         attends: Signal,
     ) -> None:
         """The course of an instruction."""
-        control, memory = self.control, self._arch.memory
+        control = self.control
         instruction = Signal.like(control.command.payload, reset_less=True)
-        attend = operands_of(Opcode.ATTEND, instruction.operands)
-        low = self._arch.beat_bytes.bit_length() - 1
-        crooked = (attend.addr[:low] != 0) | (attend.addr[memory.address_bits :] != 0)
+        crooked = self._command(m, core, services, operands_of(Opcode.ATTEND, instruction.operands), attends)
         begins, refused = Signal(), Signal()
-        m.d.comb += [
-            attends.eq(attend.job == Job.ATTENTION),
-            core.command.payload.eq(attend.addr),
-            services.command.payload.job.eq(attend.job),
-            services.command.payload.address.eq(attend.addr),
-            control.busy.eq(1),
-        ]
+        m.d.comb += control.busy.eq(1)
         with m.FSM():
             with m.State("idle"):
                 m.d.comb += [control.busy.eq(0), faults.drained.eq(1), control.command.ready.eq(~faults.halt)]
@@ -137,6 +129,19 @@ class AttentionEngine(wiring.Component):
                     m.next = "end"
             self._ends(m, port, faults)
         self._report(m, port, faults, begins & crooked, refused, instruction.pc)
+
+    def _command(
+        self, m: Module, core: AttentionCore, services: ServiceCore, attend: data.View, attends: Signal
+    ) -> Value:
+        """What an instruction says, to both cores; gives whether no descriptor can be at its address."""
+        low = self._arch.beat_bytes.bit_length() - 1
+        m.d.comb += [
+            attends.eq(attend.job == Job.ATTENTION),
+            core.command.payload.eq(attend.addr),
+            services.command.payload.job.eq(attend.job),
+            services.command.payload.address.eq(attend.addr),
+        ]
+        return (attend.addr[:low] != 0) | (attend.addr[self._arch.memory.address_bits :] != 0)
 
     def _ends(self, m: Module, port: MemoryPort, faults: FaultReporter) -> None:
         """States in which bursts are completed: of a job that has ended, of one that is given up."""
