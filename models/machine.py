@@ -1,6 +1,6 @@
 """The golden machine: executes an encoded program in program order, as hwgen/arch/ISA.md defines it, without time."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,8 +54,10 @@ class Machine:
         """External memory."""
         return self.state.memory
 
-    def run(self, program: bytes) -> MachineResult:
+    def run(self, program: bytes, watch: Callable[[Command], None] = lambda item: None) -> MachineResult:
         """Execute an encoded program in program order; tokens are not looked at (see `models.tokens.check_tokens`).
+
+        `watch` is told each instruction before it is executed.
 
         Raises `MachineError` at the first instruction that meets an error; earlier instructions have taken effect.
         Raises `UndefinedResultError` at the first instruction whose result ISA.md leaves undefined.
@@ -64,6 +66,7 @@ class Machine:
         count = 0
         for pc, item in enumerate(commands(program, self.arch)):
             count = pc + 1
+            watch(item)
             try:
                 match item.opcode:
                     case Opcode.LOAD | Opcode.FILL:

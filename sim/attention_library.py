@@ -92,8 +92,8 @@ class Counters(ctypes.Structure):
 
 
 @cache
-def model_sizes(sizes: AttentionSizes) -> Sizes:
-    """What the model must know of an engine."""
+def model_sizes(sizes: AttentionSizes, mul_latency: int = 3) -> Sizes:
+    """What the model must know of an engine; `mul_latency`: registers of the multipliers of the scaling."""
     width = sizes.selection_width
     return Sizes(
         **{name: getattr(sizes, name) for name in ("multipliers", "beat_bytes", "softmax_lanes", "selection_width")},
@@ -106,7 +106,7 @@ def model_sizes(sizes: AttentionSizes) -> Sizes:
         running_latency=RunningRow.LATENCY,
         weighted_latency=WeightedSum(sizes).latency - 1,
         rescale_turns=WeightedSum(sizes).rescale_cycles - 1,
-        output_latency=Output(sizes).latency,
+        output_latency=Output(sizes, mul_latency=mul_latency).latency,
         importance_latency=Importance.LATENCY,
         decide=DECIDE,
         candidate_gap=candidate_gap(width),

@@ -115,7 +115,7 @@ def run_jobs(
     """
     counters = (Counters * len(jobs))()
     table, rows, places, passes = job_tables(sizes, jobs)
-    pattern = _pattern(stalls, limit)
+    pattern = stall_pattern(stalls, limit)
     memory = MemorySettings(latency, len(pattern), pattern.ctypes.data)
     ended = library().attention_run(
         ctypes.byref(known or model_sizes(sizes)),
@@ -165,7 +165,7 @@ def _jobs(jobs: Sequence[ModelJob]) -> ctypes.Array:
 def _rows(jobs: Sequence[ModelJob]) -> tuple[ctypes.Array, NDArray[np.uint32], NDArray[np.uint32]]:
     """Rows of all jobs, and the lists that they point to: of keys, of passes."""
     rows = [row for job in jobs for row in job.rows]
-    made, places, passes = (Row * max(1, len(rows)))(), _Lists(), _Lists()
+    made, places, passes = (Row * max(1, len(rows)))(), Lists(), Lists()
     for target, row in zip(made, rows):
         target.seen, target.low, target.keys, target.grown = row.seen, row.low, row.keys, row.grown
         target.kept, target.kept_count = places.add(row.kept)
@@ -174,7 +174,7 @@ def _rows(jobs: Sequence[ModelJob]) -> tuple[ctypes.Array, NDArray[np.uint32], N
     return made, places.array(), passes.array()
 
 
-class _Lists:
+class Lists:
     """Lists one behind the other."""
 
     def __init__(self) -> None:
@@ -189,10 +189,11 @@ class _Lists:
         return first, len(values)
 
     def array(self) -> NDArray[np.uint32]:
+        """All of them."""
         return np.concatenate(self._parts)
 
 
-def _pattern(stalls: Stalls, limit: int) -> NDArray[np.uint8]:
+def stall_pattern(stalls: Stalls, limit: int) -> NDArray[np.uint8]:
     """A byte for each cycle with a bit for each side; empty for a memory that never stalls."""
     patterns = [stalls() for _ in range(SIDES)]
     if all(isinstance(pattern, itertools.repeat) for pattern in patterns) and not any(map(next, patterns)):

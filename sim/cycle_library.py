@@ -27,7 +27,7 @@ from hwgen.memory.words import BUFFER_BEATS
 from hwgen.reducer.column import STYLES
 from hwgen.reducer.packer import SLOTS
 from hwgen.vector.engine import VectorEngine
-from sim import attention_library
+from sim import attention_library, services_library
 from sim.design import whole_text
 from sim.device import Settings
 from sim.verilate import build_plain
@@ -69,6 +69,7 @@ class Job(ctypes.Structure):
         ("attention_jobs", ctypes.c_void_p),
         ("attention_count", ctypes.c_uint64),
         *((name, ctypes.c_void_p) for name in ("rows", "places", "passes")),
+        *((name, ctypes.c_void_p) for name in ("services", "service_items", "service_passes")),
     ]
 
 
@@ -108,9 +109,18 @@ def sizes(arch: Arch) -> Sizes:
     )
 
 
-def attention_sizes(arch: Arch) -> attention_library.Sizes:
+class AttendSizes(ctypes.Structure):
+    """`AttendSizes` of `model/attend.h`."""
+
+    _fields_ = [("attention", attention_library.Sizes), ("services", services_library.Sizes)]
+
+
+def attend_sizes(arch: Arch) -> AttendSizes:
     """What it must know of the attention engine; zeros if there is none."""
-    return attention_library.model_sizes(arch.attention) if arch.attention else attention_library.Sizes()
+    if not arch.attention:
+        return AttendSizes()
+    models = attention_library.model_sizes, services_library.services_sizes
+    return AttendSizes(*(sizes_of(arch.attention, arch.vector.mul_latency) for sizes_of in models))
 
 
 def isa_header() -> str:
@@ -131,7 +141,7 @@ def isa_header() -> str:
 
 _U64, _INT, _VOID = ctypes.c_uint64, ctypes.c_int, ctypes.c_void_p
 _SIGNATURES = {
-    "new": (_VOID, ctypes.POINTER(Sizes), ctypes.POINTER(attention_library.Sizes), _INT),
+    "new": (_VOID, ctypes.POINTER(Sizes), ctypes.POINTER(AttendSizes), _INT),
     "start": (None, _VOID, ctypes.POINTER(Settings), ctypes.POINTER(Job)),
     "free": (None, _VOID),
     "run": (_INT, _VOID, _U64),
@@ -146,12 +156,13 @@ _SIGNATURES = {
 @cache
 def library() -> ctypes.CDLL:
     """Compile the model, or find it compiled, and declare its functions."""
-    text = whole_text(SOURCE).replace('#include "isa.h"', isa_header())
-    text = text.replace('#include "attention_isa.h"', attention_library.isa_header())
+    text = services_library.with_headers(whole_text(SOURCE)).replace('#include "isa.h"', isa_header())
     made = ctypes.CDLL(str(build_plain("cycles", text)))
     for name, (result, *arguments) in _SIGNATURES.items():
         function = getattr(made, f"model_{name}")
         function.restype, function.argtypes = result, arguments
-    if (made.model_sizes_bytes(), made.model_job_bytes()) != (ctypes.sizeof(Sizes), ctypes.sizeof(Job)):
-        raise AssertionError("Sizes or Job of sim/model and of sim/cycle_library.py differ")
+    structures = (Sizes, AttendSizes, Job)
+    made.model_bytes.restype = ctypes.c_uint32
+    if [made.model_bytes(which) for which in range(len(structures))] != [*map(ctypes.sizeof, structures)]:
+        raise AssertionError("structures of sim/model and of sim/cycle_library.py differ")
     return made

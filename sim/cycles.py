@@ -14,12 +14,13 @@ import numpy as np
 from hwgen.arch import INSTRUCTION_BYTES, Arch, ProgramError
 from hwgen.arch.isa import TABLE, Engine, Opcode
 from hwgen.arch.registers import TensorState
-from hwgen.arch.services import Job as AttentionJob
+from hwgen.arch.services import Job as AttendJob
 from hwgen.lib.streams import SkidBuffer
 from sim.attention_model import ModelJob, job_tables
-from sim.cycle_library import Job, attention_sizes, library, sizes
+from sim.cycle_library import Job, attend_sizes, library, sizes
 from sim.device import ENGINES, EVENT, STATE, STATES, SimulationError, memory_settings
 from sim.memory import MemoryModel
+from sim.services_model import ModelService, service_tables
 
 FIRST_CYCLE = SkidBuffer.LATENCY + 2
 """Cycle in which a run is under way first, counted from the one in which the host writes CTRL: the write takes effect,
@@ -54,7 +55,7 @@ class CycleDevice:
 
     def __init__(self, arch: Arch, *, every_cycle: bool = False) -> None:
         self._arch, self._library = arch, library()
-        numbers = ctypes.byref(sizes(arch)), ctypes.byref(attention_sizes(arch))
+        numbers = ctypes.byref(sizes(arch)), ctypes.byref(attend_sizes(arch))
         self._handle = self._library.model_new(*numbers, every_cycle)
 
     def __enter__(self) -> Self:
@@ -72,23 +73,20 @@ class CycleDevice:
         timeout_cycles: int = 10_000_000_000,
         event_limit: int = 0,
         state_events: bool = True,
-        attention: Sequence[ModelJob] = (),
+        attend: Sequence[ModelJob | ModelService] = (),
     ) -> ModelResult:
         """Run a program; see `run_model`. After an error the device is of no use any more."""
         check_counts(program)
-        _check_attention(program, self._arch, attention)
-        tables = job_tables(self._arch.attention, attention) if attention else ()
+        _check_attend(program, self._arch, attend)
         job = Job(program, address, len(program) // INSTRUCTION_BYTES, FIRST_CYCLE, event_limit, state_events)
-        if tables:
-            job.attention_jobs, job.attention_count = ctypes.addressof(tables[0]), len(attention)
-            job.rows = ctypes.addressof(tables[1])
-            job.places, job.passes = (array.ctypes.data for array in tables[2:])
+        tables = _set_jobs(job, self._arch, attend)
         settings = memory_settings(memory or MemoryModel(), 0, 0)
         self._library.model_start(self._handle, ctypes.byref(settings), ctypes.byref(job))
         ended = self._library.model_run(self._handle, timeout_cycles)
         if ended != _ENDED:
             what, now = "hangs in" if ended == _HUNG else "has not ended in", self._library.model_now(self._handle)
             raise SimulationError(f"the program {what} cycle {now}: {_waiting(self._handle, program)}")
+        del tables  # the library reads them until here
         return _result(self._handle)
 
 
@@ -99,10 +97,10 @@ def run_model(arch: Arch, program: bytes, *, every_cycle: bool = False, **option
     event_limit : events to keep; the runner keeps `sim.runner.EVENT_LIMIT`.
     state_events : whether changes of state count as events; otherwise those of instructions alone, two of each.
     every_cycle : pass cycles one by one, however alike they are; for tests.
-    attention : for each ATTEND of job ATTENTION, in program order, what its cycles depend on (`sim.attend_facts`).
+    attend : for each ATTEND, in program order, what its cycles depend on (`sim.attend_facts`).
 
-    Raises `ProgramError` for an unknown opcode or a count of zero, for jobs of ATTEND beside ATTENTION and RESET, for
-    ATTENTIONs without facts; `SimulationError` when the run does not end in `timeout_cycles` or when every engine
+    Raises `ProgramError` for an unknown opcode or a count of zero, for ATTENDs whose jobs are not those of `attend`;
+    `SimulationError` when the run does not end in `timeout_cycles` or when every engine
     waits: it names the instructions and the tokens that they lack.
     """
     with CycleDevice(arch, every_cycle=every_cycle) as device:
@@ -128,20 +126,38 @@ def check_counts(program: bytes) -> None:
                 raise ProgramError(f"instruction {low[0]}: {opcode.name}.{item.name} must be at least {item.low}")
 
 
-def _check_attention(program: bytes, arch: Arch, jobs: Sequence[ModelJob]) -> None:
-    """Raise `ProgramError` for an ATTEND that the model cannot follow."""
+def _check_attend(program: bytes, arch: Arch, jobs: Sequence[ModelJob | ModelService]) -> None:
+    """Raise `ProgramError` unless the ATTENDs of a program have these jobs."""
     words = np.frombuffer(program, "<u8").reshape(-1, INSTRUCTION_BYTES // 8)
     row = TABLE[Opcode.ATTEND]
     places = np.flatnonzero(words[:, 0] & np.uint64(0xFF) == Opcode.ATTEND)
     kinds = _field(words[places], row.offsets["job"], row.operands[0].width)
     if places.size and arch.attention is None:
         raise ProgramError(f"instruction {places[0]} is ATTEND, but {arch.name} has no attention engine")
-    foreign = places[~np.isin(kinds, (AttentionJob.ATTENTION, AttentionJob.RESET))]
-    if foreign.size:
-        raise ProgramError(f"instruction {foreign[0]} is an ATTEND beside ATTENTION and RESET, which the model lacks")
-    count = int((kinds == AttentionJob.ATTENTION).sum())
-    if count != len(jobs):
-        raise ProgramError(f"the program has {count} jobs of attention, facts of {len(jobs)} are given")
+    if len(places) != len(jobs):
+        raise ProgramError(f"the program has {len(places)} jobs of ATTEND, facts of {len(jobs)} are given")
+    for place, kind, job in zip(places, kinds, map(_kind, jobs)):
+        if kind != job:
+            raise ProgramError(f"instruction {place} is an ATTEND of job {kind}, facts are of {job.name}")
+
+
+def _kind(job: ModelJob | ModelService) -> AttendJob:
+    return AttendJob.ATTENTION if isinstance(job, ModelJob) else job.job
+
+
+def _set_jobs(target: Job, arch: Arch, jobs: Sequence[ModelJob | ModelService]) -> tuple:
+    """Point to the jobs of ATTEND; gives what must be kept as long as the library reads it."""
+    if not jobs:
+        return ()
+    attention = [job for job in jobs if isinstance(job, ModelJob)]
+    first = job_tables(arch.attention, attention)
+    second = service_tables([job for job in jobs if isinstance(job, ModelService)])
+    target.attention_count = len(attention)
+    target.attention_jobs, target.rows, target.services = map(ctypes.addressof, (*first[:2], second[0]))
+    target.places, target.passes, target.service_items, target.service_passes = (
+        array.ctypes.data for array in (*first[2:], *second[1:])
+    )
+    return first, second
 
 
 def _field(words: np.ndarray, offset: int, width: int) -> np.ndarray:

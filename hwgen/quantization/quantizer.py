@@ -58,7 +58,6 @@ class Quantizer(wiring.Component):
 
     def __init__(self, *, lanes: int, beat_bytes: int, mul_latency: int = 3) -> None:
         self._lanes, self._beat_bytes, self._mul_latency = lanes, beat_bytes, mul_latency
-        self._packers = [PlanePacker(lanes=lanes, beat_bytes=beat_bytes) for _ in range(2)]
         super().__init__(
             {
                 "settings": In(QuantizerSettings(beat_bytes)),
@@ -82,6 +81,7 @@ class Quantizer(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Words enter when the queue has room for all that are under way; both packers take from it together."""
         m = Module()
+        self._packers = [PlanePacker(lanes=self._lanes, beat_bytes=self._beat_bytes) for _ in range(2)]
         settings = self.settings
         fields = {"integers": INTEGER_BITS * self._lanes, "bits": BITS_WIDTH, "low": 1, "half": 1, "last": 1}
         byte = len(settings.offset)

@@ -6,13 +6,23 @@
 #include "../memory_timing.h"
 #include "attention/core.h"
 #include "base.h"
+#include "services/core.h"
 
-/// The jobs of a program's ATTENTION instructions in their order, and what data decide about their rows.
-struct AttentionJobs {
+/// The jobs of a program's ATTEND instructions in their order, those of attention and those beside it, and what data
+/// decide about them.
+struct AttendJobs {
     const attention::Job* jobs;
     uint64_t count;
     const attention::RowFacts* facts;
     const uint32_t *indices, *passes;
+    const services::Job* services;
+    const uint32_t *service_items, *service_passes;
+};
+
+/// Numbers of the engine's parts; zeros if there is none.
+struct AttendSizes {
+    attention::Sizes attention;
+    services::Sizes services;
 };
 
 /// memory_port.py: MemoryPort. Registers for addresses and beats to write between the core and the memory.
@@ -23,10 +33,9 @@ class AttendPort final : public attention::Memory {
     explicit AttendPort(uint32_t outstanding)
         : outstanding_(outstanding), lengths_(std::max(2u, outstanding)) {}
 
-    /// The memory as it is in the cycle at hand; then the core is stepped, then `step` is called.
-    void look(MemoryTiming& memory) { memory_ = &memory; }
-
-    void show(Cycle) override {
+    /// The memory as it is in the cycle at hand; then the cores are stepped, then `step` is called.
+    void look(MemoryTiming& memory) {
+        memory_ = &memory;
         const WriteTiming& write = memory_->write[WRITE];
         address_goes_ = address_ && memory_->read[READ].ar_ready;
         write_address_goes_ = write_address_ && write.aw_ready;
@@ -36,6 +45,7 @@ class AttendPort final : public attention::Memory {
         write_ready = (!write_address_ || write_address_goes_) && writes_ != outstanding_;
         write_data_ready = (!beat_ || beat_goes_) && lengths_.valid();
     }
+    void show(Cycle) override {}  // `look` has
     void take_beat() override { beat_taken_ = true; }
     void request(Cycle, uint32_t beats) override { requested_ = beats; }
     void write_beat() override { beat_given_ = true; }
@@ -88,17 +98,22 @@ class AttendPort final : public attention::Memory {
     bool beat_given_ = false;
 };
 
-/// engine.py: AttentionEngine, for jobs ATTENTION and RESET.
+/// engine.py: AttentionEngine.
 class AttendEngine {
   public:
     explicit AttendEngine(const Sizes& sizes) : outstanding_(sizes.outstanding), port_(outstanding_) {}
 
-    /// Begins a run with these jobs; `sizes` of the engine, zeros if there is none.
-    void start(const attention::Sizes& sizes, const AttentionJobs& jobs) {
+    /// Begins a run with these jobs.
+    void start(const AttendSizes& sizes, const AttendJobs& jobs) {
         counters_.assign(std::max<size_t>(1, jobs.count), attention::Counters{});
         port_ = AttendPort(outstanding_);
-        if (sizes.multipliers) core_ = std::make_unique<attention::Core>(sizes, port_, jobs.jobs, jobs.count, 0, jobs.facts, jobs.indices,
-                                                  jobs.passes, counters_.data());
+        if (sizes.attention.multipliers) {
+            core_ = std::make_unique<attention::Core>(sizes.attention, port_, jobs.jobs, jobs.count, 0, jobs.facts,
+                                                      jobs.indices, jobs.passes, counters_.data());
+            services_ =
+                std::make_unique<services::Core>(sizes.services, port_, jobs.service_items, jobs.service_passes);
+        }
+        next_service_ = jobs.services;
         state_ = IDLE;
         rest_ = 0;
         odd_ = was_odd_ = false;
@@ -116,50 +131,56 @@ class AttendEngine {
         Outcome outcome;
         const State state = state_;
         const bool drained = port_.drained(), working = odd_ != was_odd_;
-        switch (state) {
-            case IDLE:
-                outcome.taken = command != nullptr;
-                if (!command) break;
-                attends_ = command->get(isa::Attend::job) == isa::Job::ATTENTION;
-                state_ = BEGIN;
-                break;
-            case BEGIN:
-                if (attends_) core_->release();
-                waited_ = 0;
-                state_ = RUNNING;
-                break;
-            case END:
-                outcome.done = drained;
-                if (drained) state_ = IDLE;
-                break;
-            case RUNNING:
-                break;
+        if (state == IDLE && command) {
+            outcome.taken = true;
+            attends_ = command->get(isa::Attend::job) == isa::Job::ATTENTION;
+            state_ = BEGIN;
         }
-        const size_t done = core_->done();
+        if (state == BEGIN) state_ = RUNNING;
+        if (state == END && drained) {
+            outcome.done = true;
+            state_ = IDLE;
+        }
         port_.look(memory);
-        core_->step();
+        const bool attended = attend(state == BEGIN && attends_), served = serve(state);
         outcome.reads = port_.reads();
         outcome.moves = port_.reads() || port_.writes() || working;
         written_ += port_.writes();
         port_.step(cycle);
-        if (state == RUNNING && (attends_ ? core_->done() != done : ++waited_ == RESET_CYCLES)) state_ = END;
-        was_odd_ = odd_;
-        odd_ = core_->begun() && core_->counters().products_busy & 1;
-        rest_ = busy() ? REST : rest_ - (rest_ != 0);
+        if (state == RUNNING && (attended || served)) state_ = END;
         return outcome;
     }
 
   private:
     enum State { IDLE, BEGIN, RUNNING, END };
-    static constexpr unsigned RESET_CYCLES = 2;  // from the cycle behind the command on, as services/core.py takes
-    static constexpr unsigned REST = 64;         // cycles in which what a job leaves behind comes to rest
+    static constexpr unsigned REST = 64;  // cycles in which what a job leaves behind in the core comes to rest
+
+    /// The core of attention, while it has a job or comes to rest. begins: a job is offered. Gives whether one ends.
+    bool attend(bool begins) {
+        rest_ = attends_ && busy() ? REST : rest_ - (rest_ != 0);
+        if (begins) core_->release();
+        if (!rest_) return false;
+        const size_t done = core_->done();
+        core_->step();
+        was_odd_ = odd_;
+        odd_ = core_->begun() && core_->counters().products_busy & 1;
+        return core_->done() != done;
+    }
+
+    /// The core of the jobs beside attention; gives whether one ends.
+    bool serve(State state) {
+        if (attends_ || (state != BEGIN && state != RUNNING)) return false;
+        return services_->step(state == BEGIN ? next_service_++ : nullptr);
+    }
 
     uint32_t outstanding_;
     AttendPort port_;
     std::vector<attention::Counters> counters_;
     std::unique_ptr<attention::Core> core_;
+    std::unique_ptr<services::Core> services_;
+    const services::Job* next_service_ = nullptr;
     State state_ = IDLE;
     bool attends_ = false, odd_ = false, was_odd_ = false;
-    unsigned waited_ = 0, rest_ = 0;
+    unsigned rest_ = 0;
     uint64_t written_ = 0;
 };

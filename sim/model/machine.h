@@ -17,15 +17,15 @@ struct Job {
     uint64_t address, count;
     uint64_t first_cycle;  // cycle of the log in which the run is under way first
     uint64_t event_limit, state_events;  // events to keep; whether changes of state are among them
-    AttentionJobs attention;
+    AttendJobs attend;
 };
 
 class Machine {
   public:
     /// `every_cycle`: pass cycles one by one, however alike they are.
-    /// `attention`: sizes of the attention engine; of use only for programs with ATTEND.
-    Machine(const Sizes& sizes, const attention::Sizes& attention, bool every_cycle)
-        : sizes_(sizes), attention_(attention), every_cycle_(every_cycle), acc_(sizes_), fetch_(sizes_),
+    /// `attend`: numbers of the attention engine; of use only for programs with ATTEND.
+    Machine(const Sizes& sizes, const AttendSizes& attend, bool every_cycle)
+        : sizes_(sizes), attend_sizes_(attend), every_cycle_(every_cycle), acc_(sizes_), fetch_(sizes_),
           queues_(sizes_, nullptr), load_(sizes_, acc_), fill_(sizes_, acc_), tensor_(sizes_, acc_, every_cycle_),
           vector_(sizes_, acc_, account_), store_(sizes_, acc_), attend_(sizes_), account_(0, 0, 0, false) {}
 
@@ -38,7 +38,7 @@ class Machine {
         memory_.start(memory, sizes_.beat_bytes);
         fetch_.start(job.address, uint32_t(job.count));
         queues_ = Queues(sizes_, job.program);
-        attend_.start(attention_, job.attention);
+        attend_.start(attend_sizes_, job.attend);
         first_ = now_;
         last_ = Moves();
         account_ = Account(origin_, now_, job.event_limit, job.state_events != 0);
@@ -241,7 +241,7 @@ class Machine {
     const ReadTiming& fill_port() const { return memory_.read[1]; }
 
     const Sizes sizes_;
-    const attention::Sizes attention_;
+    const AttendSizes attend_sizes_;
     const bool every_cycle_;
     Cycle now_ = 0, origin_ = 0, first_ = 0;  // since power-up; cycle 0 of the run; its first cycle
     bool ended_ = false, same_ = false;  // same_: the last cycle may be one of many

@@ -6,10 +6,12 @@
 static Machine& machine(void* handle) { return *static_cast<Machine*>(handle); }
 
 extern "C" {
-uint32_t model_sizes_bytes() { return sizeof(Sizes); }
-uint32_t model_job_bytes() { return sizeof(Job); }
-void* model_new(const Sizes* sizes, const attention::Sizes* attention, int every_cycle) {
-    return new Machine(*sizes, *attention, every_cycle != 0);
+uint32_t model_bytes(int which) {
+    const uint32_t sizes[] = {sizeof(Sizes), sizeof(AttendSizes), sizeof(Job)};
+    return sizes[which];
+}
+void* model_new(const Sizes* sizes, const AttendSizes* attend, int every_cycle) {
+    return new Machine(*sizes, *attend, every_cycle != 0);
 }
 void model_start(void* m, const MemorySettings* memory, const Job* job) { machine(m).start(*memory, *job); }
 void model_free(void* m) { delete &machine(m); }

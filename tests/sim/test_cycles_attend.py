@@ -7,24 +7,21 @@ from hwgen.arch import INSTRUCTION_BYTES, ProgramError, load
 from hwgen.arch.isa import Opcode, command, encode
 from hwgen.arch.services import Job
 from models.memory import Memory
-from sim.attend_facts import attention_jobs
+from sim.attend_facts import attend_jobs
 from sim.cycles import run_model
-from sim.dependencies import Step
 from sim.memory import MemoryModel
 from sim.runner import EVENT_LIMIT, build
-from tests.attend_support import ARCH, TIMEOUT, Draft, assembled, fixed_job
+from sim.services_model import ModelService
+from tests.attend_support import ARCH, TIMEOUT, Draft, assembled, fixed_job, random_course
 from tests.test_end_to_end import random_memory
 
 
 def course(seed: int) -> Draft:
-    """Jobs, some of them on what products stored, between products and loads; a reset now and then."""
-    rng = np.random.default_rng(seed)
-    draft = Draft(rng)
-    for number in range(3):
-        stored = draft.product(number)
-        draft.attention(256 + 32 * number, stored if rng.random() < 0.7 else None)
-        if rng.random() < 0.3:
-            draft.step(Opcode.ATTEND, job=Job.RESET)
+    """Jobs of every kind, on what products stored and on what other jobs wrote, between products and loads."""
+    draft = random_course(seed)
+    if seed % 3 == 0:
+        draft.step(Opcode.ATTEND, job=Job.RESET)
+        draft.tokens_course(draft.product(3))
     return draft
 
 
@@ -46,8 +43,8 @@ def test_programs_with_attention_take_the_cycles_of_rtl(simulator, seed, number)
         timeout_cycles=TIMEOUT,
     )
     assert run.status.ok
-    jobs = attention_jobs(ARCH, program, Memory({0: image}))
-    model = run_model(ARCH, program, address=address, memory=memory, attention=jobs, event_limit=EVENT_LIMIT)
+    jobs = attend_jobs(ARCH, program, Memory({0: image}))
+    model = run_model(ARCH, program, address=address, memory=memory, attend=jobs, event_limit=EVENT_LIMIT)
     assert (model.cycles, model.counters) == (run.cycles, run.counters), f"program {seed + number}, {memory}"
     assert (model.states == run.states).all()
     assert (model.events == run.events).all()
@@ -55,8 +52,8 @@ def test_programs_with_attention_take_the_cycles_of_rtl(simulator, seed, number)
 
 def test_skipping_changes_nothing():
     image, program, address = assembled(course(5))
-    jobs = attention_jobs(ARCH, program, Memory({0: image}))
-    options = {"address": address, "attention": jobs, "event_limit": EVENT_LIMIT}
+    jobs = attend_jobs(ARCH, program, Memory({0: image}))
+    options = {"address": address, "attend": jobs, "event_limit": EVENT_LIMIT}
     runs = [run_model(ARCH, program, every_cycle=every, **options) for every in (False, True)]
     assert runs[0].counters == runs[1].counters
     assert (runs[0].events == runs[1].events).all()
@@ -65,12 +62,11 @@ def test_skipping_changes_nothing():
 def test_what_the_model_cannot_follow():
     draft, _ = fixed_job()
     _, program, _ = assembled(draft)
-    with pytest.raises(ProgramError, match=r"^the program has 1 jobs of attention, facts of 0 are given$"):
+    with pytest.raises(ProgramError, match=r"^the program has 1 jobs of ATTEND, facts of 0 are given$"):
         run_model(ARCH, program)
-    other = encode(command(Opcode.ATTEND, job=Job.GATHER))
-    with pytest.raises(ProgramError, match=r"^instruction 0 is an ATTEND beside ATTENTION and RESET, which the model"):
-        run_model(ARCH, other)
+    with pytest.raises(ProgramError, match=r"^instruction 0 is an ATTEND of job 0, facts are of RESET$"):
+        run_model(ARCH, program, attend=[ModelService(Job.RESET)])
+    other = encode(command(Opcode.ATTEND, job=Job.RESET))
     with pytest.raises(ProgramError, match=r"^instruction 0 is ATTEND, but tiny has no attention engine$"):
         run_model(load("tiny"), other)
-    reset = run_model(ARCH, encode(Step(command(Opcode.ATTEND, job=Job.RESET)).command))
-    assert reset.counters["BUSY_ATTEND"] == 4
+    assert run_model(ARCH, other, attend=[ModelService(Job.RESET)]).counters["BUSY_ATTEND"] == 4
