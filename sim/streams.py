@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 
+import cocotb
 from amaranth.hdl import Shape, ShapeLike
 from amaranth.lib import data
 from cocotb import Param
@@ -232,7 +233,8 @@ class Bench:
         """Everyone who takes part, in the order of sampling."""
 
     async def start(self) -> None:
-        """Start the clock and hold reset for some cycles."""
+        """Start the clock and hold reset for some cycles. Logs the seed, which cocotb makes anew for every case."""
+        self.dut._log.info(f"seed {cocotb.RANDOM_SEED}")
         Clock(self.dut.clk, 2, unit="ns").start()
         self.dut.rst.value = 1
         for _ in range(RESET_CYCLES):

@@ -4,8 +4,8 @@ from collections import deque
 
 import cocotb
 
-from hwgen.arch import INSTRUCTION_BYTES
-from hwgen.arch.isa import TABLE, Cause, Engine, Format, Opcode, Target, command, decode, encode, load_opcode
+from hwgen.arch import INSTRUCTION_BYTES, Arch
+from hwgen.arch.isa import TABLE, Cause, Command, Engine, Format, Opcode, Target, command, decode, encode, load_opcode
 from hwgen.arch.registers import MAGIC, REGISTERS, register
 from models.machine import Machine
 from models.memory import Memory
@@ -26,6 +26,20 @@ CHANNELS = {
     "b": ("resp",),
 }
 """Fields of the memory port; that of FILL has the first two channels."""
+
+
+def zeros(arch: Arch) -> list[Command]:
+    """Loads of zeros into every word of every scratchpad: what they hold after power-up."""
+    array, pads = arch.array, arch.scratchpads
+    accumulators = load_opcode(arch, Target.ACC16)
+    loads = [
+        command(Opcode.LOAD, target=Target.ACT_ROWS, rows=array.rows, pad=pads.act_depth),
+        command(Opcode.LOAD, target=Target.WGT, pad=pads.wgt_depth * array.lanes),
+        command(Opcode.LOAD, target=Target.IDX, pad=pads.wgt_depth * array.lanes // 4),
+        command(accumulators, target=Target.ACC16, pad=pads.acc_depth),
+    ]
+    entries = arch.vector.curve_entries
+    return [*loads, command(Opcode.LOAD, target=Target.CURVE, pad=entries)] if entries else loads
 
 
 class Host:
@@ -157,15 +171,8 @@ class TopBench(Bench):
         """Reset, then fill the scratchpads with the zeros of a power-up, which reset does not do."""
         await self.start()
         assert await self.host.read("ID") == MAGIC
-        array, pads = self.arch.array, self.arch.scratchpads
-        words = 4 // array.lanes
-        zeros = [
-            command(Opcode.LOAD, target=Target.ACT_ROWS, rows=array.rows, pad=pads.act_depth),
-            command(Opcode.LOAD, target=Target.WGT, pad=pads.wgt_depth * array.lanes),
-            command(Opcode.LOAD, target=Target.IDX, pad=pads.wgt_depth // words),
-            command(load_opcode(self.arch, Target.ACC16), target=Target.ACC16, pad=pads.acc_depth),
-        ]
-        await self.execute({0: b"".join(map(encode, zeros)) + bytes(0x1000)}, 0, len(zeros))
+        loads = zeros(self.arch)
+        await self.execute({0: b"".join(map(encode, loads)) + bytes(0x1000)}, 0, len(loads))
 
 
 @cocotb.test()

@@ -4,8 +4,12 @@ import re
 
 import pytest
 
-from hwgen.arch import load
+from hwgen.arch import load, preset_names
+from hwgen.arch.isa import encode
+from models.accesses import scratchpad_words
+from models.machine import Machine
 from sim.benches.designs import BENCHES, design
+from sim.benches.top import zeros
 from sim.cocotb_runner import BenchError, build_bench, port_rules, run_bench
 
 pytestmark = pytest.mark.verilator
@@ -14,6 +18,17 @@ pytestmark = pytest.mark.verilator
 @pytest.mark.parametrize("bench", BENCHES)
 def test_bench_passes(bench, seed, tmp_path):
     assert run_bench(bench, folder=tmp_path, seed=seed) >= 6
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_case_of_the_top_bench_starts_with_zeros(name):
+    """The golden machine of a case knows nothing of the cases before it, which the design has been through."""
+    machine = Machine(load(name), 1)
+    memories = {memory: getattr(machine.state, memory) for memory in scratchpad_words(machine.arch)}
+    for words in memories.values():
+        words.fill(1)
+    machine.run(b"".join(map(encode, zeros(machine.arch))))
+    assert [memory for memory, words in memories.items() if words.any()] == []
 
 
 def test_a_swapped_mux_is_found(seed, tmp_path):
