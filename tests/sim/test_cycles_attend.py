@@ -12,7 +12,7 @@ from sim.cycles import run_model
 from sim.memory import MemoryModel
 from sim.runner import EVENT_LIMIT, build
 from sim.services_model import ModelService
-from tests.attend_support import ARCH, TIMEOUT, Draft, assembled, fixed_job, random_course
+from tests.attend_support import ARCH, SIZES, TIMEOUT, Draft, assembled, fixed_job, random_course
 from tests.test_end_to_end import random_memory
 
 
@@ -22,6 +22,11 @@ def course(seed: int) -> Draft:
     if seed % 3 == 0:
         draft.step(Opcode.ATTEND, job=Job.RESET)
         draft.tokens_course(draft.product(3))
+    if seed % 3 == 1:
+        length, size = int(draft.rng.integers(1, SIZES.max_length + 1)), 4 * SIZES.max_length
+        saved = draft.put(bytes(size))
+        draft.service(Job.SAVE, [], [(saved, size)], length=length, dst_addr=saved)
+        draft.service(Job.RESTORE, [(saved, size)], [], length=length, src_addr=saved)
     return draft
 
 
