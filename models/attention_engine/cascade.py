@@ -1,4 +1,4 @@
-"""What survives a layer: tokens and heads by their importance, and where survivors and later tokens are stored."""
+"""What survives a layer: tokens and heads by their importance, and where the importance of the survivors goes."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,41 +26,3 @@ def compact(scores: NDArray[np.int64], kept: NDArray[np.int64]) -> NDArray[np.in
     result = np.zeros_like(scores)
     result[: len(kept)] = scores[kept]
     return result
-
-
-class Slots:
-    """Key and value cache of a decoder layer: `tokens[s]` is the token in slot s, importance is counted by slot.
-
-    Slots below `used` are read as one range; the next token goes to the free slot if there is one, else to a new one.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self.tokens = np.full(capacity, -1, dtype=np.int64)
-        self.scores = np.zeros(capacity, dtype=np.int64)
-        self.used = 0
-        self._free: int | None = None
-
-    def insert(self, token: int) -> int:
-        """Slot of a token that arrives. Raises `UserError` when the cache is full."""
-        slot = self.used if self._free is None else self._free
-        if slot >= len(self.tokens):
-            raise UserError(f"a cache of {len(self.tokens)} slots is full")
-        self.tokens[slot], self.scores[slot] = token, 0
-        self.used, self._free = max(self.used, slot + 1), None
-        return slot
-
-    def evict(self, keep: int, recent: int) -> int | None:
-        """Free the least important slot if more than `keep` are in use; the `recent` newest tokens stay.
-
-        Ties: the higher slot goes. Gives the token that is gone. Raises `UserError` for more than one too many.
-        """
-        if self._free is not None or self.used <= keep:
-            return None
-        if self.used > keep + 1:
-            raise UserError(f"{self.used} slots are in use, at most {keep + 1} can be brought down to {keep}")
-        newest = self.tokens[: self.used] > self.tokens[: self.used].max() - recent
-        kept = survivors(self.scores[: self.used], keep, newest)
-        self._free = int(np.setdiff1d(np.arange(self.used), kept)[0])
-        gone = int(self.tokens[self._free])
-        self.tokens[self._free] = -1
-        return gone

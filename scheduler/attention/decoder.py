@@ -1,7 +1,8 @@
 """A causal model as two programs in one memory: one for a prompt, one that is run for token after token.
 
 Keys and values stay in memory as planes. The second program is the same for every token but for the descriptors that
-say where its keys and values go and how many are seen; the host writes these before each run (`write_token`).
+say where its keys and values go and how many are seen; the host writes these before each run (`write_token`). Where the
+policy prunes tokens, one leaves each layer that is full (`slots.py`).
 """
 
 from dataclasses import dataclass
@@ -13,10 +14,12 @@ from hwgen.arch import Arch, UserError
 from models.attention.attention import Magnitudes
 from models.attention.policy import PruningPolicy
 from models.pattern import Pattern
-from scheduler.attention.kernels import AttentionKernels
+from scheduler.attention.cascade import attentions, prune
 from scheduler.attention.lower import begin, check, check_arch, code_address, emit
 from scheduler.attention.planes import Cache, Moving
 from scheduler.attention.program import EncoderProgram, Values, put
+from scheduler.attention.slots import Capacity, Places, Slots
+from scheduler.attention.tokens import PromptKernels, TokenKernels
 from scheduler.training.compile import schedule
 from scheduler.training.ir import TrainingGraph
 from scheduler.training.lower import TrainingOptions
@@ -29,8 +32,9 @@ class DecoderProgram:
     prompt: EncoderProgram
     token: EncoderProgram
     room: int
-    """Tokens of a sequence that the cache has room for, those of the prompt among them."""
+    """Longest sequence, the prompt included."""
     moving: tuple[Moving, ...]
+    slots: Slots
 
     @property
     def memory_size(self) -> int:
@@ -48,14 +52,16 @@ class DecoderProgram:
     def write_token(self, memory: NDArray[np.uint8], position: int, hidden: Values) -> None:
         """Write the hidden state [1, D] of the token at a position, counted from the start of the prompt.
 
-        Raises `UserError` if the cache has no room for it.
+        `memory` is that after the run before. Raises `UserError` for a position behind the longest sequence, and if
+        tokens are pruned for one that is not the next.
         """
         first = self.prompt.input.n
         if not first <= position < self.room:
             raise UserError(f"the position of a token must be in {first}..{self.room - 1}, not {position}")
         self.token.write_input(memory, hidden)
+        slot, capacity = self.slots.next(memory, position), self.slots.capacity
         for item in self.moving:
-            put(memory, item.address, item.at(position))
+            put(memory, item.address, item.at(slot, capacity.keys(position), capacity.most))
 
 
 def compile_decoder(
@@ -71,39 +77,50 @@ def compile_decoder(
 ) -> DecoderProgram:
     """Programs of a prompt and of a token, for sequences of up to `room` tokens.
 
-    `graphs` are those of `capture_encoder` for a prompt and for one token; otherwise as `compile_encoder`. All tokens
-    and heads are kept: raises `UserError` for a policy that prunes them.
+    `graphs` are those of `capture_encoder` for a prompt and for one token; otherwise as `compile_encoder`. Tokens are
+    pruned by caps, and layer 0 keeps all of the prompt: raises `UserError` for other policies.
     """
-    length = _check(graphs, arch, policy, room)
+    capacity = _capacity(graphs, arch, policy, room)
     kept = check(graphs[0], arch, policy, magnitudes)
-    cache = Cache(room)
+    parts = {"capacity": capacity, "cache": Cache(capacity.rows), "places": Places()}
     options = TrainingOptions(pattern=pattern, dense=dense, memory_bytes=memory_bytes)
-    prompt = begin(graphs[0], arch, options)
+    prompt = begin(prune(graphs[0], kept), arch, options)
     token = begin(graphs[1], arch, options, beside=prompt)
-    kernels = [AttentionKernels(policy, kept, magnitudes, cache=cache, first=first) for first in (0, length)]
+    kernels = [kind(policy, kept, magnitudes, **parts) for kind in (PromptKernels, TokenKernels)]
     for step, kernel in zip((prompt, token), kernels):
         emit(step, kernel)
     programs, end = [], prompt.memory.end
-    for step in (prompt, token):
+    for step, kernel in zip((prompt, token), kernels):
         code = schedule(step, code_address(arch, end))
-        programs.append(EncoderProgram(arch=arch, places=step, code=code, kept=tuple(kept), selected=()))
+        selected = tuple(kernel.selected)
+        programs.append(EncoderProgram(arch=arch, places=step, code=code, kept=tuple(kept), selected=selected))
         end = code.address + code.size
-    return DecoderProgram(prompt=programs[0], token=programs[1], room=room, moving=tuple(kernels[1].moving))
+    slots = Slots(kept[0].tokens, policy, **parts)
+    return DecoderProgram(
+        prompt=programs[0], token=programs[1], room=room, moving=tuple(kernels[1].moving), slots=slots
+    )
 
 
-def _check(graphs: tuple[TrainingGraph, TrainingGraph], arch: Arch, policy: PruningPolicy, room: int) -> int:
-    """Tokens of the prompt. Raises `UserError` as `compile_decoder` does."""
+def _capacity(graphs: tuple[TrainingGraph, TrainingGraph], arch: Arch, policy: PruningPolicy, room: int) -> Capacity:
+    """Tokens that each layer keeps. Raises `UserError` as `compile_decoder` does."""
     check_arch(graphs[0], arch)
     lengths = [graph.tensors[graph.of_kind("input")[0]].shape[2] for graph in graphs]
     if lengths[1] != 1 or not lengths[0] < room:
         raise UserError(
             f"the second graph must be of one token, not {lengths[1]}, and the prompt ({lengths[0]} tokens) "
-            f"shorter than the cache ({room})"
+            f"shorter than the longest sequence ({room})"
         )
-    if room > arch.attention.max_length:
+    caps = (room,) * len(attentions(graphs[0]))
+    if policy.tokens is not None:
+        caps = policy.tokens.caps
+        if not caps:
+            raise UserError(
+                "tokens of a decoder are pruned by caps, not by shares or thresholds: a program needs counts"
+            )
+    capacity = Capacity(room, tuple(max(cap, policy.protect_first + policy.recent) for cap in caps))
+    if capacity.rows[0] > arch.attention.max_length:
         raise UserError(
-            f"the cache has room for {room} tokens, attention.max_length of {arch.name} is {arch.attention.max_length}"
+            f"a layer holds {capacity.rows[0]} tokens, attention.max_length of {arch.name} is "
+            f"{arch.attention.max_length}: shorten the longest sequence, or cap the tokens"
         )
-    if policy.tokens is not None or policy.heads is not None:
-        raise UserError("decoders keep all tokens and heads: a policy for them has values and quantization only")
-    return lengths[0]
+    return capacity

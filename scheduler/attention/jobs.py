@@ -62,7 +62,7 @@ class LayerJobs:
     key: Operands
     value: Operands
     fields: dict[str, int]
-    """Of the attention job, but for addresses, strides and whether importance is needed."""
+    """Of the attention job, but for addresses, strides, masks and whether importance is needed."""
     records: bytes
     """A record for each head."""
 
@@ -83,7 +83,7 @@ def layer_jobs(
 ) -> LayerJobs:
     """Numbers of layer `layer`, whose operands have `shape` [1, 1, T, heads x head size].
 
-    `first` tokens are in the cache already; then T is 1.
+    `first` tokens of the layer are in the cache already; then T is 1.
     """
     tokens, head_size = shape[2], shape[3] // item.heads
     bits = quantization_of(policy)
@@ -97,7 +97,7 @@ def layer_jobs(
         "key_bits": key.bits,
         "value_bits": value.bits,
         "value_keep": _value_keep(policy, layer, item, tokens, first),
-        "forget": FORGET_NOTHING if layer else 0,
+        "forget": FORGET_NOTHING if layer or first else 0,
     }
     records = b"".join(
         _record(item, bits, *(float(one.steps[head]) for one in (query, key, value))) for head in range(item.heads)
@@ -121,8 +121,6 @@ def _fields(item: Attend, bits: Quantization, tokens: int, first: int) -> dict[s
         "keys": first + tokens,
         "causal": int(item.causal),
         "offset": 0,
-        "masked": 0,
-        "mask_addr": 0,
         "key_low": 1,
         "value_low": 1,
         "key_mode": key_mode(bits),

@@ -21,7 +21,7 @@ from models.attention_engine.services import check_service
 from scheduler.attention.cascade import Kept
 from scheduler.attention.jobs import LayerJobs, layer_jobs
 from scheduler.attention.operators import Attend, Gather
-from scheduler.attention.planes import Cache, Moving, Planes
+from scheduler.attention.planes import Area, Planes
 from scheduler.hazards import Region
 from scheduler.training.blocks import Feature
 from scheduler.training.fuse import Group
@@ -41,12 +41,6 @@ class AttentionKernels:
     layer: int = -1
     selected: list[tuple[int, int]] = field(default_factory=list)
     """Address and length of the index list of each selection of tokens."""
-    cache: Cache | None = None
-    """Where keys and values stay; None: nowhere, they are those of one sequence."""
-    first: int = 0
-    """Position of the first token; not 0 in a program that goes on with a cache."""
-    moving: list[Moving] = field(default_factory=list)
-    """Descriptors that change from token to token."""
 
     @property
     def handlers(self) -> Kernels:
@@ -57,36 +51,41 @@ class AttentionKernels:
         """Quantise queries, keys and values, then attention; heads are selected before."""
         item: Attend = group.main
         self.layer += 1
-        if self.layer == 0 and not self.first:
-            _run(step, Job.RESET, 0)
-        if item.keep_heads is not None:
-            self._select(step, Score.HEADS, item.heads, item.keep_heads)
+        if self.layer == 0:
+            run(step, Job.RESET, 0)
+        self._choose(step, item)
         shape, sizes = step.graph.tensors[item.output].shape, step.arch.attention
-        magnitudes = self.magnitudes[self.layer]
-        jobs = layer_jobs(item, shape, self.policy, self.layer, magnitudes, sizes, self.first)
+        jobs = layer_jobs(item, shape, self.policy, self.layer, self.magnitudes[self.layer], sizes, self._before())
         planes = {name: self._planes(step, jobs, name) for name in ("query", "key", "value")}
         for name, place in planes.items():
-            self._quantize(step, jobs, place, step.features[getattr(item, name)], kept=name != "query")
+            self._quantize(step, jobs, name, place, step.features[getattr(item, name)])
         self._attention(step, jobs, planes)
 
-    def _planes(self, step: Step, jobs: LayerJobs, name: str) -> Planes:
-        """Room for planes: in the cache, or for the tokens of this program."""
-        cache = self.cache if name != "query" else None
-        if cache is not None and (self.layer, name) in cache.planes:
-            return cache.planes[self.layer, name]
-        operands, rows = getattr(jobs, name), cache.rows if cache else jobs.tokens
+    def _before(self) -> int:
+        """Tokens of the layer that are there already."""
+        return 0
+
+    def _choose(self, step: Step, item: Attend) -> None:
+        """What a layer has to say before it begins."""
+        if item.keep_heads is not None:
+            self._select(step, Score.HEADS, item.heads, item.keep_heads)
+
+    def _planes(self, step: Step, jobs: LayerJobs, name: str, rows: int | None = None) -> Planes:
+        """Room for planes, of the tokens of this program unless `rows` are given."""
+        operands, rows = getattr(jobs, name), rows or jobs.tokens
         bits = operands.bits + (LOW_BITS if operands.split else 0)
         size = jobs.item.heads * rows * row_bytes(jobs.head_size, bits)
         place = step.memory.area(f"layer {self.layer} {name}", "planes", size)
-        planes = Planes(operands, jobs.item.heads, jobs.head_size, rows, *place)
-        if cache is not None:
-            cache.planes[self.layer, name] = planes
-        return planes
+        return Planes(*place, operands, jobs.item.heads, jobs.head_size, rows)
 
-    def _quantize(self, step: Step, jobs: LayerJobs, planes: Planes, source: Feature, *, kept: bool) -> None:
+    def _first_row(self, name: str) -> int:
+        """Row of the planes where those of this program begin."""
+        return 0
+
+    def _quantize(self, step: Step, jobs: LayerJobs, name: str, planes: Planes, source: Feature) -> None:
         """Rows of operands become planes."""
         steps = planes.operands.inverse.astype("<f4").tobytes()
-        fields = planes.fields(self.first if kept else 0) | {
+        fields = planes.fields(self._first_row(name)) | {
             "rows": jobs.tokens,
             "heads": planes.heads,
             "head_size": planes.head_size,
@@ -94,12 +93,10 @@ class AttentionKernels:
             "split": int(planes.operands.split),
             "src_addr": source.address,
             "src_stride": source.words * step.arch.beat_bytes,
-            "steps_addr": _constant(step, f"{source.name} (steps)", steps),
+            "steps_addr": constant(step, f"{source.name} (steps)", steps),
         }
         reads, writes = [step.em.pixels(source, 0, source.n)], [planes.region]
-        address = _service(step, Job.QUANTIZE, fields, reads, writes)
-        if kept and self.first:
-            self.moving.append(Moving(address, Job.QUANTIZE, fields, planes))
+        self._recorded(Job.QUANTIZE, service(step, Job.QUANTIZE, fields, reads, writes), fields, planes)
 
     def gather(self, step: Step, group: Group) -> None:
         """Select tokens by their importance, and copy their rows one behind the other."""
@@ -117,37 +114,51 @@ class AttentionKernels:
             "dst_stride": row,
         }
         reads = [indices.region, step.em.pixels(source, 0, source.n)]
-        _service(step, Job.GATHER, fields, reads, [step.em.pixels(target, 0, target.n)])
+        service(step, Job.GATHER, fields, reads, [step.em.pixels(target, 0, target.n)])
 
     def _attention(self, step: Step, jobs: LayerJobs, planes: dict[str, Planes]) -> None:
         item, target = jobs.item, step.features[jobs.item.output]
-        later = any(before != after for before, after in pairwise(self.kept[self.layer :]))
-        fields = jobs.fields | {
-            "importance": int(later),
-            "out_addr": target.address,
-            "out_stride": target.words * step.arch.beat_bytes,
-            "heads_addr": _constant(step, f"{item.output} (head records)", jobs.records),
-        }
+        hidden, masks = self._hidden(step)
+        fields = (
+            jobs.fields
+            | hidden
+            | {
+                "importance": int(self._counts()),
+                "out_addr": target.address,
+                "out_stride": target.words * step.arch.beat_bytes,
+                "heads_addr": constant(step, f"{item.output} (head records)", jobs.records),
+            }
+        )
         for name, letter in (("query", "q"), ("key", "k"), ("value", "v")):
             found = planes[name].fields()
             fields |= {f"{letter}_addr": found["msb_addr"], f"{letter}_stride": found["msb_stride"]}
             if name != "query":
                 fields |= {f"{letter}_low_addr": found["low_addr"], f"{letter}_low_stride": found["low_stride"]}
         check_job(fields, step.arch.attention)
-        address = _constant(step, f"{item.output} (job)", pack(JOB, JOB_BYTES, fields))
-        reads = [one.region for one in planes.values()]
-        _run(step, Job.ATTENTION, address, reads, [step.em.pixels(target, 0, target.n)])
-        if self.first:
-            self.moving.append(Moving(address, Job.ATTENTION, fields))
+        address = constant(step, f"{item.output} (job)", pack(JOB, JOB_BYTES, fields))
+        reads = [*(one.region for one in planes.values()), *masks]
+        run(step, Job.ATTENTION, address, reads, [step.em.pixels(target, 0, target.n)])
+        self._recorded(Job.ATTENTION, address, fields, None)
 
-    def _select(self, step: Step, score: Score, length: int, keep: int) -> "Indices":
+    def _counts(self) -> bool:
+        """Whether what importance comes to is asked for later."""
+        return any(before != after for before, after in pairwise(self.kept[self.layer :]))
+
+    def _hidden(self, step: Step) -> tuple[dict[str, int], list[Region]]:
+        """Fields of the mask of a layer's keys, and what is read for it."""
+        return {"masked": 0, "mask_addr": 0}, []
+
+    def _recorded(self, job: Job, address: int, fields: dict[str, int], planes: Planes | None) -> None:
+        """A job has its descriptor at an address."""
+
+    def _select(self, step: Step, score: Score, length: int, keep: int) -> Area:
         """The index list of those that survive."""
         name = f"layer {self.layer} {score.name.lower()}"
-        indices = Indices(*step.memory.area(name, "indices", INDEX_BYTES * keep))
+        indices = Area(*step.memory.area(name, "indices", INDEX_BYTES * keep))
         tokens = score == Score.TOKENS
         recent = self.policy.recent if tokens and self._causal(step) else 0
-        bits = np.zeros(-(-length // 8) * 8, np.uint8)
-        bits[max(0, length - recent) : length] = 1
+        bits = np.zeros(length, np.uint8)
+        bits[max(0, length - recent) :] = 1
         fields = {
             "score": score,
             "length": length,
@@ -156,42 +167,35 @@ class AttentionKernels:
             "protected": int(recent > 0),
             "compact": int(tokens),
             "dropped": 0,
-            "protect_addr": _constant(step, name, np.packbits(bits, bitorder="little").tobytes()) if recent else 0,
+            "protect_addr": constant(step, name, as_bits(bits)) if recent else 0,
             "index_addr": indices.address,
         }
-        _service(step, Job.SELECT, fields, [], [indices.region])
+        service(step, Job.SELECT, fields, [], [indices.region])
         return indices
 
     def _causal(self, step: Step) -> bool:
         return any(item.causal for item in step.graph.operators if isinstance(item, Attend))
 
 
-@dataclass(frozen=True)
-class Indices:
-    """An index list in memory; `unit` numbers it for hazards."""
-
-    address: int
-    unit: int
-
-    @property
-    def region(self) -> Region:
-        """All of it."""
-        return Region("dram", self.unit, self.unit + 1)
+def as_bits(values: np.ndarray) -> bytes:
+    """Bits as masks have them, the first one lowest."""
+    return np.packbits(values.astype(np.bool_), bitorder="little").tobytes()
 
 
-def _service(step: Step, job: Job, fields: dict[str, int], reads: list[Region], writes: list[Region]) -> int:
+def service(step: Step, job: Job, fields: dict[str, int], reads: list[Region], writes: list[Region]) -> int:
     """Record a job beside attention; gives the address of its descriptor."""
     check_service(job, fields, step.arch.attention)
-    address = _constant(step, f"{job.name} descriptor", pack_service(job, fields))
-    _run(step, job, address, reads, writes)
+    address = constant(step, f"{job.name} descriptor", pack_service(job, fields))
+    run(step, job, address, reads, writes)
     return address
 
 
-def _run(step: Step, job: Job, address: int, reads: Sequence[Region] = (), writes: Sequence[Region] = ()) -> None:
+def run(step: Step, job: Job, address: int, reads: Sequence[Region] = (), writes: Sequence[Region] = ()) -> None:
+    """Record a job whose descriptor is at an address."""
     step.em.recorder.add(command(Opcode.ATTEND, job=job, addr=address), reads=reads, writes=[*writes, STATE])
 
 
-def _constant(step: Step, name: str, data: bytes) -> int:
+def constant(step: Step, name: str, data: bytes) -> int:
     """Address of bytes that the host writes once."""
     address, _ = step.memory.area(name, "descriptor", len(data))
     step.data.append((address, data))

@@ -1,4 +1,4 @@
-"""Survivors and cache slots against sorting and a list that really deletes."""
+"""Survivors against sorting."""
 
 import random
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hwgen.arch import UserError
-from models.attention_engine.cascade import Slots, compact, survivors
+from models.attention_engine.cascade import compact, survivors
 
 
 def test_survivors(seed):
@@ -31,35 +31,3 @@ def test_too_few_or_many_are_refused(keep):
 
 def test_compact_moves_scores_to_their_tokens():
     assert compact(np.array([4, 3, 2, 1]), np.array([1, 3])).tolist() == [3, 1, 0, 0]
-
-
-def test_slots_hold_what_a_list_would(seed):
-    """A decoder that drops its least important token after each step: the same tokens, always one range of slots."""
-    source = random.Random(seed)
-    keep, recent, slots, alive = 12, 3, Slots(13), {}
-    for token in range(200):
-        slot = slots.insert(token)
-        alive[token] = 0
-        assert slots.tokens[slot] == token
-        assert set(slots.tokens[: slots.used]) == set(alive)
-        for place in range(slots.used):
-            addend = source.randrange(100)
-            slots.scores[place] += addend
-            alive[slots.tokens[place]] += addend
-        gone = slots.evict(keep, recent)
-        if len(alive) > keep:
-            lowest = min(score for token, score in alive.items() if token not in sorted(alive)[-recent:])
-            assert alive.pop(gone) == lowest
-            assert token - gone >= recent
-        else:
-            assert gone is None
-
-
-def test_slot_errors():
-    slots = Slots(2)
-    slots.insert(0)
-    slots.insert(1)
-    with pytest.raises(UserError, match="a cache of 2 slots is full"):
-        slots.insert(2)
-    with pytest.raises(UserError, match="2 slots are in use, at most 1"):
-        slots.evict(0, 0)

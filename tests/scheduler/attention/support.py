@@ -1,11 +1,11 @@
 """Small encoders with random weights, compiled, checked and run on the golden machine."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
 
 from hwgen.arch import Arch, load
 from models.attention import PruningPolicy, prune
@@ -43,6 +43,7 @@ class Case:
     hidden: torch.Tensor
     magnitudes: list[Magnitudes]
     graph: TrainingGraph
+    captured: dict[int, TrainingGraph] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: nn.Module, inputs: dict[str, torch.Tensor]) -> "Case":
@@ -63,6 +64,13 @@ class Case:
         """The program; `options` as for `compile_encoder`."""
         return compile_encoder(self.graph, arch, policy, self.magnitudes, **options)
 
+    def graphs(self, prompt: int) -> tuple[TrainingGraph, TrainingGraph]:
+        """Those of a prompt, the first tokens of the sequence, and of one token."""
+        for length in (prompt, 1):
+            if length not in self.captured:
+                self.captured[length] = capture_encoder(self.encoder.body, self.hidden[:, :length])
+        return self.captured[prompt], self.captured[1]
+
     def plain(self) -> np.ndarray:
         """Hidden states [T, D] in float32, nothing pruned."""
         with torch.no_grad():
@@ -73,6 +81,14 @@ class Case:
         with torch.no_grad(), prune(self.model, policy, self.magnitudes) as pruned:
             hidden = self.model(**self.inputs).last_hidden_state[0].numpy()
             return hidden[pruned.live[0]], pruned.positions[0][pruned.live[0]].numpy()
+
+
+def gpt2(tokens: int, *, layers: int = 2, heads: int = 2, seed: int = 0) -> Case:
+    """Of a random GPT-2 with heads of 16 and random words."""
+    torch.manual_seed(seed)
+    names = {"bos_token_id": None, "eos_token_id": None, "vocab_size": 60, "n_positions": 64}
+    config = GPT2Config(n_embd=16 * heads, n_head=heads, n_layer=layers, initializer_range=0.2, **names)
+    return Case.of(GPT2Model(config).eval(), {"input_ids": torch.randint(0, 60, (1, tokens))})
 
 
 def check(program: EncoderProgram) -> None:

@@ -6,14 +6,13 @@ import re
 import numpy as np
 import pytest
 import torch
-from transformers import DynamicCache, GPT2Config, GPT2Model
+from transformers import DynamicCache
 
 from hwgen.arch import Arch, UserError, load
 from models.attention import PruningPolicy, Quantization, Schedule, prune
 from models.machine import Machine
-from scheduler.attention.capture import capture_encoder
 from scheduler.attention.decoder import DecoderProgram, compile_decoder
-from tests.scheduler.attention.support import TINY, Case, check
+from tests.scheduler.attention.support import TINY, Case, check, gpt2
 
 PROMPT, TOKENS, ROOM = 9, 5, 20
 POLICY = PruningPolicy(values=Schedule(shares=(0.6, 0.6)), quantization=Quantization.parse("8+4", threshold=0.2))
@@ -21,15 +20,11 @@ POLICY = PruningPolicy(values=Schedule(shares=(0.6, 0.6)), quantization=Quantiza
 
 @pytest.fixture(scope="module")
 def case() -> Case:
-    torch.manual_seed(0)
-    names = {"bos_token_id": None, "eos_token_id": None, "vocab_size": 60, "n_positions": 64}
-    model = GPT2Model(GPT2Config(n_embd=32, n_head=2, n_layer=2, initializer_range=0.2, **names)).eval()
-    return Case.of(model, {"input_ids": torch.randint(0, 60, (1, PROMPT + TOKENS))})
+    return gpt2(PROMPT + TOKENS)
 
 
 def compiled(case: Case, policy: PruningPolicy = POLICY, room: int = ROOM, arch: Arch = TINY) -> DecoderProgram:
-    graphs = tuple(capture_encoder(case.encoder.body, case.hidden[:, :length]) for length in (PROMPT, 1))
-    return compile_decoder(graphs, arch, policy, case.magnitudes, room=room)
+    return compile_decoder(case.graphs(PROMPT), arch, policy, case.magnitudes, room=room)
 
 
 def by_pytorch(case: Case, policy: PruningPolicy) -> list[np.ndarray]:
@@ -84,10 +79,11 @@ def test_positions(case, position):
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"room": PROMPT}, "the prompt (9 tokens) shorter than the cache (9)"),
-        ({"room": 65}, "the cache has room for 65 tokens, attention.max_length of tiny_attention is 64"),
+        ({"room": PROMPT}, "the prompt (9 tokens) shorter than the longest sequence (9)"),
+        ({"room": 65}, "a layer holds 65 tokens, attention.max_length of tiny_attention is 64"),
         ({"arch": load("sat32")}, "architecture sat32 has no attention engine"),
-        ({"policy": PruningPolicy(heads=Schedule(shares=(1.0, 0.5)))}, "decoders keep all tokens and heads"),
+        ({"policy": PruningPolicy(tokens=Schedule(shares=(1.0, 0.5)))}, "tokens of a decoder are pruned by caps"),
+        ({"policy": PruningPolicy(tokens=Schedule(caps=(8, 5)))}, "layer 0 must keep all tokens"),
     ],
 )
 def test_refusals(case, settings, text):

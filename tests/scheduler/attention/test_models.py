@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2Model, ViTConfig, ViTModel
+from transformers import GPT2Model, ViTConfig, ViTModel
 
 from hwgen.arch import UserError
 from models.attention import PruningPolicy, Quantization, Schedule
-from tests.scheduler.attention.support import Case, check, run
+from tests.scheduler.attention.support import Case, check, gpt2, run
 
 PRUNED = PruningPolicy(
     tokens=Schedule(shares=(1.0, 0.5)),
@@ -25,13 +25,6 @@ def vit() -> Case:
     return Case.of(ViTModel(config, add_pooling_layer=False).eval(), {"pixel_values": torch.randn(1, 3, 32, 32)})
 
 
-def gpt2() -> Case:
-    torch.manual_seed(0)
-    names = {"bos_token_id": None, "eos_token_id": None, "vocab_size": 60, "n_positions": 64}
-    model = GPT2Model(GPT2Config(n_embd=32, n_head=2, n_layer=2, initializer_range=0.2, **names)).eval()
-    return Case.of(model, {"input_ids": torch.randint(0, 60, (1, 14))})
-
-
 def last_norm(model: nn.Module, hidden: np.ndarray) -> np.ndarray:
     """What the host does behind the layers."""
     norm = model.ln_f if isinstance(model, GPT2Model) else model.layernorm
@@ -39,7 +32,7 @@ def last_norm(model: nn.Module, hidden: np.ndarray) -> np.ndarray:
         return norm(torch.from_numpy(hidden)).numpy()
 
 
-@pytest.mark.parametrize("make", [vit, gpt2])
+@pytest.mark.parametrize("make", [vit, lambda: gpt2(14)], ids=["vit", "gpt2"])
 @pytest.mark.parametrize("policy", [PruningPolicy(), PRUNED], ids=["whole", "pruned"])
 def test_models(make, policy):
     case = make()
@@ -52,16 +45,16 @@ def test_models(make, policy):
 
 
 def test_a_causal_model_keeps_its_last_tokens():
-    case = gpt2()
+    case = gpt2(14)
     _, positions = run(case.compile(PRUNED), case.hidden)
     assert positions.tolist()[-3:] == [11, 12, 13]
 
 
 def test_prompts_are_not_pruned_before_the_first_layer():
     with pytest.raises(UserError, match=r"^layer 0 must keep all tokens: before it runs no score is known$"):
-        gpt2().compile(PruningPolicy(tokens=Schedule(shares=(0.5, 0.5))))
+        gpt2(14).compile(PruningPolicy(tokens=Schedule(shares=(0.5, 0.5))))
 
 
 def test_caps_of_values_need_rows_of_one_length():
     with pytest.raises(UserError, match=r"^the schedule of values has caps: rows of causal attention see different"):
-        gpt2().compile(PruningPolicy(values=Schedule(caps=(5, 5))))
+        gpt2(14).compile(PruningPolicy(values=Schedule(caps=(5, 5))))

@@ -1,4 +1,4 @@
-"""The example of the README runs as it stands."""
+"""The examples of the README run as they stand, the second behind the first."""
 
 import re
 from pathlib import Path
@@ -8,8 +8,11 @@ from scheduler.attention import lower
 PAGE = Path(lower.__file__).with_name("README.md")
 
 
-def test_example(capsys):
-    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    exec(compile(example, str(PAGE), "exec"), {})
-    printed = capsys.readouterr().out
-    assert printed.startswith("(10, 32) [ 0 ")
+def test_examples(capsys):
+    examples, names = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL), {}
+    for example in examples:
+        exec(compile(example, str(PAGE), "exec"), names)
+    printed = capsys.readouterr().out.splitlines()
+    assert len(examples) == 2
+    assert printed[0].startswith("(10, 32) [ 0 ")
+    assert printed[-1] == "(1, 32)"

@@ -1,12 +1,15 @@
-"""A pruned BERT on the Verilated accelerator: every word of memory is that of the golden machine."""
+"""A pruned BERT, and a pruned GPT-2 token by token, on the Verilated accelerator: all of memory is golden's."""
 
 import pytest
 
 from models.attention import PruningPolicy, Quantization, Schedule
+from models.machine import Machine
+from scheduler.attention.decoder import compile_decoder
 from sim.check import check_run, run_golden
 from sim.memory import MemoryModel
-from sim.runner import build
-from tests.scheduler.attention.support import TINY, Case
+from sim.report import compare
+from sim.runner import build, run_on
+from tests.scheduler.attention.support import TINY, Case, gpt2
 
 pytestmark = pytest.mark.verilator
 
@@ -27,3 +30,31 @@ def test_rtl_is_golden(memory):
     comparison = check_run(run, run_golden(TINY, image, 0, code.encode()), 0)
     assert comparison.equal, comparison.first
     assert run.counters["BUSY_ATTEND"] > 0
+
+
+def test_tokens_on_rtl_are_golden():
+    """Two tokens behind a prompt: a full layer gives up a token each time, the second layer has one head."""
+    case = gpt2(10)
+    policy = PruningPolicy(
+        tokens=Schedule(caps=(8, 5)),
+        heads=Schedule(caps=(2, 1)),
+        quantization=POLICY.quantization,
+        values=POLICY.values,
+    )
+    program = compile_decoder(case.graphs(8), TINY, policy, case.magnitudes, room=10)
+    image = program.image(case.hidden[0, :8].numpy())
+    machine = Machine(TINY, {0: image})
+    with build(TINY).power_up() as device:
+        for position in (None, 8, 9):
+            code = (program.prompt if position is None else program.token).code
+            if position is not None:
+                program.write_token(image, position, case.hidden[0, position : position + 1].numpy())
+            machine.memory.write(0, image.tobytes())
+            machine.run(code.encode())
+            run = run_on(device, image, program=code.address, count=len(code.commands))
+            assert run.status.ok, run.status
+            comparison = compare(run.memory, machine.memory.read(0, image.size), 0)
+            assert comparison.equal, comparison.first
+            image = run.memory
+    places, rows = program.slots.places, program.slots.capacity.rows
+    assert [int(image[places.lists[layer]]) < rows[layer] for layer in (0, 1)] == [True, True]
