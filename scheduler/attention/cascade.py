@@ -6,6 +6,7 @@ does not matter for the survivors that this is before the feed-forward part, als
 rows behind it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from hwgen.arch import UserError
@@ -48,14 +49,20 @@ def kept_of(graph: TrainingGraph, policy: PruningPolicy) -> list[Kept]:
         raise UserError("all layers must have as many heads")
     policy.check(len(layers), heads, layers[0].causal)
     length = graph.tensors[layers[0].output].shape[2]
-    found, tokens, alive = [], length, heads
+    found = kept_for(policy, layers, length)
+    if found[0].tokens != length:
+        raise UserError("layer 0 must keep all tokens: before it runs no score is known")
+    return found
+
+
+def kept_for(policy: PruningPolicy, layers: Sequence[Attend], length: int) -> list[Kept]:
+    """What each layer keeps of a sequence of so many tokens."""
+    found, tokens, alive = [], length, layers[0].heads
     for number, item in enumerate(layers):
         least = min(tokens, policy.protect_first + (policy.recent if item.causal else 0))
         tokens = min(tokens, max(least, _count(policy.tokens, number, length)))
-        alive = min(alive, _count(policy.heads, number, heads))
+        alive = min(alive, _count(policy.heads, number, item.heads))
         found.append(Kept(tokens, alive))
-    if found[0].tokens != length:
-        raise UserError("layer 0 must keep all tokens: before it runs no score is known")
     return found
 
 

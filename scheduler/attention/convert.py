@@ -39,7 +39,7 @@ def _check(b: Builder, node: JointNode) -> None:
         sizes = f"multiples of {CHUNK} from {CHUNK} to {LARGEST_HEAD} are allowed"
         raise Unsupported(f"heads of {query[3]} elements: {sizes}")
     if node.args.get("attn_mask") is not None:
-        raise Unsupported("it has a mask; allowed are none and is_causal, and a program for the length of the sequence")
+        raise Unsupported("it has a mask; allowed are none and is_causal, and padding by the `length` of a sequence")
     if node.args.get("dropout_p", 0.0) != 0.0:
         raise Unsupported("attention with dropout has no lowering")
 

@@ -96,7 +96,7 @@ def layer_jobs(
         "query_bits": query.bits,
         "key_bits": key.bits,
         "value_bits": value.bits,
-        "value_keep": _value_keep(policy, layer, item, tokens, first),
+        "value_keep": value_keep(policy, layer, item, tokens, first),
         "forget": FORGET_NOTHING if layer or first else 0,
     }
     records = b"".join(
@@ -142,8 +142,11 @@ def _steps(magnitudes: object, bits: int) -> NDArray[np.float32]:
     return scale_of(magnitudes[0], bits).numpy().astype(np.float32)
 
 
-def _value_keep(policy: PruningPolicy, layer: int, item: Attend, tokens: int, first: int) -> int:
-    """Without causal masks (and cache) every row sees all tokens, so that any count can be asked for."""
+def value_keep(policy: PruningPolicy, layer: int, item: Attend, tokens: int, first: int) -> int:
+    """Share of the values that a layer keeps.
+
+    Without causal masks (and cache) every row sees all tokens, so that any count can be asked for.
+    """
     schedule = policy.values
     if schedule is None:
         return 1 << KEEP_FRACTION

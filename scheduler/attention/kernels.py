@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-import numpy as np
-
 from hwgen.arch.attention import JOB, JOB_BYTES, LOW_BITS, pack
 from hwgen.arch.isa import Opcode, command
 from hwgen.arch.services import INDEX_BYTES, Job, Score, pack_service
@@ -20,6 +18,7 @@ from models.attention_engine.planes import row_bytes
 from models.attention_engine.services import check_service
 from scheduler.attention.cascade import Kept
 from scheduler.attention.jobs import LayerJobs, layer_jobs
+from scheduler.attention.lengths import Sized, recent_bits
 from scheduler.attention.operators import Attend, Gather
 from scheduler.attention.planes import Area, Planes
 from scheduler.hazards import Region
@@ -40,7 +39,9 @@ class AttentionKernels:
     magnitudes: list[Magnitudes]
     layer: int = -1
     selected: list[tuple[int, int]] = field(default_factory=list)
-    """Address and length of the index list of each selection of tokens."""
+    """Address of the index list of each selection of tokens, and the layer that keeps them."""
+    sized: list[Sized] = field(default_factory=list)
+    """Descriptors that change with the length of the sequence."""
 
     @property
     def handlers(self) -> Kernels:
@@ -102,7 +103,7 @@ class AttentionKernels:
         """Select tokens by their importance, and copy their rows one behind the other."""
         source, target = step.features[group.main.input], step.features[group.main.output]
         indices = self._select(step, Score.TOKENS, source.n, target.n)
-        self.selected.append((indices.address, target.n))
+        self.selected.append((indices.address, self.layer + 1))
         row = source.words * step.arch.beat_bytes
         fields = {
             "rows": target.n,
@@ -114,7 +115,8 @@ class AttentionKernels:
             "dst_stride": row,
         }
         reads = [indices.region, step.em.pixels(source, 0, source.n)]
-        service(step, Job.GATHER, fields, reads, [step.em.pixels(target, 0, target.n)])
+        address = service(step, Job.GATHER, fields, reads, [step.em.pixels(target, 0, target.n)])
+        self._recorded(Job.GATHER, address, fields)
 
     def _attention(self, step: Step, jobs: LayerJobs, planes: dict[str, Planes]) -> None:
         item, target = jobs.item, step.features[jobs.item.output]
@@ -138,7 +140,7 @@ class AttentionKernels:
         address = constant(step, f"{item.output} (job)", pack(JOB, JOB_BYTES, fields))
         reads = [*(one.region for one in planes.values()), *masks]
         run(step, Job.ATTENTION, address, reads, [step.em.pixels(target, 0, target.n)])
-        self._recorded(Job.ATTENTION, address, fields, None)
+        self._recorded(Job.ATTENTION, address, fields)
 
     def _counts(self) -> bool:
         """Whether what importance comes to is asked for later."""
@@ -148,8 +150,9 @@ class AttentionKernels:
         """Fields of the mask of a layer's keys, and what is read for it."""
         return {"masked": 0, "mask_addr": 0}, []
 
-    def _recorded(self, job: Job, address: int, fields: dict[str, int], planes: Planes | None) -> None:
+    def _recorded(self, job: Job, address: int, fields: dict[str, int], planes: Planes | None = None) -> None:
         """A job has its descriptor at an address."""
+        self.sized.append(Sized(address, job, fields, self.layer))
 
     def _select(self, step: Step, score: Score, length: int, keep: int) -> Area:
         """The index list of those that survive."""
@@ -157,8 +160,6 @@ class AttentionKernels:
         indices = Area(*step.memory.area(name, "indices", INDEX_BYTES * keep))
         tokens = score == Score.TOKENS
         recent = self.policy.recent if tokens and self._causal(step) else 0
-        bits = np.zeros(length, np.uint8)
-        bits[max(0, length - recent) :] = 1
         fields = {
             "score": score,
             "length": length,
@@ -167,19 +168,16 @@ class AttentionKernels:
             "protected": int(recent > 0),
             "compact": int(tokens),
             "dropped": 0,
-            "protect_addr": constant(step, name, as_bits(bits)) if recent else 0,
+            "protect_addr": constant(step, name, recent_bits(length, recent)) if recent else 0,
             "index_addr": indices.address,
         }
-        service(step, Job.SELECT, fields, [], [indices.region])
+        address = service(step, Job.SELECT, fields, [], [indices.region])
+        if tokens:
+            self._recorded(Job.SELECT, address, fields)
         return indices
 
     def _causal(self, step: Step) -> bool:
         return any(item.causal for item in step.graph.operators if isinstance(item, Attend))
-
-
-def as_bits(values: np.ndarray) -> bytes:
-    """Bits as masks have them, the first one lowest."""
-    return np.packbits(values.astype(np.bool_), bitorder="little").tobytes()
 
 
 def service(step: Step, job: Job, fields: dict[str, int], reads: list[Region], writes: list[Region]) -> int:

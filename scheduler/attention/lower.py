@@ -16,7 +16,8 @@ from models.formats import encode
 from models.packing import dense_columns, packed_columns
 from models.pattern import Pattern
 from scheduler.attention.cascade import Kept, attentions, kept_of, prune
-from scheduler.attention.kernels import AttentionKernels
+from scheduler.attention.kernels import AttentionKernels, constant
+from scheduler.attention.lengths import Lengths
 from scheduler.attention.program import EncoderProgram
 from scheduler.training.compile import schedule
 from scheduler.training.curves import place_curves, wanted
@@ -50,7 +51,7 @@ def compile_encoder(
     dense: tuple[str, ...] = (),
     memory_bytes: int | None = None,
 ) -> EncoderProgram:
-    """Program that runs one sequence under a policy.
+    """Program that runs one sequence at a time under a policy, of as many tokens as the graph has or fewer.
 
     `graph` is that of `capture_encoder`, `magnitudes` are those of each layer, as `models.attention.calibrate` gives
     them. With a `pattern` weights are N:M but for those named in `dense`. `memory_bytes`: external memory of the card.
@@ -62,8 +63,12 @@ def compile_encoder(
     step = begin(graph, arch, options)
     kernels = AttentionKernels(policy, kept, magnitudes)
     emit(step, kernels)
+    nothing = constant(step, "no key", bytes(1))
+    lengths = Lengths(policy, tuple(attentions(graph)), kept[0].tokens, nothing, kernels.sized)
     code = schedule(step, code_address(arch, step.memory.end))
-    return EncoderProgram(arch=arch, places=step, code=code, kept=tuple(kept), selected=tuple(kernels.selected))
+    return EncoderProgram(
+        arch=arch, places=step, code=code, kept=tuple(kept), selected=tuple(kernels.selected), lengths=lengths
+    )
 
 
 def check(graph: TrainingGraph, arch: Arch, policy: PruningPolicy, magnitudes: list[Magnitudes]) -> list[Kept]:

@@ -11,6 +11,7 @@ from hwgen.arch.isa import listing
 from hwgen.arch.services import INDEX_BYTES
 from models.formats import decode, encode
 from scheduler.attention.cascade import Kept
+from scheduler.attention.lengths import Lengths
 from scheduler.training.emitter import Feature, constant_words
 from scheduler.training.ir import Kind
 from scheduler.training.lower import Step
@@ -29,7 +30,9 @@ class EncoderProgram:
     kept: tuple[Kept, ...]
     """What each layer keeps."""
     selected: tuple[tuple[int, int], ...]
-    """Address and length of the index list of each selection of tokens."""
+    """Address of the index list of each selection of tokens, and the layer that keeps them."""
+    lengths: Lengths | None = field(default=None, repr=False)
+    """None: all sequences are as long as the input."""
 
     @property
     def memory_size(self) -> int:
@@ -47,12 +50,12 @@ class EncoderProgram:
         """Where hidden states of the survivors are."""
         return self.places.features[self.places.graph.outputs["output"]]
 
-    def image(self, hidden: Values | None = None) -> NDArray[np.uint8]:
+    def image(self, hidden: Values | None = None, length: int | None = None) -> NDArray[np.uint8]:
         """External memory before the first run: weights, constants, descriptors, the program, and perhaps an input."""
         memory = np.zeros(self.memory_size, np.uint8)
         self.fill(memory)
         if hidden is not None:
-            self.write_input(memory, hidden)
+            self.write_input(memory, hidden, length)
         return memory
 
     def fill(self, memory: NDArray[np.uint8]) -> None:
@@ -64,18 +67,34 @@ class EncoderProgram:
         for address, data in (*self.places.data, constants, (self.code.address, self.code.encode())):
             put(memory, address, data)
 
-    def write_input(self, memory: NDArray[np.uint8], hidden: Values) -> None:
-        """Write hidden states [T, D], rounded to operands. Raises `UserError` unless they fit and are finite."""
+    def write_input(self, memory: NDArray[np.uint8], hidden: Values, length: int | None = None) -> None:
+        """Write hidden states [T, D], rounded to operands; of a padded sequence the first `length` rows are its tokens.
+
+        Raises `UserError` unless they fit and those of tokens are finite.
+        """
         place = self.input
-        if hidden.shape != (place.n, place.c) or not np.isfinite(hidden).all():
+        length = place.n if length is None else length
+        kept = self.kept_of(length)
+        if hidden.shape != (place.n, place.c) or not np.isfinite(hidden[:length]).all():
             raise UserError(f"hidden states must be finite numbers of shape [{place.n}, {place.c}]")
-        filled = np.pad(hidden.astype(np.float32), [(0, 0), (0, place.words * self.arch.array.cols - place.c)])
+        filled = np.zeros((place.n, place.words * self.arch.array.cols), np.float32)
+        filled[: kept[0].tokens, : place.c] = hidden[:length]
         data = encode(filled, self.arch.array.operand).reshape(-1).view(np.uint8)
         memory[place.address : place.address + data.size] = data
+        for address, contents in self.lengths.contents(length) if self.lengths else ():
+            put(memory, address, contents)
 
-    def read_output(self, memory: NDArray[np.uint8]) -> Values:
-        """Hidden states [survivors, D] after a run."""
-        return self.read_rows(memory, self.output)
+    def kept_of(self, length: int | None = None) -> list[Kept]:
+        """What each layer keeps of a sequence. Raises `UserError` for a length that the program is not for."""
+        if length is None or length == self.input.n:
+            return list(self.kept)
+        if self.lengths is None:
+            raise UserError(f"this program is for {self.input.n} tokens, not {length}")
+        return self.lengths.kept(length)
+
+    def read_output(self, memory: NDArray[np.uint8], length: int | None = None) -> Values:
+        """Hidden states [survivors, D] after a run of a sequence."""
+        return self.read_rows(memory, self.output)[: self.kept_of(length)[-1].tokens]
 
     def read_rows(self, memory: NDArray[np.uint8], place: Feature) -> Values:
         """Rows of operands of any feature map."""
@@ -83,11 +102,13 @@ class EncoderProgram:
         bits = memory[place.address : place.address + 2 * size].view(np.uint16)
         return decode(bits, self.arch.array.operand).reshape(place.n, -1)[:, : place.c]
 
-    def survivors(self, memory: NDArray[np.uint8]) -> NDArray[np.int64]:
+    def survivors(self, memory: NDArray[np.uint8], length: int | None = None) -> NDArray[np.int64]:
         """Positions of the survivors in the sequence after a run, ascending."""
-        positions = np.arange(self.input.n)
-        for address, length in self.selected:
-            positions = positions[memory[address : address + INDEX_BYTES * length].view(np.uint16)]
+        kept = self.kept_of(length)
+        positions = np.arange(kept[0].tokens)
+        for address, layer in self.selected:
+            listed = memory[address : address + INDEX_BYTES * kept[layer].tokens]
+            positions = positions[listed.view(np.uint16)]
         return positions
 
     def listing(self) -> str:

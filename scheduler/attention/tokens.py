@@ -11,7 +11,7 @@ import numpy as np
 
 from hwgen.arch.services import IMPORTANCE_BYTES, INDEX_BYTES, Job, Score
 from scheduler.attention.jobs import LayerJobs
-from scheduler.attention.kernels import AttentionKernels, as_bits, constant, service
+from scheduler.attention.kernels import AttentionKernels, constant, service
 from scheduler.attention.operators import Attend
 from scheduler.attention.planes import Area, Cache, Moving, Planes
 from scheduler.attention.slots import Capacity, Cut, Places
@@ -33,7 +33,8 @@ class PromptKernels(AttentionKernels):
         length = step.features[group.main.input].n
         saved = save(step, f"layer {self.layer} importance", length)
         super().gather(step, group)
-        self.places.cuts.append(Cut(self.layer + 1, saved.address, *self.selected[-1]))
+        indices, layer = self.selected[-1]
+        self.places.cuts.append(Cut(layer, saved.address, indices, self.kept[layer].tokens))
 
     def _select(self, step: Step, score: Score, length: int, keep: int) -> Area:
         indices = super()._select(step, score, length, keep)
@@ -100,7 +101,7 @@ class TokenKernels(AttentionKernels):
         self._beats = ceil(rows / 8 / beat)
         # Row s hides slot s; the last one hides nothing that is there.
         bits = ~np.eye(rows + 1, self._beats * beat * 8, dtype=np.bool_)
-        self._masks = constant(step, "masks", as_bits(bits))
+        self._masks = constant(step, "masks", np.packbits(bits, bitorder="little").tobytes())
 
     def _give_up(self, step: Step) -> None:
         """The least important row of a layer is found, and the mask that hides it is copied."""
@@ -127,7 +128,7 @@ class TokenKernels(AttentionKernels):
             return super()._hidden(step)
         return {"masked": 1, "mask_addr": self.mask.address}, [self.mask.region]
 
-    def _recorded(self, job: Job, address: int, fields: dict[str, int], planes: Planes | None) -> None:
+    def _recorded(self, job: Job, address: int, fields: dict[str, int], planes: Planes | None = None) -> None:
         if planes is None or any(planes is one for one in self.cache.of(self.layer)):
             self.moving.append(Moving(address, job, fields, self.layer, planes))
 

@@ -91,12 +91,12 @@ def gpt2(tokens: int, *, layers: int = 2, heads: int = 2, seed: int = 0) -> Case
     return Case.of(GPT2Model(config).eval(), {"input_ids": torch.randint(0, 60, (1, tokens))})
 
 
-def check(program: EncoderProgram) -> None:
-    """Tokens and hazards of a program."""
+def check(program: EncoderProgram, image: np.ndarray | None = None) -> None:
+    """Tokens and hazards of a program, with the descriptors of a memory image or those of the longest sequence."""
     code = program.code.encode()
     problem = check_tokens(code, program.arch)
     assert problem is None, problem
-    race = check_races(code, program.arch, Memory({0: program.image()}))
+    race = check_races(code, program.arch, Memory({0: program.image() if image is None else image}))
     assert race is None, race
 
 

@@ -21,11 +21,13 @@ POLICY = PruningPolicy(
 )
 
 
+@pytest.mark.parametrize("length", [17, 6])
 @pytest.mark.parametrize("memory", [MemoryModel(), MemoryModel(read_latency=90, stalls=0.2)], ids=["fast", "slow"])
-def test_rtl_is_golden(memory):
+def test_rtl_is_golden(memory, length):
+    """A sequence of 17 tokens, and one that is padded to as many."""
     case = Case.bert(17)
     program = case.compile(POLICY)
-    image, code = program.image(case.hidden[0].numpy()), program.code
+    image, code = program.image(case.hidden[0].numpy(), length), program.code
     run = build(TINY).run(image, program=code.address, count=len(code.commands), memory=memory)
     comparison = check_run(run, run_golden(TINY, image, 0, code.encode()), 0)
     assert comparison.equal, comparison.first
