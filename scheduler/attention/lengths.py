@@ -53,8 +53,6 @@ class Lengths:
     policy: PruningPolicy
     layers: tuple[Attend, ...]
     longest: int
-    nothing: int = 0
-    """Address of a mask that hides every key."""
     sized: list[Sized] = field(default_factory=list)
 
     def kept(self, length: int) -> list[Kept]:
@@ -64,17 +62,14 @@ class Lengths:
         return kept_for(self.policy, self.layers, length)
 
     def contents(self, length: int) -> Iterator[tuple[int, bytes]]:
-        """Addresses, and what is there for a sequence.
-
-        A sequence without tokens is run as one whose only token sees no key, so that nothing is divided by 0.
-        """
+        """Addresses, and what is there for a sequence; one without tokens is run as one whose token nobody reads."""
         kept = self.kept(length)
         for item in self.sized:
             tokens = max(1, kept[item.layer].tokens)
             later = max(1, kept[item.layer + 1].tokens) if item.layer + 1 < len(kept) else tokens
             match item.job:
                 case Job.ATTENTION:
-                    yield item.address, pack(JOB, JOB_BYTES, item.fields | self._attention(item.layer, tokens, length))
+                    yield item.address, pack(JOB, JOB_BYTES, item.fields | self._attention(item.layer, tokens))
                     continue
                 case Job.SELECT:
                     first = min(self.policy.protect_first, tokens)
@@ -87,10 +82,9 @@ class Lengths:
                     counts = {"rows": tokens}
             yield item.address, pack_service(item.job, item.fields | counts)
 
-    def _attention(self, layer: int, tokens: int, length: int) -> dict[str, int]:
+    def _attention(self, layer: int, tokens: int) -> dict[str, int]:
         keep = value_keep(self.policy, layer, self.layers[layer], tokens, 0)
-        masked = {"masked": 1, "mask_addr": self.nothing} if length == 0 else {}
-        return {"queries": tokens, "keys": tokens, "value_keep": keep} | masked
+        return {"queries": tokens, "keys": tokens, "value_keep": keep}
 
 
 def recent_bits(tokens: int, recent: int) -> bytes:

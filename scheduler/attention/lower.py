@@ -16,7 +16,7 @@ from models.formats import encode
 from models.packing import dense_columns, packed_columns
 from models.pattern import Pattern
 from scheduler.attention.cascade import Kept, attentions, kept_of, prune
-from scheduler.attention.kernels import AttentionKernels, constant
+from scheduler.attention.kernels import AttentionKernels
 from scheduler.attention.lengths import Lengths
 from scheduler.attention.program import EncoderProgram
 from scheduler.training.compile import schedule
@@ -63,8 +63,7 @@ def compile_encoder(
     step = begin(graph, arch, options)
     kernels = AttentionKernels(policy, kept, magnitudes)
     emit(step, kernels)
-    nothing = constant(step, "no key", bytes(1))
-    lengths = Lengths(policy, tuple(attentions(graph)), kept[0].tokens, nothing, kernels.sized)
+    lengths = Lengths(policy, tuple(attentions(graph)), kept[0].tokens, kernels.sized)
     code = schedule(step, code_address(arch, step.memory.end))
     return EncoderProgram(
         arch=arch, places=step, code=code, kept=tuple(kept), selected=tuple(kernels.selected), lengths=lengths
