@@ -9,6 +9,7 @@ from torch import nn
 
 from hwgen.arch import Arch, arch_from_dict, load
 from models import zoo
+from models.accesses import scratchpad_words
 from models.formats import decode, encode, fp32_values
 from models.machine import Machine
 from models.matmul import matmul
@@ -43,13 +44,21 @@ def captured(name: str, **settings: int) -> tuple[nn.Module, tuple[torch.Tensor,
     return module, inputs, capture(module, inputs)
 
 
+def used(machine: Machine) -> Machine:
+    """The machine as other programs may leave it: NaN in every word on chip, and indices that no group has."""
+    for memory in scratchpad_words(machine.arch):
+        words = getattr(machine.state, memory)
+        words.fill(np.iinfo(words.dtype).max)
+    return machine
+
+
 def run_golden(program: Program, inputs: dict) -> dict[str, np.ndarray]:
-    """Bit patterns of the results on the golden machine; the program must be legal, free of races and of overflows."""
+    """Bit patterns of the results on a `used` golden machine; the program must have no races and no overflows."""
     encoded = program.encode()
     problem, race = check_tokens(encoded, program.arch), check_races(encoded, program.arch)
     assert problem is None, problem
     assert race is None, str(race)
-    machine = Machine(program.arch, {0: program.image(inputs)})
+    machine = used(Machine(program.arch, {0: program.image(inputs)}))
     placed = machine.memory.read(program.program_address, len(encoded))
     machine.run(bytes(placed))
     return program.read_output_bits(machine.memory.read(0, program.memory_size))

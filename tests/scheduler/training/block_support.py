@@ -10,6 +10,7 @@ from hwgen.arch.isa import Opcode, encode
 from models.machine import Machine
 from scheduler.training.curves import CURVES, Place, table
 from scheduler.training.emitter import Block, Emitter
+from tests.scheduler.support import used
 
 ROOMY = dataclasses.replace(
     load("tiny"),
@@ -40,7 +41,7 @@ class Blocks:
 
     def run(self, scalars: dict[str, float] | None = None) -> Machine:
         """Execute everything recorded so far."""
-        machine = Machine(self.arch, {0: bytes(self.memory)})
+        machine = used(Machine(self.arch, {0: bytes(self.memory)}))
         acc, cols = machine.state.acc, self.arch.array.cols
         for block, words in self.contents:
             acc[_words(block)] = words

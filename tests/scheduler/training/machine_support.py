@@ -13,6 +13,7 @@ from scheduler.training.emitter import Block, Emitter, Feature
 from scheduler.training.ir import Kind, Tensor
 from scheduler.training.memory import MemoryMap, Row
 from scheduler.training.order import ListScheduler, durations
+from tests.scheduler.support import used
 
 TINY = load("tiny")
 
@@ -73,7 +74,7 @@ class Bench:
         image = np.zeros(self.memory.end, np.uint8)
         for address, data in self.contents:
             image[address : address + len(data)] = np.frombuffer(data, np.uint8)
-        machine = Machine(self.arch, {0: image})
+        machine = used(Machine(self.arch, {0: image}))
         for key in self.em.constants:
             bits = np.float32(scalars[key]).view(np.uint32) if isinstance(key, str) else np.array(key, np.uint32)
             machine.state.acc[self.em.constant(key).addr] = bits
