@@ -74,7 +74,8 @@ def test_disturbed_and_undisturbed_runs_leave_the_same_memory(tiny, seed):
     assert (images[0] == images[1]).all()
 
 
-def test_scratchpads_keep_their_contents_from_run_to_run(tiny):
+@pytest.mark.parametrize("reset", [False, True])
+def test_scratchpads_keep_their_contents_from_run_to_run(tiny, reset):
     load_word = command(Opcode.LOAD, target=Target.ACC32, beats=2, addr=5, dram_addr=0)
     store_word = command(Opcode.STORE, addr=5, words=1, lanes=4, dram_addr=64)
     with tiny.power_up() as device:
@@ -84,6 +85,8 @@ def test_scratchpads_keep_their_contents_from_run_to_run(tiny):
             image[:16] = np.arange(16) if item is load_word else 0
             image[1024:1056] = np.frombuffer(encode(item), np.uint8)
             images.append(run_on(device, image, program=1024, count=1, timeout_cycles=TIMEOUT).memory)
+            if reset:
+                device.reset()
     assert (images[1][64:80] == np.arange(16)).all()
 
 
