@@ -8,9 +8,12 @@ import pytest
 from hwgen.arch import INSTRUCTION_BYTES, load
 from hwgen.arch.isa import TABLE, Cause, Dataflow, Engine, Opcode, Target, command, encode
 from hwgen.arch.registers import FETCH, TensorState
+from models.machine import Machine
+from models.memory import Memory
 from sim.check import check_run, run_golden
 from sim.memory import MemoryModel
 from sim.random_programs import random_program
+from sim.report import compare
 from sim.runner import build, run_on
 from tests.hwgen.tensor_tiles import draining_two
 
@@ -44,33 +47,37 @@ def random_memory(rng):
     )
 
 
-def run_both(simulator, program, memory):
-    golden = run_golden(simulator.arch, program.image, program.base, program.encoded)
-    run = simulator.run(
-        program.image,
-        base=program.base,
-        program=program.program,
-        count=len(program.commands),
-        memory=memory,
-        timeout_cycles=TIMEOUT,
-    )
-    return run, golden
+def place_of(program):
+    return {
+        "base": program.base,
+        "program": program.program,
+        "count": len(program.commands),
+        "timeout_cycles": TIMEOUT,
+    }
 
 
 def test_random_programs_equal_golden(simulator, seed):
-    for number in range(PROGRAMS[simulator.arch.name]):
-        program = random_program(simulator.arch, seed + number)
-        memory = random_memory(np.random.default_rng(seed + number))
-        run, golden = run_both(simulator, program, memory)
-        comparison = check_run(run, golden, program.base)
-        assert comparison.equal, f"program {seed + number}, {memory}: {comparison.first}"
-        assert sum(run.counters[f"TENSOR_{s.name}"] for s in TensorState) == run.cycles
-        assert run.counters["TENSOR_BUSY"] == golden.result.beats
+    """One after the other: every program but the first finds on chip what the ones before have left."""
+    machine = Machine(simulator.arch, 1)
+    with simulator.power_up() as device:
+        for number in range(PROGRAMS[simulator.arch.name]):
+            program = random_program(simulator.arch, seed + number)
+            memory = random_memory(np.random.default_rng(seed + number))
+            machine.state.memory = Memory({program.base: program.image})
+            result = machine.run(program.encoded)
+            run = run_on(device, program.image, **place_of(program), memory=memory)
+            about = f"program {seed + number}, {memory}"
+            assert run.status.ok, f"{about}: {run.status}"
+            comparison = compare(run.memory, machine.memory.read(program.base, program.image.size), program.base)
+            assert comparison.equal, f"{about}: {comparison.first}"
+            assert sum(run.counters[f"TENSOR_{s.name}"] for s in TensorState) == run.cycles
+            assert run.counters["TENSOR_BUSY"] == result.beats
 
 
 def test_disturbed_and_undisturbed_runs_leave_the_same_memory(tiny, seed):
     program = random_program(tiny.arch, seed)
-    images = [run_both(tiny, program, memory)[0].memory for memory in (MemoryModel(), MemoryModel(stalls=0.5))]
+    memories = (MemoryModel(), MemoryModel(stalls=0.5))
+    images = [tiny.run(program.image, **place_of(program), memory=memory).memory for memory in memories]
     assert (images[0] == images[1]).all()
 
 
