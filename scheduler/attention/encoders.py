@@ -73,5 +73,10 @@ def encoder_of(model: nn.Module, layers: int | None = None) -> Encoder:
     parts = structure(model).layers
     if layers is not None and not 1 <= layers <= len(parts):
         raise UserError(f"the model has {len(parts)} layers: 1 to {len(parts)} of them can run, not {layers}")
+    if any("rotary" in type(part).__name__.lower() for part in model.modules()):
+        raise UserError(
+            f"{type(model).__name__} turns queries and keys by their positions: only positions in embeddings have a "
+            "lowering"
+        )
     model.set_attn_implementation("sdpa")
     return Encoder(model, parts[0], Body(parts[:layers]))

@@ -80,19 +80,21 @@ def layer_jobs(
     magnitudes: Magnitudes,
     sizes: AttentionSizes,
     first: int = 0,
+    most: int = 0,
 ) -> LayerJobs:
-    """Numbers of layer `layer`, whose operands have `shape` [1, 1, T, heads x head size].
+    """Numbers of layer `layer`, whose queries have `shape` [1, 1, T, heads x head size].
 
-    `first` tokens of the layer are in the cache already; then T is 1.
+    `first` tokens of the layer are in the cache already; then T is 1, and `most` keys are seen at the end.
     """
-    tokens, head_size = shape[2], shape[3] // item.heads
+    tokens, head_size, group = shape[2], shape[3] // item.heads, item.heads // item.kv_heads
     bits = quantization_of(policy)
     _check(item, magnitudes)
     query = Operands(bits.bits, False, _steps(magnitudes.query, bits.bits))
     key, value = (Operands(bits.msb, True, _steps(one, bits.bits)) for one in (magnitudes.key, magnitudes.value))
     fields = _fields(item, bits, tokens, first) | {
         "head_size": head_size,
-        "hold": int(not first and sizes.words(head_size, tokens) <= sizes.buffer_words),
+        # Rows that are alone with their keys have nothing from having them on chip.
+        "hold": int(tokens * group > 1 and sizes.words(head_size, max(tokens, most)) <= sizes.buffer_words),
         "query_bits": query.bits,
         "key_bits": key.bits,
         "value_bits": value.bits,
@@ -100,23 +102,24 @@ def layer_jobs(
         "forget": FORGET_NOTHING if layer or first else 0,
     }
     records = b"".join(
-        _record(item, bits, *(float(one.steps[head]) for one in (query, key, value))) for head in range(item.heads)
+        _record(item, bits, *(float(step) for step in (query.steps[h], key.steps[h // group], value.steps[h // group])))
+        for h in range(item.heads)
     )
     return LayerJobs(item, tokens, head_size, query, key, value, fields, records)
 
 
 def _check(item: Attend, magnitudes: Magnitudes) -> None:
-    for name in ("query", "key", "value"):
+    for name, heads in (("query", item.heads), ("key", item.kv_heads), ("value", item.kv_heads)):
         found = getattr(magnitudes, name).shape
-        if tuple(found) != (1, item.heads):
-            raise UserError(f"magnitudes of {name} must be [1, {item.heads}], not {list(found)}: calibrate the model")
+        if tuple(found) != (1, heads):
+            raise UserError(f"magnitudes of {name} must be [1, {heads}], not {list(found)}: calibrate the model")
 
 
 def _fields(item: Attend, bits: Quantization, tokens: int, first: int) -> dict[str, int]:
     """Fields that do not depend on the layer."""
     return {
         "heads": item.heads,
-        "group": 1,
+        "group": item.heads // item.kv_heads,
         "queries": tokens,
         "keys": first + tokens,
         "causal": int(item.causal),

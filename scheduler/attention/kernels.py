@@ -56,15 +56,16 @@ class AttentionKernels:
             run(step, Job.RESET, 0)
         self._choose(step, item)
         shape, sizes = step.graph.tensors[item.output].shape, step.arch.attention
-        jobs = layer_jobs(item, shape, self.policy, self.layer, self.magnitudes[self.layer], sizes, self._before())
+        magnitudes, before = self.magnitudes[self.layer], self._before()
+        jobs = layer_jobs(item, shape, self.policy, self.layer, magnitudes, sizes, *before)
         planes = {name: self._planes(step, jobs, name) for name in ("query", "key", "value")}
         for name, place in planes.items():
             self._quantize(step, jobs, name, place, step.features[getattr(item, name)])
         self._attention(step, jobs, planes)
 
-    def _before(self) -> int:
-        """Tokens of the layer that are there already."""
-        return 0
+    def _before(self) -> tuple[int, int]:
+        """Tokens of the layer that are there already, and how many keys are seen at the end."""
+        return 0, 0
 
     def _choose(self, step: Step, item: Attend) -> None:
         """What a layer has to say before it begins."""
@@ -75,9 +76,9 @@ class AttentionKernels:
         """Room for planes, of the tokens of this program unless `rows` are given."""
         operands, rows = getattr(jobs, name), rows or jobs.tokens
         bits = operands.bits + (LOW_BITS if operands.split else 0)
-        size = jobs.item.heads * rows * row_bytes(jobs.head_size, bits)
-        place = step.memory.area(f"layer {self.layer} {name}", "planes", size)
-        return Planes(*place, operands, jobs.item.heads, jobs.head_size, rows)
+        heads = jobs.item.heads if name == "query" else jobs.item.kv_heads
+        place = step.memory.area(f"layer {self.layer} {name}", "planes", heads * rows * row_bytes(jobs.head_size, bits))
+        return Planes(*place, operands, heads, jobs.head_size, rows)
 
     def _first_row(self, name: str) -> int:
         """Row of the planes where those of this program begin."""

@@ -10,7 +10,8 @@ from scheduler.training.shapes import Rules, Shapes
 class Attend(Operator):
     """`softmax(scale * query @ key^T) @ value` for each head; tensors are `[1, 1, T, heads * head_size]`.
 
-    With `causal` token i sees tokens 0 .. i. `keep_heads`: first so many heads are chosen by their importance, and the
+    Keys and values may have fewer heads, `kv_heads`: query head h takes head h // (heads / kv_heads) of them. With
+    `causal` token i sees tokens 0 .. i. `keep_heads`: first so many heads are chosen by their importance, and the
     output of all others is 0 here and in later layers; None: as many as before.
     """
 
@@ -19,6 +20,7 @@ class Attend(Operator):
     key: Source
     value: Source
     heads: int
+    kv_heads: int
     scale: float
     causal: bool
     keep_heads: int | None = None
@@ -33,8 +35,13 @@ class Gather(Operator):
 
 
 def _attend(item: Attend, shape: Shapes) -> bool:
-    shapes = {shape(name) for name in (item.output, item.query, item.key, item.value)}
-    return len(shapes) == 1 and next(iter(shapes))[3] % item.heads == 0
+    query, key = shape(item.query), shape(item.key)
+    return (
+        (shape(item.output), shape(item.value)) == (query, key)
+        and query[:3] == key[:3]
+        and query[3] % item.heads == key[3] % item.kv_heads == item.heads % item.kv_heads == 0
+        and query[3] // item.heads == key[3] // item.kv_heads
+    )
 
 
 def _gather(item: Gather, shape: Shapes) -> bool:

@@ -68,8 +68,8 @@ class TokenKernels(AttentionKernels):
     mask: Area | None = None
     """Hides the row that this layer gives up, and those above it."""
 
-    def _before(self) -> int:
-        return self.kept[self.layer].tokens
+    def _before(self) -> tuple[int, int]:
+        return self.kept[self.layer].tokens, self.cache.rows[self.layer]
 
     def _first_row(self, name: str) -> int:
         return 0 if name == "query" else self.kept[-1].tokens

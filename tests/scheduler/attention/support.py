@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import nn
-from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
+from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, GPTBigCodeConfig, GPTBigCodeModel
 
 from hwgen.arch import Arch, load
 from models.attention import PruningPolicy, prune
@@ -89,6 +89,14 @@ def gpt2(tokens: int, *, layers: int = 2, heads: int = 2, seed: int = 0) -> Case
     names = {"bos_token_id": None, "eos_token_id": None, "vocab_size": 60, "n_positions": 64}
     config = GPT2Config(n_embd=16 * heads, n_head=heads, n_layer=layers, initializer_range=0.2, **names)
     return Case.of(GPT2Model(config).eval(), {"input_ids": torch.randint(0, 60, (1, tokens))})
+
+
+def big_code(tokens: int, *, layers: int = 2, heads: int = 2, seed: int = 0) -> Case:
+    """As `gpt2`, but all heads of queries share one of keys and values."""
+    torch.manual_seed(seed)
+    names = {"bos_token_id": None, "eos_token_id": None, "vocab_size": 60, "n_positions": 64}
+    config = GPTBigCodeConfig(n_embd=16 * heads, n_head=heads, n_layer=layers, initializer_range=0.2, **names)
+    return Case.of(GPTBigCodeModel(config).eval(), {"input_ids": torch.randint(0, 60, (1, tokens))})
 
 
 def check(program: EncoderProgram, image: np.ndarray | None = None) -> None:

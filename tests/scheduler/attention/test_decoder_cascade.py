@@ -10,7 +10,7 @@ from transformers import DynamicCache
 from models.attention import PruningPolicy, Quantization, Schedule, prune
 from models.machine import Machine
 from scheduler.attention.decoder import DecoderProgram, compile_decoder
-from tests.scheduler.attention.support import TINY, Case, check, gpt2
+from tests.scheduler.attention.support import TINY, Case, big_code, check, gpt2
 
 PROMPT, TOKENS, LAYERS, HEADS = 12, 8, 4, 4
 ROOM = PROMPT + TOKENS
@@ -71,9 +71,8 @@ def by_machine(case: Case, program: DecoderProgram) -> list[tuple[np.ndarray, li
     return found
 
 
-@pytest.mark.parametrize("name", POLICIES)
-def test_tokens_and_heads_are_those_of_the_algorithm(case, name):
-    policy = PruningPolicy(**POLICIES[name])
+def compare(case: Case, policy: PruningPolicy) -> None:
+    """The same tokens in each layer for every token, and hidden states that are close."""
     program = compile_decoder(case.graphs(PROMPT), TINY, policy, case.magnitudes, room=ROOM)
     check(program.prompt)
     check(program.token)
@@ -84,3 +83,12 @@ def test_tokens_and_heads_are_those_of_the_algorithm(case, name):
         rows = [case.model.ln_f(torch.from_numpy(hidden)).numpy() for hidden, _ in found]
     errors = np.concatenate([one - other for one, (other, _) in zip(rows, wanted, strict=True)])
     assert np.sqrt((errors**2).mean()) < 0.02
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_tokens_and_heads_are_those_of_the_algorithm(case, name):
+    compare(case, PruningPolicy(**POLICIES[name]))
+
+
+def test_heads_that_share_keys():
+    compare(big_code(ROOM, layers=2, heads=4), PruningPolicy(tokens=Schedule(caps=(15, 8))))

@@ -1,14 +1,20 @@
-"""Other models than BERT: normalisation before each part (ViT), causal attention of a prompt (GPT-2)."""
+"""Other models than BERT: ViT, and prompts of GPT-2 and of GPTBigCode, whose heads share keys and values."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import GPT2Model, ViTConfig, ViTModel
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import ViTConfig, ViTModel
 
 from hwgen.arch import UserError
 from models.attention import PruningPolicy, Quantization, Schedule
-from tests.scheduler.attention.support import Case, check, gpt2, run
+from models.attention.attention import Magnitudes
+from scheduler.attention.capture import capture_encoder
+from scheduler.attention.lower import compile_encoder
+from tests.scheduler.attention.support import TINY, Case, big_code, check, gpt2, run
 
 PRUNED = PruningPolicy(
     tokens=Schedule(shares=(1.0, 0.5)),
@@ -27,15 +33,17 @@ def vit() -> Case:
 
 def last_norm(model: nn.Module, hidden: np.ndarray) -> np.ndarray:
     """What the host does behind the layers."""
-    norm = model.ln_f if isinstance(model, GPT2Model) else model.layernorm
+    norm = model.layernorm if isinstance(model, ViTModel) else model.ln_f
     with torch.no_grad():
         return norm(torch.from_numpy(hidden)).numpy()
 
 
-@pytest.mark.parametrize("make", [vit, lambda: gpt2(14)], ids=["vit", "gpt2"])
+@pytest.mark.parametrize("make", [vit, lambda: gpt2(14), lambda: big_code(14)], ids=["vit", "gpt2", "big code"])
 @pytest.mark.parametrize("policy", [PruningPolicy(), PRUNED], ids=["whole", "pruned"])
 def test_models(make, policy):
     case = make()
+    if case.magnitudes[0].key.shape[1] == 1:
+        policy = replace(policy, heads=None)
     program = case.compile(policy)
     check(program)
     hidden, positions = run(program, case.hidden)
@@ -58,3 +66,39 @@ def test_prompts_are_not_pruned_before_the_first_layer():
 def test_caps_of_values_need_rows_of_one_length():
     with pytest.raises(UserError, match=r"^the schedule of values has caps: rows of causal attention see different"):
         gpt2(14).compile(PruningPolicy(values=Schedule(caps=(5, 5))))
+
+
+class Grouped(nn.Module):
+    """Attention whose heads of queries share heads of keys and values, and a residual."""
+
+    def __init__(self, heads: int, kv_heads: int) -> None:
+        super().__init__()
+        self.counts = heads, kv_heads, kv_heads
+        self.parts = nn.ModuleList(nn.Linear(16 * heads, 16 * count) for count in self.counts)
+        self.last = nn.Linear(16 * heads, 16 * heads)
+
+    def split(self, hidden: torch.Tensor) -> list[torch.Tensor]:
+        """Queries, keys and values, [1, heads, tokens, 16]."""
+        shaped = (part(hidden).unflatten(2, (count, 16)) for part, count in zip(self.parts, self.counts, strict=True))
+        return [one.transpose(1, 2) for one in shaped]
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        result = scaled_dot_product_attention(*self.split(hidden), enable_gqa=True)
+        return hidden + self.last(result.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (4, 1), (3, 3)])
+def test_grouped_queries_are_pytorch_in_float32(heads, kv_heads):
+    torch.manual_seed(0)
+    module, hidden = Grouped(heads, kv_heads), torch.randn(1, 11, 16 * heads)
+    with torch.no_grad():
+        largest = [one.abs().amax((2, 3)) for one in module.split(hidden)]
+        wanted = module(hidden)[0].numpy()
+    program = compile_encoder(capture_encoder(module, hidden), TINY, PruningPolicy(), [Magnitudes(*largest)])
+    check(program)
+    np.testing.assert_allclose(run(program, hidden)[0], wanted, atol=0.01)
+
+
+def test_heads_that_share_keys_are_not_pruned():
+    with pytest.raises(UserError, match=r"^heads cannot be pruned where queries are grouped: heads of keys and values"):
+        big_code(6).compile(PruningPolicy(heads=Schedule(shares=(1.0, 0.5))))

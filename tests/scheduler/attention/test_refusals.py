@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
+from transformers import LlamaConfig, LlamaModel
 
 from hwgen.arch import UserError, load
 from models.attention import PruningPolicy, Quantization, Schedule
@@ -36,6 +37,15 @@ class Layer(nn.Module):
         return hidden + result.transpose(1, 2).reshape(batch, tokens, width)
 
 
+class Shared(Layer):
+    """Two heads of queries, one of keys, and nothing that says so."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        parts = self.project(hidden).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        result = scaled_dot_product_attention(parts, parts[:, :1], parts[:, :1])
+        return hidden + result.transpose(1, 2).flatten(2)
+
+
 class Sine(nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden.sin()
@@ -52,6 +62,7 @@ class Sine(nn.Module):
             (1, 5, 32),
             "it has a mask; allowed are none and is_causal",
         ),
+        (Shared(), (1, 5, 32), "2 heads of queries and 1 of keys: say enable_gqa=True if they are grouped"),
         (Layer(dropout_p=0.1), (1, 5, 32), "attention with dropout has no lowering"),
         (Sine(), (1, 5, 32), "the model needs 1 operator that cannot be lowered: aten.sin.default"),
         (nn.Flatten(1), (1, 5, 32), "an encoder must return hidden states [1, tokens, features], not [1, 160]"),
@@ -67,6 +78,12 @@ def test_inputs():
         capture_encoder(Sine(), torch.zeros(1, 5, dtype=torch.int64))
     with pytest.raises(UserError, match=r"^a model must be a torch.nn.Module, not str$"):
         capture_encoder("bert", torch.zeros(1, 5, 32))
+
+
+def test_rotary_positions():
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 64}
+    with pytest.raises(UserError, match=r"^LlamaModel turns queries and keys by their positions: only positions in"):
+        encoder_of(LlamaModel(LlamaConfig(**sizes, vocab_size=60)))
 
 
 def test_layers(case):

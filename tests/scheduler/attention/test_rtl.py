@@ -9,7 +9,7 @@ from sim.check import check_run, run_golden
 from sim.memory import MemoryModel
 from sim.report import compare
 from sim.runner import build, run_on
-from tests.scheduler.attention.support import TINY, Case, gpt2
+from tests.scheduler.attention.support import TINY, Case, big_code, gpt2
 
 pytestmark = pytest.mark.verilator
 
@@ -34,15 +34,11 @@ def test_rtl_is_golden(memory, length):
     assert run.counters["BUSY_ATTEND"] > 0
 
 
-def test_tokens_on_rtl_are_golden():
-    """Two tokens behind a prompt: a full layer gives up a token each time, the second layer has one head."""
-    case = gpt2(10)
-    policy = PruningPolicy(
-        tokens=Schedule(caps=(8, 5)),
-        heads=Schedule(caps=(2, 1)),
-        quantization=POLICY.quantization,
-        values=POLICY.values,
-    )
+@pytest.mark.parametrize(("make", "heads"), [(gpt2, Schedule(caps=(2, 1))), (big_code, None)], ids=["heads", "grouped"])
+def test_tokens_on_rtl_are_golden(make, heads):
+    """Two tokens behind a prompt: a full layer gives up a token each time; one head, or one that queries share."""
+    case, tokens = make(10), Schedule(caps=(8, 5))
+    policy = PruningPolicy(tokens=tokens, heads=heads, quantization=POLICY.quantization, values=POLICY.values)
     program = compile_decoder(case.graphs(8), TINY, policy, case.magnitudes, room=10)
     image = program.image(case.hidden[0, :8].numpy())
     machine = Machine(TINY, {0: image})
