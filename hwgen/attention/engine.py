@@ -62,7 +62,7 @@ class AttentionEngine(wiring.Component):
         self._share(m, core, services, port, attends)
         for name in ("read", "write"):
             wiring.connect(m, getattr(port, name), wiring.flipped(getattr(self, name)))
-        self._run(m, core, services, port, faults, attends)
+        self._run(m, (core, services, port, faults), attends)
         counted = Signal()
         m.d.sync += counted.eq(core.products_busy[0])
         m.d.comb += self.working.eq(core.products_busy[0] != counted)
@@ -93,16 +93,10 @@ class AttentionEngine(wiring.Component):
             m.d.comb += [getattr(target, name).eq(getattr(source, name)) for name in names]
 
     def _run(
-        self,
-        m: Module,
-        core: AttentionCore,
-        services: ServiceCore,
-        port: MemoryPort,
-        faults: FaultReporter,
-        attends: Signal,
+        self, m: Module, parts: tuple[AttentionCore, ServiceCore, MemoryPort, FaultReporter], attends: Signal
     ) -> None:
         """The course of an instruction."""
-        control = self.control
+        control, (core, services, port, faults) = self.control, parts
         instruction = Signal.like(control.command.payload, reset_less=True)
         crooked = self._command(m, core, services, operands_of(Opcode.ATTEND, instruction.operands), attends)
         begins, refused = Signal(), Signal()

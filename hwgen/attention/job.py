@@ -163,10 +163,7 @@ class JobReader(wiring.Component):
         ]
         with m.If(arrives):
             m.d.sync += arrived.eq(arrived + 1)
-        with m.If(self.request.valid & self.request.ready):
-            m.d.sync += [asked.eq(asked + 1), address.eq(address + self._beat)]
-            with m.If(tables & (asked + 1 == records)):
-                m.d.sync += address.eq(job.mask_addr)
+        self._count(m, asked, address, tables & (asked + 1 == records), job.mask_addr)
         with m.FSM():
             with m.State("idle"):
                 m.d.comb += [idle.eq(1), self.command.ready.eq(1)]
@@ -210,6 +207,13 @@ class JobReader(wiring.Component):
         self._records(m, tables & arrives & (arrived < records), arrived)
         self._mask(m, tables & arrives & (arrived >= records), arrived - records)
         return m
+
+    def _count(self, m: Module, asked: Signal, address: Signal, jumps: Value, mask: Value) -> None:
+        """Beats that are asked for; the mask is where it is, behind the records."""
+        with m.If(self.request.valid & self.request.ready):
+            m.d.sync += [asked.eq(asked + 1), address.eq(address + self._beat)]
+            with m.If(jumps):
+                m.d.sync += address.eq(mask)
 
     def _take(self, m: Module, job: data.View, words: Value, tables: Value, idle: Value) -> None:
         """What was read is the job at hand as soon as no other one is."""
