@@ -14,17 +14,18 @@ import numpy as np
 import typer
 from rich.table import Table
 
+from hwgen.arch import load
 from hwgen.arch.attention import AttentionSizes
 from sim.attention_block import AttentionBlock
 from sim.attention_model import JobCycles, run_jobs
 from sim.attention_trace_data import run_layers
 from sim.attention_trace_jobs import LAYERS, TraceLayer, dense_layer, made_up_job, pruned_layers
-from sim.attention_wide import CHANNELS, in_one_stream, one_after_the_other
+from sim.attention_wide import CHANNELS, in_one_stream, last_layer, one_after_the_other
 from sim.console import progress, standard_output
 from sim.files import output_folder
 
-SIZES = AttentionSizes(rows_in_flight=4, reads_in_flight=128)
-"""64 + 64 multipliers, 64 bytes a cycle. With 64 beats in flight, products wait for keys while pruned values arrive."""
+ARCH = "vcu1525"
+SIZES = load(ARCH).attention
 LATENCY = 40
 TOKEN = 5
 """Of the workloads of one token."""
@@ -91,9 +92,12 @@ def on_rtl(layers: Sequence[TraceLayer], block: AttentionBlock) -> dict[str, int
 
 
 def full_size(workload: Workload) -> dict[str, int]:
-    """Cycles at the full size, which is not built: as jobs, and as one stream of rows."""
+    """Cycles at the full size, which is not built: as jobs, and as one stream of rows; of the last layer, all of its
+    rows and the first alone.
+    """
     jobs, stream = (run(workload.layers, SEED, LATENCY) for run in (one_after_the_other, in_one_stream))
-    return {"jobs": jobs, "stream": stream, "limit": workload.full_limit}
+    whole, row = last_layer(workload.layers, SEED, LATENCY)
+    return {"jobs": jobs, "stream": stream, "last_layer": whole, "first_row": row, "limit": workload.full_limit}
 
 
 def measure(rtl: bool) -> list[dict]:
@@ -116,7 +120,8 @@ def measure(rtl: bool) -> list[dict]:
 
 def table(rows: list[dict]) -> Table:
     """What is printed."""
-    shown = Table(title=f"64 + 64 multipliers, {SIZES.beat_bytes} bytes a cycle, memory latency {LATENCY}")
+    size = f"{SIZES.multipliers} + {SIZES.multipliers} multipliers, {SIZES.beat_bytes} bytes a cycle"
+    shown = Table(title=f"{ARCH}: {size}, memory latency {LATENCY}")
     for column in ("workload", "cycles", "limit", "published RTL", "products busy", "memory busy", "on our RTL"):
         shown.add_column(column, justify="left" if column == "workload" else "right")
     for row in rows:
@@ -129,9 +134,13 @@ def table(rows: list[dict]) -> Table:
 def full_table(rows: list[dict]) -> Table:
     """The same for the full size."""
     title = f"Not built: 512 + 512 multipliers, 512 bytes a cycle in {CHANNELS} channels"
-    shown = Table("workload", "layer after layer", "rows in one stream", "limit", title=title)
+    columns = {
+        **{"layer after layer": "jobs", "rows in one stream": "stream", "limit": "limit"},
+        **{"last layer": "last_layer", "its first row alone": "first_row"},
+    }
+    shown = Table("workload", *columns, title=title)
     for row in (row for row in rows if "full_size" in row):
-        shown.add_row(row["workload"], *(f"{row['full_size'][name]:,}" for name in ("jobs", "stream", "limit")))
+        shown.add_row(row["workload"], *(f"{row['full_size'][name]:,}" for name in columns.values()))
     return shown
 
 

@@ -70,6 +70,14 @@ def in_one_stream(layers: Sequence[TraceLayer], seed: int, latency: int) -> int:
     return _run([ModelJob(fields, rows)], latency)[0].cycles
 
 
+def last_layer(layers: Sequence[TraceLayer], seed: int, latency: int) -> tuple[int, int]:
+    """Cycles of the last layer behind the others, and of its first row alone in the same place."""
+    *before, last = _jobs(layers, seed)
+    alone = replace(last, rows=last.rows[:1], alive=1)
+    whole, row = (_run([*before, job], latency)[-1].cycles for job in (last, alone))
+    return whole, row
+
+
 def _jobs(layers: Sequence[TraceLayer], seed: int) -> Iterator[ModelJob]:
     rng = np.random.default_rng(seed)
     return (channel_job(layer, rng) for layer in layers)

@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from hwgen.arch.attention import EXP_MAX, KEEP_FRACTION, LOW_BITS, KeyMode, ValueMode, keep_count
+from hwgen.arch.attention import EXP_MAX, KEEP_FRACTION, LOW_BITS, AttentionSizes, KeyMode, ValueMode, keep_count
 from models.attention_engine.planes import row_bytes
 from sim.attention_model import ModelJob, RowFacts, selection_facts
 
@@ -71,7 +71,7 @@ class Attention:
     hold: bool = False
     group: int = 1
     forget: int = 256
-    tile: int = 1024
+    tile: int = AttentionSizes.max_length
 
     def fields(self) -> dict[str, int]:
         """The job, with its planes one behind the other."""

@@ -83,8 +83,8 @@ class AttentionSizes:
     max_heads: int = 16
     rows_in_flight: int = 8
     """Rows between the first product of a query with a key and the last output; each has a score buffer."""
-    reads_in_flight: int = 64
-    """Beats asked for and not yet arrived; at least the memory latency in cycles."""
+    reads_in_flight: int = 128
+    """Beats that each fetch has asked for and not yet got; the memory latency in cycles and half of it fill a port."""
 
     def __post_init__(self) -> None:
         ranges = {

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sim.attention_block import AttentionBlock
+from sim.attention_model import run_jobs
 from sim.attention_trace_data import run_layers
 from sim.attention_trace_jobs import dense_layer, job_fields, made_up_job, pruned_layers
 from sim.attention_traces import (
@@ -53,6 +54,14 @@ def test_cycles_are_those_of_the_results_and_within_limits(number):
     assert row | vars(found) == row
     assert "full_size" not in row or row["full_size"] == full_size(workload)
     assert found.cycles <= workload.limit < workload.published
+
+
+@pytest.mark.parametrize("latency", [40, 120])
+def test_dense_decoding_has_nine_tenths_of_the_port(latency):
+    """As `vcu1525` comes, also behind a memory that is far."""
+    jobs = run_jobs(SIZES, [made_up_job(dense_layer(0), SIZES, np.random.default_rng(0))] * 3, latency=latency)
+    beats = sum(job.read_beats + job.write_beats for job in jobs)
+    assert beats > 0.9 * sum(job.cycles for job in jobs)
 
 
 def test_the_table_shows_every_workload():
