@@ -20,39 +20,44 @@ from scheduler.training.tidy import live
 from scheduler.training.views import View, standard
 from scheduler.weights import as_float32
 
-ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+ATEN = torch.ops.aten
+WHOLE = (ATEN.scaled_dot_product_attention.default, ATEN.rms_norm.default, ATEN.silu.default)
+"""Operators that are not taken apart."""
 
 
-def capture_encoder(module: torch.nn.Module, hidden: torch.Tensor) -> TrainingGraph:
-    """Graph of `module(hidden)` for hidden states `[1, T, D]` of exactly this shape; the module is left as it was.
+def capture_encoder(module: torch.nn.Module, hidden: torch.Tensor, *tables: torch.Tensor) -> TrainingGraph:
+    """Graph of `module(hidden, *tables)` for hidden states `[1, T, D]` of exactly this shape.
 
-    It has forward operators only, and one output. Raises `UserError` when the module cannot be exported, and when it
-    needs operators that have no lowering, naming each with its module and source line.
+    `tables` `[1, T, C]` belong to the positions of the tokens (`Encoder.body.tables`). The module is left as it was.
+    The graph has forward operators only, and one output. Raises `UserError` when the module cannot be exported, and
+    when it needs operators that have no lowering, naming each with its module and source line.
     """
     if not isinstance(module, torch.nn.Module):
         raise UserError(f"a model must be a torch.nn.Module, not {type(module).__name__}")
     if not isinstance(hidden, torch.Tensor) or not hidden.is_floating_point() or hidden.dim() != 3:
         raise UserError("an encoder is captured with hidden states: a floating-point tensor [1, tokens, features]")
-    program = _export(module, hidden)
-    name = next(iter(inspect.signature(module.forward).parameters))
-    graph, held = _read(program)
+    graph, held = _read(_export(module, (hidden, *tables)))
+    first = next(iter(inspect.signature(module.forward).parameters))
+    names = [first, *(f"table {number}" for number in range(len(tables)))]
+    given = [Given(name, Kind.INPUT, False) for name in names]
     integers = {name for name, value in held.items() if not value.is_floating_point()}
     same = {name: name for name in held}
-    converted = convert(graph, [Given(name, Kind.INPUT, False)], same, integers, what="model", others=HANDLERS)
-    return _assemble(converted, held)
+    converted = convert(graph, given, same, integers, what="model", others=HANDLERS)
+    return _assemble(converted, held, dict(zip(names[1:], tables)))
 
 
-def _export(module: torch.nn.Module, hidden: torch.Tensor) -> torch.export.ExportedProgram:
-    """The module in evaluation mode, as operators that have lowerings; attention stays whole."""
+def _export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.export.ExportedProgram:
+    """The module in evaluation mode, as operators that have lowerings."""
     operators = torch.export.default_decompositions()
-    operators.pop(ATTENTION, None)
+    for operator in WHOLE:
+        operators.pop(operator, None)
     training = [child for child in module.modules() if child.training]
     try:
         boundary = Boundary(f"{type(module).__name__} cannot be exported")
         with boundary, quiet(), torch.no_grad(), warnings.catch_warnings():
             # PyTorch 2.13 meets its own deprecated LeafSpec on this path.
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-            return torch.export.export(module.eval(), (hidden,)).run_decompositions(operators)
+            return torch.export.export(module.eval(), inputs).run_decompositions(operators)
     finally:
         for child in training:
             child.training = True
@@ -73,7 +78,7 @@ def _read(program: torch.export.ExportedProgram) -> tuple[JointGraph, dict[str, 
         sizes=sizes,
         parameters=places[InputKind.PARAMETER],
         buffers=buffers,
-        given=dict.fromkeys(places[InputKind.USER_INPUT], 0),
+        given={name: number for number, name in enumerate(places[InputKind.USER_INPUT])},
         tangents=frozenset(),
         outputs=tuple(item.arg.name for item in signature.output_specs),
         gradients={},
@@ -87,8 +92,8 @@ def _held(program: torch.export.ExportedProgram, name: str) -> torch.Tensor:
     return program.constants[name] if name in program.constants else program.state_dict[name]
 
 
-def _assemble(converted: Converted, held: dict[str, torch.Tensor]) -> TrainingGraph:
-    """What the output needs, with the values of the module."""
+def _assemble(converted: Converted, held: dict[str, torch.Tensor], tables: dict[str, torch.Tensor]) -> TrainingGraph:
+    """What the output needs, with the values of the module and of the tables."""
     builder = converted.builder
     output = _as_rows(converted)
     operators, tensors = live(builder.operators, builder.tensors, {output.tensor, *converted.given})
@@ -99,6 +104,7 @@ def _assemble(converted: Converted, held: dict[str, torch.Tensor]) -> TrainingGr
         if tensor.kind in KEPT:
             constant = builder.constants.get(name)
             values[name] = layouts[name].from_torch(as_float32(held[name], name) if constant is None else constant)
+    values |= {name: layouts[name].from_torch(as_float32(table, name)) for name, table in tables.items()}
     graph = TrainingGraph(
         tensors=tensors,
         operators=tuple(operators),

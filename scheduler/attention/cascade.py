@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 
 from hwgen.arch import UserError
 from models.attention.policy import PruningPolicy, Schedule
-from scheduler.attention.operators import RULES, Attend, Gather
+from scheduler.attention.operators import RULES, Attend, Gather, RmsNorm
 from scheduler.convert import free_name
 from scheduler.training.base import Operator
 from scheduler.training.ir import Kind, Tensor, TrainingGraph, verify_operators
 from scheduler.training.moves import Slice
 from scheduler.training.operators import Add, Bias, Conv, Gelu, LayerNorm, Mul, Relu, Scale, Silu
 
-ROW_BY_ROW = (Add, Attend, Bias, Conv, Gelu, LayerNorm, Mul, Relu, Scale, Silu)
+ROW_BY_ROW = (Add, Attend, Bias, Conv, Gelu, LayerNorm, Mul, Relu, RmsNorm, Scale, Silu)
 """Operators that give for some tokens what they give for all of them, and attention."""
 
 
@@ -89,12 +89,11 @@ def prune(graph: TrainingGraph, kept: list[Kept]) -> TrainingGraph:
             if layer and kept[layer].heads < kept[layer - 1].heads:
                 item = replace(item, keep_heads=kept[layer].heads)
         operators.append(item)
-        cut = cuts.get(id(original))
-        if cut is not None:
-            rows = kept[layer + 1].tokens
+        for number, cut in enumerate(cuts.get(id(original), ())):
+            rows, source = kept[layer + 1].tokens, names.get(cut, cut)
             names[cut] = name = free_name(f"{cut}.kept", tensors)
-            tensors[name] = Tensor(name, (1, 1, rows, tensors[cut].shape[3]), Kind.ACTIVATION)
-            operators.append(Gather(name, cut))
+            tensors[name] = Tensor(name, (1, 1, rows, tensors[source].shape[3]), Kind.ACTIVATION)
+            operators.append(Gather(name, source, again=number > 0))
     pruned = replace(graph, tensors=tensors, operators=tuple(operators))
     verify_operators(pruned, RULES)
     return pruned
@@ -111,14 +110,15 @@ def _shorten(tensors: dict[str, Tensor], item: Operator, length: int, rows: int)
         tensors[name] = replace(tensors[name], shape=(1, 1, rows, shape[3]))
 
 
-def _cuts(graph: TrainingGraph, kept: list[Kept]) -> dict[int, str]:
-    """Operators, by identity, behind which rows leave, and the value through which everything passes there."""
+def _cuts(graph: TrainingGraph, kept: list[Kept]) -> dict[int, tuple[str, ...]]:
+    """Operators, by identity, behind which rows leave: the value through which everything passes there, then tables."""
+    hidden, *tables = graph.of_kind(Kind.INPUT)
     last: dict[str, int] = dict.fromkeys(graph.outputs.values(), len(graph.operators))
     for place, item in enumerate(graph.operators):
         for name in item.names("source"):
             last[name] = max(last.get(name, 0), place)
-    live = {name for name in graph.of_kind(Kind.INPUT) if name in last}
-    cuts: dict[int, str] = {}
+    live = {hidden} & last.keys()
+    cuts: dict[int, tuple[str, ...]] = {}
     layer, wanted = -1, False
     for place, item in enumerate(graph.operators):
         live |= {name for name in item.names("result") if name in last}
@@ -129,7 +129,8 @@ def _cuts(graph: TrainingGraph, kept: list[Kept]) -> dict[int, str]:
             layer += 1
             wanted = layer + 1 < len(kept) and kept[layer + 1].tokens < kept[layer].tokens
         if wanted and len(live) == 1:
-            cuts[id(item)], wanted = next(iter(live)), False
+            needed = [name for name in tables if last.get(name, 0) > place]
+            cuts[id(item)], wanted = (*live, *needed), False
     if wanted:
         raise UserError(
             f"tokens cannot be pruned behind layer {layer}: no single value leads from there to the next attention"

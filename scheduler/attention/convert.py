@@ -3,11 +3,13 @@
 import math
 
 from hwgen.arch.attention import CHUNK, JOB
-from scheduler.attention.operators import Attend
+from scheduler.attention.operators import Attend, RmsNorm
 from scheduler.training.builder import Builder, Unsupported
+from scheduler.training.convert_layers import normalized, vector
 from scheduler.training.joint import JointNode
 from scheduler.training.views import View
 
+FP32_EPS = 2.0**-23
 LARGEST_HEAD = next(item.limit for item in JOB if item.name == "head_size")
 
 
@@ -55,5 +57,17 @@ def _check(b: Builder, node: JointNode) -> None:
         raise Unsupported("attention with dropout has no lowering")
 
 
-HANDLERS = {"aten.scaled_dot_product_attention.default": attention}
+def rms_norm(b: Builder, node: JointNode) -> View:
+    """Over the last dimensions of its input, as rows."""
+    view, inner, _ = normalized(b, node)
+    result, eps = b.like(node, "normalized", view), node.args.get("eps")
+    gamma = vector(b, b.optional(node, "weight"), inner)
+    b.emit(RmsNorm(result.tensor, view.tensor, gamma, FP32_EPS if eps is None else float(eps)))
+    return result
+
+
+HANDLERS = {
+    "aten.scaled_dot_product_attention.default": attention,
+    "aten.rms_norm.default": rms_norm,
+}
 """Lowerings that come before those of a training step."""

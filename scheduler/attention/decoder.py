@@ -5,6 +5,7 @@ say where its keys and values go and how many are seen; the host writes these be
 policy prunes tokens, one leaves each layer that is full (`slots.py`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,16 +50,20 @@ class DecoderProgram:
         self.prompt.write_input(memory, hidden)
         return memory
 
-    def write_token(self, memory: NDArray[np.uint8], position: int, hidden: Values) -> None:
+    def write_token(
+        self, memory: NDArray[np.uint8], position: int, hidden: Values, tables: Sequence[Values] = ()
+    ) -> None:
         """Write the hidden state [1, D] of the token at a position, counted from the start of the prompt.
 
-        `memory` is that after the run before. Raises `UserError` for a position behind the longest sequence, and if
-        tokens are pruned for one that is not the next.
+        `tables` [1, C] are those of the position (`Encoder.body.tables`), for models that have any. `memory` is that
+        after the run before. Raises `UserError` for a position behind the longest sequence, and if tokens are pruned
+        for one that is not the next.
         """
         first = self.prompt.input.n
         if not first <= position < self.room:
             raise UserError(f"the position of a token must be in {first}..{self.room - 1}, not {position}")
         self.token.write_input(memory, hidden)
+        self.token.write_tables(memory, tables)
         slot, capacity = self.slots.next(memory, position), self.slots.capacity
         for item in self.moving:
             put(memory, item.address, item.at(slot, capacity.keys(position), capacity.most))

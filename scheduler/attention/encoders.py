@@ -8,6 +8,7 @@ from transformers.activations import NewGELUActivation
 
 from hwgen.arch import UserError
 from models.attention.structure import structure
+from scheduler.attention.rotary import RotaryBody, rotary_body
 
 
 class Body(nn.Module):
@@ -23,6 +24,10 @@ class Body(nn.Module):
             hidden = first_of(layer(hidden))
         return hidden
 
+    def tables(self, first: int, count: int) -> tuple[Tensor, ...]:
+        """What `forward` needs beside hidden states for `count` positions from `first` on: nothing."""
+        return ()
+
 
 @dataclass(frozen=True)
 class Encoder:
@@ -31,7 +36,7 @@ class Encoder:
     model: nn.Module
     first: nn.Module
     """The model's first layer."""
-    body: Body
+    body: Body | RotaryBody
 
     def embed(self, **inputs: Tensor) -> Tensor:
         """Hidden states [1, T, D] before the first layer: embeddings of words (or patches), positions and types."""
@@ -73,10 +78,6 @@ def encoder_of(model: nn.Module, layers: int | None = None) -> Encoder:
     parts = structure(model).layers
     if layers is not None and not 1 <= layers <= len(parts):
         raise UserError(f"the model has {len(parts)} layers: 1 to {len(parts)} of them can run, not {layers}")
-    if any("rotary" in type(part).__name__.lower() for part in model.modules()):
-        raise UserError(
-            f"{type(model).__name__} turns queries and keys by their positions: only positions in embeddings have a "
-            "lowering"
-        )
+    body = rotary_body(model, parts[:layers]) or Body(parts[:layers])
     model.set_attn_implementation("sdpa")
-    return Encoder(model, parts[0], Body(parts[:layers]))
+    return Encoder(model, parts[0], body)

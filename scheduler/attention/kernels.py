@@ -19,8 +19,9 @@ from models.attention_engine.services import check_service
 from scheduler.attention.cascade import Kept
 from scheduler.attention.jobs import LayerJobs, layer_jobs
 from scheduler.attention.lengths import Sized, recent_bits
-from scheduler.attention.operators import Attend, Gather
+from scheduler.attention.operators import Attend, Gather, RmsNorm
 from scheduler.attention.planes import Area, Planes
+from scheduler.attention.rms_norm import emit_rms_norm
 from scheduler.hazards import Region
 from scheduler.training.blocks import Feature
 from scheduler.training.fuse import Group
@@ -42,11 +43,13 @@ class AttentionKernels:
     """Address of the index list of each selection of tokens, and the layer that keeps them."""
     sized: list[Sized] = field(default_factory=list)
     """Descriptors that change with the length of the sequence."""
+    indices: Area | None = None
+    """Of the tokens that were selected last."""
 
     @property
     def handlers(self) -> Kernels:
         """For `emit_all`."""
-        return {Attend: self.attend, Gather: self.gather}
+        return {Attend: self.attend, Gather: self.gather, RmsNorm: emit_rms_norm}
 
     def attend(self, step: Step, group: Group) -> None:
         """Quantise queries, keys and values, then attention; heads are selected before."""
@@ -103,19 +106,20 @@ class AttentionKernels:
     def gather(self, step: Step, group: Group) -> None:
         """Select tokens by their importance, and copy their rows one behind the other."""
         source, target = step.features[group.main.input], step.features[group.main.output]
-        indices = self._select(step, Score.TOKENS, source.n, target.n)
-        self.selected.append((indices.address, self.layer + 1))
+        if not group.main.again:
+            self.indices = self._select(step, Score.TOKENS, source.n, target.n)
+            self.selected.append((self.indices.address, self.layer + 1))
         row = source.words * step.arch.beat_bytes
         fields = {
             "rows": target.n,
             "row_beats": source.words,
-            "index_addr": indices.address,
+            "index_addr": self.indices.address,
             "src_addr": source.address,
             "src_stride": row,
             "dst_addr": target.address,
             "dst_stride": row,
         }
-        reads = [indices.region, step.em.pixels(source, 0, source.n)]
+        reads = [self.indices.region, step.em.pixels(source, 0, source.n)]
         address = service(step, Job.GATHER, fields, reads, [step.em.pixels(target, 0, target.n)])
         self._recorded(Job.GATHER, address, fields)
 

@@ -28,10 +28,24 @@ class Attend(Operator):
 
 @dataclass(frozen=True)
 class Gather(Operator):
-    """The rows `[1, 1, keep, C]` of the most important tokens of `[1, 1, T, C]`, in their order."""
+    """The rows `[1, 1, keep, C]` of the most important tokens of `[1, 1, T, C]`, in their order.
+
+    `again`: the tokens are those that the `Gather` before it chose.
+    """
 
     output: Result
     input: Source
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class RmsNorm(Operator):
+    """`output = input * gamma / sqrt(mean of squares + eps)`, each pixel over its channels."""
+
+    output: Result
+    input: Source
+    gamma: Source | None
+    eps: float
 
 
 def _attend(item: Attend, shape: Shapes) -> bool:
@@ -49,5 +63,10 @@ def _gather(item: Gather, shape: Shapes) -> bool:
     return rows[:2] == kept[:2] == (1, 1) and rows[3] == kept[3] and kept[2] < rows[2]
 
 
-RULES: Rules = {Attend: _attend, Gather: _gather}
+def _rms_norm(item: RmsNorm, shape: Shapes) -> bool:
+    rows = shape(item.input)
+    return shape(item.output) == rows and (item.gamma is None or shape(item.gamma) == (1, 1, 1, rows[3]))
+
+
+RULES: Rules = {Attend: _attend, Gather: _gather, RmsNorm: _rms_norm}
 """What each operator asks of the shapes of its tensors."""

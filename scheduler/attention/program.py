@@ -1,5 +1,6 @@
 """A program for one sequence, the memory around it, and how a host feeds it and reads it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
@@ -42,8 +43,12 @@ class EncoderProgram:
     @property
     def input(self) -> Feature:
         """Where hidden states go: the sum of embeddings, or what their normalisation makes of it."""
-        (name,) = self.places.graph.of_kind(Kind.INPUT)
-        return self.places.features[name]
+        return self._inputs[0]
+
+    @property
+    def _inputs(self) -> list[Feature]:
+        """Hidden states, then tables of positions."""
+        return [self.places.features[name] for name in self.places.graph.of_kind(Kind.INPUT)]
 
     @property
     def output(self) -> Feature:
@@ -66,6 +71,8 @@ class EncoderProgram:
         constants = self.places.memory.constants, words.tobytes()
         for address, data in (*self.places.data, constants, (self.code.address, self.code.encode())):
             put(memory, address, data)
+        values = self.places.graph.values
+        self.write_tables(memory, [values[place.name][0, 0] for place in self._inputs[1:]])
 
     def write_input(self, memory: NDArray[np.uint8], hidden: Values, length: int | None = None) -> None:
         """Write hidden states [T, D], rounded to operands; of a padded sequence the first `length` rows are its tokens.
@@ -77,12 +84,24 @@ class EncoderProgram:
         kept = self.kept_of(length)
         if hidden.shape != (place.n, place.c) or not np.isfinite(hidden[:length]).all():
             raise UserError(f"hidden states must be finite numbers of shape [{place.n}, {place.c}]")
-        filled = np.zeros((place.n, place.words * self.arch.array.cols), np.float32)
-        filled[: kept[0].tokens, : place.c] = hidden[:length]
-        data = encode(filled, self.arch.array.operand).reshape(-1).view(np.uint8)
-        memory[place.address : place.address + data.size] = data
+        self._write_rows(memory, place, hidden[: kept[0].tokens])
         for address, contents in self.lengths.contents(length) if self.lengths else ():
             put(memory, address, contents)
+
+    def write_tables(self, memory: NDArray[np.uint8], tables: Sequence[Values]) -> None:
+        """Write what belongs to the positions of the tokens, [T, C] each. Raises `UserError` unless all of it fits."""
+        places = self._inputs[1:]
+        if [table.shape for table in tables] != [(place.n, place.c) for place in places]:
+            wanted = ", ".join(f"[{place.n}, {place.c}]" for place in places) or "none"
+            raise UserError(f"tables of positions must be {wanted}, not {[list(table.shape) for table in tables]}")
+        for place, table in zip(places, tables, strict=True):
+            self._write_rows(memory, place, table)
+
+    def _write_rows(self, memory: NDArray[np.uint8], place: Feature, rows: Values) -> None:
+        """The first rows of a feature map; the others become 0."""
+        filled = np.zeros((place.n, place.words * self.arch.array.cols), np.float32)
+        filled[: len(rows), : place.c] = rows
+        put(memory, place.address, encode(filled, self.arch.array.operand).tobytes())
 
     def kept_of(self, length: int | None = None) -> list[Kept]:
         """What each layer keeps of a sequence. Raises `UserError` for a length that the program is not for."""

@@ -30,6 +30,9 @@ class PromptKernels(AttentionKernels):
 
     def gather(self, step: Step, group: Group) -> None:
         """As in an encoder; the importance of those that leave is kept."""
+        if group.main.again:
+            super().gather(step, group)
+            return
         length = step.features[group.main.input].n
         saved = save(step, f"layer {self.layer} importance", length)
         super().gather(step, group)

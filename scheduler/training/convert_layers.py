@@ -26,7 +26,7 @@ from scheduler.training.views import Dims, View, block, canonical, row_major, st
 # ---- normalisations
 
 
-def _vector(b: Builder, view: View | None, dims: Dims) -> str | None:
+def vector(b: Builder, view: View | None, dims: Dims) -> str | None:
     """Tensor of a parameter of channels; its dimensions lie as those of the values it belongs to."""
     if view is None:
         return None
@@ -51,7 +51,7 @@ def _batch_norm(b: Builder, node: JointNode) -> list[View | None]:
     count, dims = view.sizes[1], (view.dims[1],)
     result = b.like(node, "normalized", view)
     mean, invstd = (View(b.new(node, name, (1, 1, 1, count), Kind.VECTOR), dims) for name in ("mean", "invstd"))
-    gamma, beta = (_vector(b, b.optional(node, name), dims) for name in ("weight", "bias"))
+    gamma, beta = (vector(b, b.optional(node, name), dims) for name in ("weight", "bias"))
     running = [b.optional(node, name) for name in ("running_mean", "running_var")]
     names = [None if item is None else item.tensor for item in running]
     settings = float(node.args["momentum"]), float(node.args["eps"])
@@ -92,7 +92,7 @@ def _norm_grad(
     b.emit(kind(*names, gradient.tensor, view.tensor, *saved, None if gamma is None else gamma.tensor))
 
 
-def _normalized(b: Builder, node: JointNode) -> tuple[View, Dims, int]:
+def normalized(b: Builder, node: JointNode) -> tuple[View, Dims, int]:
     """Values of a layer normalisation as rows, the dimensions that it runs over, and how many values they hold."""
     view, rank = b.view(node, "input"), len(node.args["normalized_shape"])
     width = math.prod(view.sizes[len(view.sizes) - rank :])
@@ -107,17 +107,17 @@ def _inner(view: View, rank: int) -> Dim:
 
 
 def _layer_norm(b: Builder, node: JointNode) -> list[View]:
-    view, inner, _ = _normalized(b, node)
+    view, inner, _ = normalized(b, node)
     result = b.like(node, "normalized", view)
     rows = (*b.shape(view)[:3], 1)
     mean, invstd = (b.new(node, name, rows, Kind.VECTOR) for name in ("mean", "invstd"))
-    gamma, beta = (_vector(b, b.optional(node, name), inner) for name in ("weight", "bias"))
+    gamma, beta = (vector(b, b.optional(node, name), inner) for name in ("weight", "bias"))
     b.emit(LayerNorm(result.tensor, mean, invstd, view.tensor, gamma, beta, float(node.args["eps"])))
     return [result, View(mean, ()), View(invstd, ())]
 
 
 def _layer_norm_backward(b: Builder, node: JointNode) -> list[View | None]:
-    view, inner, width = _normalized(b, node)
+    view, inner, width = normalized(b, node)
     view, gradient = b.alike(node, view, b.view(node, "grad_out"))
     saved = [b.view(node, name).tensor for name in ("mean", "rstd")]
     results = _results(b, node, view, (1, 1, 1, width), inner)

@@ -5,7 +5,16 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import nn
-from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, GPTBigCodeConfig, GPTBigCodeModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2Model,
+    GPTBigCodeConfig,
+    GPTBigCodeModel,
+    LlamaConfig,
+    LlamaModel,
+)
 
 from hwgen.arch import Arch, load
 from models.attention import PruningPolicy, prune
@@ -52,7 +61,8 @@ class Case:
         with torch.no_grad():
             hidden = encoder.embed(**inputs)
         magnitudes = calibrate(model, [inputs])
-        return cls(model, inputs, encoder, hidden, magnitudes, capture_encoder(encoder.body, hidden))
+        tables = encoder.body.tables(0, hidden.shape[1])
+        return cls(model, inputs, encoder, hidden, magnitudes, capture_encoder(encoder.body, hidden, *tables))
 
     @classmethod
     def bert(cls, tokens: int, *, seed: int = 0, **shape: int) -> "Case":
@@ -68,8 +78,14 @@ class Case:
         """Those of a prompt, the first tokens of the sequence, and of one token."""
         for length in (prompt, 1):
             if length not in self.captured:
-                self.captured[length] = capture_encoder(self.encoder.body, self.hidden[:, :length])
+                tables = self.encoder.body.tables(0, length)
+                self.captured[length] = capture_encoder(self.encoder.body, self.hidden[:, :length], *tables)
         return self.captured[prompt], self.captured[1]
+
+    def token(self, position: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Hidden state and tables of a position, for `write_token`."""
+        tables = self.encoder.body.tables(position, 1)
+        return self.hidden[0, position : position + 1].numpy(), [table[0].numpy() for table in tables]
 
     def plain(self) -> np.ndarray:
         """Hidden states [T, D] in float32, nothing pruned."""
@@ -97,6 +113,16 @@ def big_code(tokens: int, *, layers: int = 2, heads: int = 2, seed: int = 0) -> 
     names = {"bos_token_id": None, "eos_token_id": None, "vocab_size": 60, "n_positions": 64}
     config = GPTBigCodeConfig(n_embd=16 * heads, n_head=heads, n_layer=layers, initializer_range=0.2, **names)
     return Case.of(GPTBigCodeModel(config).eval(), {"input_ids": torch.randint(0, 60, (1, tokens))})
+
+
+def llama(tokens: int, *, layers: int = 2, heads: int = 2, seed: int = 0, kv_heads: int = 1) -> Case:
+    """Of a random Llama with heads of 16 and random words."""
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16 * heads, "num_attention_heads": heads, "num_key_value_heads": kv_heads}
+    config = LlamaConfig(
+        **sizes, num_hidden_layers=layers, intermediate_size=32 * heads, vocab_size=60, initializer_range=0.2
+    )
+    return Case.of(LlamaModel(config).eval(), {"input_ids": torch.randint(0, 60, (1, tokens))})
 
 
 def check(program: EncoderProgram, image: np.ndarray | None = None) -> None:

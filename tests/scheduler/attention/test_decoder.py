@@ -48,7 +48,7 @@ def test_tokens_are_those_of_the_algorithm(case, policy):
     found = [program.prompt.read_output(np.frombuffer(machine.memory.read(0, program.memory_size), np.uint8))]
     for position in range(PROMPT, PROMPT + TOKENS):
         memory = np.frombuffer(machine.memory.read(0, program.memory_size), np.uint8).copy()
-        program.write_token(memory, position, case.hidden[0, position : position + 1].numpy())
+        program.write_token(memory, position, *case.token(position))
         machine.memory.write(0, memory.tobytes())
         machine.run(program.token.code.encode())
         memory = np.frombuffer(machine.memory.read(0, program.memory_size), np.uint8)

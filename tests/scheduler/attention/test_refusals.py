@@ -2,19 +2,22 @@
 
 import dataclasses
 import re
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import LlamaConfig, LlamaModel
+from transformers import LlamaConfig, LlamaModel, MistralConfig, MistralModel
 
 from hwgen.arch import UserError, load
 from models.attention import PruningPolicy, Quantization, Schedule
 from models.pattern import Pattern
 from scheduler.attention.capture import capture_encoder
 from scheduler.attention.encoders import encoder_of
-from tests.scheduler.attention.support import TINY, Case
+from tests.scheduler.attention.support import TINY, Case, llama
+
+DYNAMIC = partial(LlamaConfig, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0})
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +83,33 @@ def test_inputs():
         capture_encoder("bert", torch.zeros(1, 5, 32))
 
 
-def test_rotary_positions():
+@pytest.mark.parametrize(
+    ("kind", "config", "text"),
+    [
+        (
+            MistralModel,
+            MistralConfig,
+            "MistralModel has rotary positions of kind default: there are lowerings for those",
+        ),
+        (
+            LlamaModel,
+            DYNAMIC,
+            "LlamaModel has rotary positions of kind dynamic: there are lowerings for those of Llama",
+        ),
+    ],
+)
+def test_rotary_positions(kind, config, text):
     sizes = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 64}
-    with pytest.raises(UserError, match=r"^LlamaModel turns queries and keys by their positions: only positions in"):
-        encoder_of(LlamaModel(LlamaConfig(**sizes, vocab_size=60)))
+    with pytest.raises(UserError, match=re.escape(text)):
+        encoder_of(kind(config(**sizes, num_key_value_heads=2, vocab_size=60)))
+
+
+def test_tables_of_positions():
+    case = llama(5)
+    program = case.compile(PruningPolicy())
+    text = r"^tables of positions must be \[5, 32\], \[5, 32\], \[5, 16\], \[5, 16\], not \[\[5, 32\]\]$"
+    with pytest.raises(UserError, match=text):
+        program.write_tables(program.image(), [case.encoder.body.tables(0, 5)[0][0].numpy()])
 
 
 def test_layers(case):

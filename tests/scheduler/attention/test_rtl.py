@@ -1,4 +1,4 @@
-"""A pruned BERT, and a pruned GPT-2 token by token, on the Verilated accelerator: all of memory is golden's."""
+"""A pruned BERT, and pruned decoders token by token, on the Verilated accelerator: all of memory is golden's."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from sim.check import check_run, run_golden
 from sim.memory import MemoryModel
 from sim.report import compare
 from sim.runner import build, run_on
-from tests.scheduler.attention.support import TINY, Case, big_code, gpt2
+from tests.scheduler.attention.support import TINY, Case, gpt2, llama
 
 pytestmark = pytest.mark.verilator
 
@@ -34,7 +34,7 @@ def test_rtl_is_golden(memory, length):
     assert run.counters["BUSY_ATTEND"] > 0
 
 
-@pytest.mark.parametrize(("make", "heads"), [(gpt2, Schedule(caps=(2, 1))), (big_code, None)], ids=["heads", "grouped"])
+@pytest.mark.parametrize(("make", "heads"), [(gpt2, Schedule(caps=(2, 1))), (llama, None)], ids=["heads", "grouped"])
 def test_tokens_on_rtl_are_golden(make, heads):
     """Two tokens behind a prompt: a full layer gives up a token each time; one head, or one that queries share."""
     case, tokens = make(10), Schedule(caps=(8, 5))
@@ -46,7 +46,7 @@ def test_tokens_on_rtl_are_golden(make, heads):
         for position in (None, 8, 9):
             code = (program.prompt if position is None else program.token).code
             if position is not None:
-                program.write_token(image, position, case.hidden[0, position : position + 1].numpy())
+                program.write_token(image, position, *case.token(position))
             machine.memory.write(0, image.tobytes())
             machine.run(code.encode())
             run = run_on(device, image, program=code.address, count=len(code.commands))
