@@ -2,13 +2,13 @@
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch.attention import AttentionSizes
 from hwgen.arch.services import Job, Key, Score
 from hwgen.attention.importance import IMPORTANCE_BITS
 from hwgen.attention.rows import row_words
+from hwgen.attention.services.table import beat_table
 from hwgen.attention.services.words import ServiceFields, rank_width
 from hwgen.attention.words import INDEX_BITS
 from hwgen.lib.pipeline import select_part
@@ -119,17 +119,9 @@ class RankFeed(wiring.Component):
     def _protected(self, m: Module, word: Value) -> list[Value]:
         """Which tokens of a word survive before all others."""
         bits, width = 8 * self._sizes.beat_bytes, self._width
-        depth = max(2, -(-self._sizes.max_length // bits))
-        m.submodules.masks = memory = Memory(shape=bits, depth=depth, init=[])
-        write, read = memory.write_port(), memory.read_port(domain="comb")
-        with m.If(self.clear):
-            m.d.sync += write.addr.eq(0)
-        with m.Elif(self.mask_valid):
-            m.d.sync += write.addr.eq(write.addr + 1)
-        m.d.comb += [
-            *(write.data.eq(self.mask), write.en.eq(self.mask_valid)),
-            read.addr.eq(word // (bits // width)),
-        ]
+        beats = -(-self._sizes.max_length // bits)
+        read = beat_table(m, "masks", beats=beats, clear=self.clear, beat=self.mask, valid=self.mask_valid)
+        m.d.comb += read.addr.eq(word // (bits // width))
         own, lane_bits = part_of(m, read.data, word, width), (width - 1).bit_length()
         indices = [Cat(Const(lane, lane_bits), word) for lane in range(width)]
         return [(index < self.select.first) | (self.select.protected & own[lane]) for lane, index in enumerate(indices)]

@@ -2,12 +2,12 @@
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch.attention import ADDRESS_ALIGN, CHUNK, LOW_BITS, AttentionSizes
 from hwgen.arch.services import Job
 from hwgen.attention.services.align import OPERAND_BYTES, Aligner, Piece
+from hwgen.attention.services.table import beat_table
 from hwgen.attention.services.words import BEATS_BITS, BeatSpan, ReadBeat, ServiceFields, StoreBeat, quantizer_lanes
 from hwgen.attention.words import ADDRESS_BITS
 from hwgen.fp.convert import FpWiden
@@ -245,18 +245,11 @@ class QuantizeJob(wiring.Component):
 
     def _inverses(self, m: Module, head: Value) -> Value:
         """Inverse step of a head; whole beats of them are kept."""
-        bits, per_beat = 8 * self._sizes.beat_bytes, self._sizes.beat_bytes // _STEP_BYTES
-        depth = max(2, -(-self._sizes.max_heads // per_beat))
-        m.submodules.inverses = memory = Memory(shape=bits, depth=depth, init=[])
-        write, read = memory.write_port(), memory.read_port(domain="comb")
-        with m.If(self.start):
-            m.d.sync += write.addr.eq(0)
-        with m.Elif(write.en):
-            m.d.sync += write.addr.eq(write.addr + 1)
+        per_beat, table = self._sizes.beat_bytes // _STEP_BYTES, self.data.payload
+        beats, valid = -(-self._sizes.max_heads // per_beat), self.data.valid & table.table
+        read = beat_table(m, "inverses", beats=beats, clear=self.start, beat=table.data, valid=valid)
         inverse = Signal(8 * _STEP_BYTES)
         m.d.comb += [
-            write.data.eq(self.data.payload.data),
-            write.en.eq(self.data.valid & self.data.payload.table),
             read.addr.eq(head // per_beat),
             inverse.eq(read.data.word_select(head % per_beat, 8 * _STEP_BYTES)),
         ]
