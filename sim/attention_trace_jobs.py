@@ -7,17 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hwgen.arch.attention import (
-    KEEP_FRACTION,
-    POWER_BITS,
-    POWER_FRACTION,
-    AttentionSizes,
-    KeyMode,
-    keep_count,
-)
-from models.attention_engine.softmax import exponential
+from hwgen.arch.attention import KEEP_FRACTION, AttentionSizes, KeyMode, keep_count
 from sim import attention_workloads as workloads
-from sim.attention_model import ModelJob, RowFacts, selection_facts
+from sim.attention_model import ModelJob, RowFacts
 
 PRUNED_TRACE = Path(__file__).parent / "traces" / "gpt2_pruned.csv"
 HEADS, LAYERS, HEAD_SIZE = 12, 12, 64
@@ -104,7 +96,4 @@ def made_up_job(layer: TraceLayer, sizes: AttentionSizes, rng: np.random.Generat
 
 def _selected(row: RowFacts, layer: TraceLayer, value_keep: int, rng: np.random.Generator) -> RowFacts:
     scores = rng.normal(0, SPREAD / np.log(2), layer.keys)
-    power = ((scores.max() - scores) * (1 << POWER_FRACTION)).astype(np.int64)
-    e = exponential(np.minimum(power, (1 << POWER_BITS) - 1))
-    found = selection_facts(e, np.ones(layer.keys, np.bool_), value_keep)
-    return replace(found, low=row.low)
+    return replace(workloads.spread_row(scores.max() - scores, value_keep), low=row.low)

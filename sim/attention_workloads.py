@@ -5,8 +5,18 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hwgen.arch.attention import EXP_MAX, KEEP_FRACTION, LOW_BITS, AttentionSizes, KeyMode, ValueMode, keep_count
+from hwgen.arch.attention import (
+    EXP_BITS,
+    EXP_MAX,
+    KEEP_FRACTION,
+    LOW_BITS,
+    AttentionSizes,
+    KeyMode,
+    ValueMode,
+    keep_count,
+)
 from models.attention_engine.planes import row_bytes
 from sim.attention_model import ModelJob, RowFacts, selection_facts
 
@@ -119,11 +129,16 @@ class Attention:
         return 4 * self.heads * self.head_size * 2 * (self.queries + self.keys)
 
 
+def spread_row(below: NDArray[np.floating], value_keep: int) -> RowFacts:
+    """Facts of a row that sees all of its keys; `below` [keys]: octaves that scores are below the largest."""
+    e = np.minimum(np.rint(2.0 ** (EXP_BITS - below)), EXP_MAX).astype(np.int64)
+    return selection_facts(e, np.ones(len(below), bool), value_keep)
+
+
 @cache
 def _row(keys: int, value_keep: int, kind: int) -> RowFacts:
     """Facts of a row with scores that are spread normally, two octaves in standard deviation."""
     if value_keep == 1 << KEEP_FRACTION:
         return RowFacts()
     below = np.abs(np.random.default_rng([keys, kind]).normal(0, 2, keys))
-    e = np.minimum(np.rint(2.0 ** (16 - below + below.min())), EXP_MAX).astype(np.int64)
-    return selection_facts(e, np.ones(keys, bool), value_keep)
+    return spread_row(below - below.min(), value_keep)
