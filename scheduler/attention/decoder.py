@@ -16,6 +16,7 @@ from models.attention.attention import Magnitudes
 from models.attention.policy import PruningPolicy
 from models.pattern import Pattern
 from scheduler.attention.cascade import attentions, prune
+from scheduler.attention.kernels import AttentionKernels
 from scheduler.attention.lower import begin, check, check_arch, code_address, emit
 from scheduler.attention.planes import Cache, Moving
 from scheduler.attention.program import EncoderProgram, Values, put
@@ -23,7 +24,7 @@ from scheduler.attention.slots import Capacity, Places, Slots
 from scheduler.attention.tokens import PromptKernels, TokenKernels
 from scheduler.training.compile import schedule
 from scheduler.training.ir import TrainingGraph
-from scheduler.training.lower import TrainingOptions
+from scheduler.training.lower import Step, TrainingOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,16 +95,20 @@ def compile_decoder(
     kernels = [kind(policy, kept, magnitudes, **parts) for kind in (PromptKernels, TokenKernels)]
     for step, kernel in zip((prompt, token), kernels):
         emit(step, kernel)
-    programs, end = [], prompt.memory.end
-    for step, kernel in zip((prompt, token), kernels):
+    programs = _programs((prompt, token), kernels, arch)
+    slots, moving = Slots(kept[0].tokens, policy, **parts), tuple(kernels[1].moving)
+    return DecoderProgram(prompt=programs[0], token=programs[1], room=room, moving=moving, slots=slots)
+
+
+def _programs(steps: tuple[Step, Step], kernels: list[AttentionKernels], arch: Arch) -> list[EncoderProgram]:
+    """One behind the other in memory."""
+    programs, end = [], steps[0].memory.end
+    for step, kernel in zip(steps, kernels, strict=True):
         code = schedule(step, code_address(arch, end))
-        selected = tuple(kernel.selected)
-        programs.append(EncoderProgram(arch=arch, places=step, code=code, kept=tuple(kept), selected=selected))
+        kept, selected = tuple(kernel.kept), tuple(kernel.selected)
+        programs.append(EncoderProgram(arch=arch, places=step, code=code, kept=kept, selected=selected))
         end = code.address + code.size
-    slots = Slots(kept[0].tokens, policy, **parts)
-    return DecoderProgram(
-        prompt=programs[0], token=programs[1], room=room, moving=tuple(kernels[1].moving), slots=slots
-    )
+    return programs
 
 
 def _capacity(graphs: tuple[TrainingGraph, TrainingGraph], arch: Arch, policy: PruningPolicy, room: int) -> Capacity:

@@ -70,6 +70,10 @@ class TokenKernels(AttentionKernels):
     moving: list[Moving] = field(default_factory=list)
     mask: Area | None = None
     """Hides the row that this layer gives up, and those above it."""
+    masks: int = 0
+    """Address of a mask for each slot, and of one that hides nothing."""
+    beats: int = 0
+    """Of each of them."""
 
     def _before(self) -> tuple[int, int]:
         return self.kept[self.layer].tokens, self.cache.rows[self.layer]
@@ -101,14 +105,14 @@ class TokenKernels(AttentionKernels):
         service(step, Job.RESTORE, fields, [places.importance.region], [])
         places.positions, _ = step.memory.area("positions", "host", 4 * rows)
         places.protected, _ = step.memory.area("protected", "host", ceil(rows / 8))
-        self._beats = ceil(rows / 8 / beat)
+        self.beats = ceil(rows / 8 / beat)
         # Row s hides slot s; the last one hides nothing that is there.
-        bits = ~np.eye(rows + 1, self._beats * beat * 8, dtype=np.bool_)
-        self._masks = constant(step, "masks", np.packbits(bits, bitorder="little").tobytes())
+        bits = ~np.eye(rows + 1, self.beats * beat * 8, dtype=np.bool_)
+        self.masks = constant(step, "masks", np.packbits(bits, bitorder="little").tobytes())
 
     def _give_up(self, step: Step) -> None:
         """The least important row of a layer is found, and the mask that hides it is copied."""
-        row = self._beats * step.arch.beat_bytes
+        row = self.beats * step.arch.beat_bytes
         name, seen = f"layer {self.layer}", self.kept[self.layer].tokens + 1
         listed = Area(*step.memory.area(f"{name} given up", "indices", INDEX_BYTES))
         self.mask = Area(*step.memory.area(f"{name} mask", "mask", row))
@@ -121,7 +125,7 @@ class TokenKernels(AttentionKernels):
         address = service(step, Job.SELECT, fields, [], [listed.region])
         self.moving.append(Moving(address, Job.SELECT, fields, self.layer))
         fields = {
-            "rows": 1, "row_beats": self._beats, "index_addr": listed.address, "src_addr": self._masks,
+            "rows": 1, "row_beats": self.beats, "index_addr": listed.address, "src_addr": self.masks,
             "src_stride": row, "dst_addr": self.mask.address, "dst_stride": row,
         }  # fmt: skip
         service(step, Job.GATHER, fields, [listed.region], [self.mask.region])
