@@ -1,7 +1,8 @@
 """MiniLM with trained weights on the golden machine, pruned and quantised: `python -m sim.minilm`.
 
 Sentence embeddings of programs that run all six layers, against the plain model in float32 and against the algorithm in
-PyTorch with the same policy and scales; and what the programs move to and from external memory.
+PyTorch with the same policy and scales; cycles of these programs by the cycle model, and what they move to and from
+external memory.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,9 +25,9 @@ from models.attention.attention import Magnitudes
 from models.attention.calibrate import calibrate
 from models.attention.embedding import MiniLM, agreement, texts
 from models.attention.embedding import load as load_minilm
-from models.attention.minilm import Setting, json_text
+from models.attention.minilm import RATIOS, Setting, json_text, numbers
+from models.attention.quantize import SPLITS
 from models.attention.wrapper import prune
-from models.machine import Machine
 from models.memory import Memory
 from models.recipes.accuracy import write
 from scheduler.attention.capture import capture_encoder
@@ -34,7 +35,9 @@ from scheduler.attention.encoders import Encoder, encoder_of
 from scheduler.attention.lower import compile_encoder
 from scheduler.attention.program import EncoderProgram
 from scheduler.training.ir import TrainingGraph
+from sim.attend_facts import attend_jobs
 from sim.console import print_error, progress, standard_output
+from sim.cycles import run_model
 from sim.minilm_layer import run_layers
 
 FOLDER = Path("build/attention")
@@ -42,16 +45,15 @@ CALIBRATION = {"paragraphs": "sentences", "sentences": "paragraphs"}
 """Steps come from other texts than those that are measured."""
 SETTINGS = (
     Setting(bits="12+4", threshold=2),
-    Setting(bits="6+4"),
-    Setting(tokens=0.8, values=0.8, bits="6+4"),
-    Setting(tokens=0.6, values=0.8, bits="6+4"),
-    Setting(bits="4+4"),
+    *(Setting(bits=f"{msb}+{lsb}") for msb, lsb in reversed(SPLITS)),
+    Setting(bits="6+4", threshold=0),
+    *(Setting(tokens=ratio, values=0.8, bits="6+4") for ratio in numbers(RATIOS)),
     Setting(tokens=0.6, heads=10 / 12, values=0.8, bits="6+4"),
-    Setting(tokens=0.4, values=0.8, bits="6+4"),
 )
+"""Nothing pruned, with all LSBs; bit splits; without LSBs; keep ratios of tokens; heads too."""
 COLUMNS = (
-    *("tokens", "heads", "values", "bits", "cosine", "least", "rank", "algorithm"),
-    *("attention, kbytes", "other ATTEND", "LOAD, STORE", "instructions"),
+    *("tokens", "heads", "values", "bits", "LSBs if", "cosine", "least", "rank", "algorithm"),
+    *("cycles", "of them ATTEND", "kbytes", "attention", "other ATTEND", "LOAD, STORE", "instructions"),
 )
 
 
@@ -93,12 +95,20 @@ def calibrate_on(minilm: MiniLM, tokens: list[Tensor]) -> list[Magnitudes]:
     return calibrate(minilm.model, [{"input_ids": ids} for ids in tokens])
 
 
-def embed(program: EncoderProgram, hidden: Tensor) -> Tensor:
-    """Mean of the survivors' hidden states after a run on the golden machine."""
-    machine = Machine(program.arch, {0: program.image(hidden[0].numpy())})
-    machine.run(program.code.encode())
-    memory = np.frombuffer(machine.memory.read(0, program.memory_size), np.uint8)
-    return torch.from_numpy(program.read_output(memory).mean(axis=0))
+def embed(program: EncoderProgram, hidden: Tensor) -> tuple[Tensor, dict[str, int]]:
+    """Mean of the survivors' hidden states after a run on the golden machine.
+
+    And what the run takes by the cycle model, with the memory of `MemoryModel`: cycles, those in which ATTEND is busy,
+    bytes of all ports.
+    """
+    memory, code = Memory({0: program.image(hidden[0].numpy())}), program.code
+    jobs = attend_jobs(program.arch, code.encode(), memory)
+    run = run_model(program.arch, code.encode(), address=code.address, attend=jobs)
+    beats = run.counters["READ_BEATS"] + run.counters["WRITE_BEATS"]
+    left = np.frombuffer(memory.read(0, program.memory_size), np.uint8)
+    taken = {"cycles": run.cycles, "cycles_attend": run.counters["BUSY_ATTEND"]}
+    taken["bytes"] = beats * program.arch.beat_bytes
+    return torch.from_numpy(program.read_output(left).mean(axis=0)), taken
 
 
 def traffic(program: EncoderProgram) -> dict[str, int]:
@@ -124,13 +134,14 @@ def measure(name: str, settings: list[Setting], arch: Arch, tell: Callable[[str]
     subject, tokens = Subject.calibrated(minilm, name), minilm.tokens(texts(name))
     plain, _ = minilm.embed(tokens)
     inputs = [subject.hidden(ids) for ids in tokens]
-    for setting in settings:
-        rows, moved = [], []
+    for place, setting in enumerate(settings):
+        rows, counted = [], []
         for number, hidden in enumerate(inputs):
-            tell(f"{setting.bits}, {setting.tokens:g} of the tokens: text {number + 1} of {len(inputs)}")
+            tell(f"row {place + 1} of {len(settings)}: text {number + 1} of {len(inputs)}")
             program = subject.program(hidden, arch, setting)
-            rows.append(embed(program, hidden))
-            moved.append(traffic(program))
+            embedding, taken = embed(program, hidden)
+            rows.append(embedding)
+            counted.append(taken | traffic(program))
         embedded = normalize(torch.stack(rows), dim=1)
         wanted = normalize(torch.stack([subject.algorithm(ids, setting) for ids in tokens]), dim=1)
         yield (
@@ -138,7 +149,7 @@ def measure(name: str, settings: list[Setting], arch: Arch, tell: Callable[[str]
             | asdict(setting)
             | asdict(agreement(embedded, plain))
             | {"algorithm": float((embedded * wanted).sum(1).min())}
-            | {kind: sum(one[kind] for one in moved) for kind in moved[0]}
+            | {kind: sum(one[kind] for one in counted) for kind in counted[0]}
         )
 
 
@@ -147,17 +158,22 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     return "\n".join([f"| {' | '.join(COLUMNS)} |", "|" + " --- |" * len(COLUMNS), *map(_line, rows)]) + "\n"
 
 
+_RULES = {0: "never", 2: "always"}
+
+
 def _line(row: dict[str, Any]) -> str:
     cells = [
         f"{row['tokens']:.1f}",
         f"{round(row['heads'] * 12)}",
         f"{row['values']:.1f}",
         row["bits"],
+        _RULES.get(row["threshold"], f"max < {row['threshold']}"),
         f"{row['cosine']:.4f}",
         f"{row['cosine_min']:.3f}",
         f"{row['rank']:.3f}",
         f"{row['algorithm']:.4f}",
-        *(f"{row[name] / 1000:,.0f}" for name in ("attention", "services", "array")),
+        *(f"{row[name]:,}" for name in ("cycles", "cycles_attend")),
+        *(f"{row[name] / 1000:,.0f}" for name in ("bytes", "attention", "services", "array")),
         f"{row['instructions']:,}",
     ]
     return "| " + " | ".join(cells) + " |"
@@ -190,9 +206,10 @@ def main(
     output: Annotated[Path, typer.Option("-o", help="folder of minilm_machine.json and .md")] = FOLDER,
     layers: Annotated[int | None, typer.Option("--rtl-layers", help="so many layers on RTL instead")] = None,
 ) -> None:
-    """Print accuracy and memory traffic of MiniLM on the golden machine for keep ratios and bits, as Markdown.
+    """Print accuracy, cycles and memory traffic of MiniLM for keep ratios and bits, as Markdown.
 
-    With --rtl-layers: run the first layers on the Verilated accelerator and compare them with the golden machine.
+    Embeddings are those of the golden machine, cycles those of the cycle model. With --rtl-layers: run the first layers
+    on the Verilated accelerator and compare them with both.
     """
     try:
         if name not in CALIBRATION:

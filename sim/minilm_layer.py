@@ -1,4 +1,5 @@
-"""The first layers of MiniLM on the Verilated accelerator: every word of memory is that of the golden machine.
+"""The first layers of MiniLM on the Verilated accelerator: every word of memory is that of the golden machine, cycles
+are those of the cycle model.
 
 `python -m sim.minilm --rtl-layers 1`
 """
@@ -16,11 +17,14 @@ from models.attention.embedding import load as load_minilm
 from models.attention.embedding import texts
 from models.attention.policy import PruningPolicy, Schedule
 from models.attention.quantize import Quantization
+from models.memory import Memory
 from scheduler.attention.capture import capture_encoder
 from scheduler.attention.encoders import encoder_of
 from scheduler.attention.lower import compile_encoder
 from scheduler.attention.program import EncoderProgram
+from sim.attend_facts import attend_jobs
 from sim.check import check_run, run_golden
+from sim.cycles import run_model
 from sim.report import Comparison
 from sim.runner import RunResult, build
 
@@ -38,6 +42,8 @@ class LayerRun:
     comparison: Comparison
     error: float
     """Largest difference of hidden states from the model in float32, in which nothing is pruned."""
+    cycles: int
+    """By the cycle model."""
 
     def lines(self) -> list[str]:
         """For people."""
@@ -47,6 +53,7 @@ class LayerRun:
         equal = "the same on golden" if differ.equal else f"{differ.different:,} differ, the first: {differ.first}"
         return [
             f"{len(self.program.code.commands):,} instructions, {self.run.cycles:,} cycles; busy: {shares}",
+            f"{self.cycles:,} cycles by the cycle model",
             f"{differ.words:,} words of memory: {equal}",
             f"hidden states are off by at most {self.error:.4f} from float32 with nothing pruned",
         ]
@@ -94,4 +101,7 @@ def run_layers(count: int, arch: Arch | None, tell: Callable[[str], None]) -> La
     comparison = check_run(run, run_golden(arch, image, 0, code.encode()), 0)
     survivors = program.survivors(run.memory)
     error = np.abs(program.read_output(run.memory) - plain[survivors]).max()
-    return LayerRun(program, run, comparison, float(error))
+    tell("running the cycle model")
+    jobs = attend_jobs(arch, code.encode(), Memory({0: image}))
+    model = run_model(arch, code.encode(), address=code.address, attend=jobs)
+    return LayerRun(program, run, comparison, float(error), model.cycles)
