@@ -8,6 +8,7 @@ import pytest
 
 from sim.attention_block import AttentionBlock
 from sim.attention_model import run_jobs
+from sim.attention_reads import port_share
 from sim.attention_trace_data import run_layers
 from sim.attention_trace_jobs import dense_layer, job_fields, made_up_job, pruned_layers
 from sim.attention_traces import (
@@ -62,6 +63,13 @@ def test_dense_decoding_has_nine_tenths_of_the_port(latency):
     jobs = run_jobs(SIZES, [made_up_job(dense_layer(0), SIZES, np.random.default_rng(0))] * 3, latency=latency)
     beats = sum(job.read_beats + job.write_beats for job in jobs)
     assert beats > 0.9 * sum(job.cycles for job in jobs)
+
+
+@pytest.mark.parametrize(("reads", "latency"), [(64, 60), (128, 200)])
+def test_shares_of_the_port_are_those_of_the_results(reads, latency):
+    rows = json.loads((RESULTS / "attention_reads.json").read_text())
+    (row,) = [row for row in rows if (row["workload"], row["latency"]) == ("dense query", latency)]
+    assert port_share(workloads()[0], reads, latency) == row["reads_in_flight"][str(reads)]
 
 
 def test_the_table_shows_every_workload():
