@@ -48,38 +48,33 @@ class AttentionBlock:
 
         latency : cycles from a request to its first beat. stalls : of every side of the memory.
         """
-        port, shown, start = MemoryPort(self.sizes, memory, latency, stalls), True, self._block.cycle
-        while self._block.cycle - start < limit:
-            inputs = port.inputs(self._block.cycle)
-            out = self._block.step(command=address, command_valid=shown, alive=self.alive, **inputs)
-            port.see(self._block.cycle - 1, inputs, out)
-            shown = shown and not out["command_ready"]
-            if out["done"] or out["error"]:
-                port.check_empty()
-                counters = self._block.step(alive=self.alive)
-                return JobRun(bool(out["error"]), *(counters[name] for name in COUNTERS))
-        raise AssertionError(f"the job has not ended after {limit} cycles")
+        return self.run_all([address], memory, latency=latency, stalls=stalls, limit=limit)[0]
 
-    def run_all(self, addresses: list[int], memory: Memory, *, latency: int = 40, limit: int = 100_000) -> list[JobRun]:
-        """Jobs whose descriptors are offered one behind the other; as `run`, without stalls."""
-        port, waiting, runs = (
-            MemoryPort(self.sizes, memory, latency, lambda: itertools.repeat(False)),
-            list(addresses),
-            [],
-        )
-        ended, start = None, self._block.cycle
+    def run_all(
+        self,
+        addresses: list[int],
+        memory: Memory,
+        *,
+        latency: int = 40,
+        stalls: Stalls = lambda: itertools.repeat(False),
+        limit: int = 100_000,
+    ) -> list[JobRun]:
+        """Jobs whose descriptors are offered one behind the other; as `run`."""
+        port, start = MemoryPort(self.sizes, memory, latency, stalls), self._block.cycle
+        waiting, runs, ended = deque(addresses), [], None
         while self._block.cycle - start < limit:
             inputs, shown = port.inputs(self._block.cycle), waiting[0] if waiting else 0
             out = self._block.step(command=shown, command_valid=int(bool(waiting)), alive=self.alive, **inputs)
             port.see(self._block.cycle - 1, inputs, out)
             if ended is not None:
                 runs.append(JobRun(ended, *(out[name] for name in COUNTERS)))
-            ended = bool(out["error"]) if out["done"] or out["error"] else None
-            if waiting and out["command_ready"]:
-                waiting.pop(0)
             if len(runs) == len(addresses):
-                port.check_empty()
                 return runs
+            ended = bool(out["error"]) if out["done"] or out["error"] else None
+            if ended is not None and len(runs) + 1 == len(addresses):
+                port.check_empty()
+            if waiting and out["command_ready"]:
+                waiting.popleft()
         raise AssertionError(f"{len(runs)} of {len(addresses)} jobs have ended after {limit} cycles")
 
     def clear(self) -> None:
