@@ -29,6 +29,7 @@ from scheduler.attention.encoders import Encoder, encoder_of
 from scheduler.attention.lower import compile_encoder
 from scheduler.attention.program import EncoderProgram
 from scheduler.training.ir import TrainingGraph
+from tests.scheduler.support import used
 
 TINY = load("tiny_attention")
 
@@ -136,7 +137,7 @@ def check(program: EncoderProgram, image: np.ndarray | None = None) -> None:
 
 def run(program: EncoderProgram, hidden: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Hidden states and positions of the survivors after a run on the golden machine."""
-    machine = Machine(program.arch, {0: program.image(hidden[0].numpy())})
+    machine = used(Machine(program.arch, {0: program.image(hidden[0].numpy())}))
     machine.run(program.code.encode())
     memory = np.frombuffer(machine.memory.read(0, program.memory_size), np.uint8)
     return program.read_output(memory), program.survivors(memory)

@@ -13,6 +13,7 @@ from models.attention import PruningPolicy, Quantization, Schedule, prune
 from models.machine import Machine
 from scheduler.attention.decoder import DecoderProgram, compile_decoder
 from tests.scheduler.attention.support import TINY, Case, check, gpt2
+from tests.scheduler.support import used
 
 PROMPT, TOKENS, ROOM = 9, 5, 20
 POLICY = PruningPolicy(values=Schedule(shares=(0.6, 0.6)), quantization=Quantization.parse("8+4", threshold=0.2))
@@ -43,7 +44,7 @@ def test_tokens_are_those_of_the_algorithm(case, policy):
     program = compiled(case, policy)
     check(program.prompt)
     check(program.token)
-    machine = Machine(TINY, {0: program.image(case.hidden[0, :PROMPT].numpy())})
+    machine = used(Machine(TINY, {0: program.image(case.hidden[0, :PROMPT].numpy())}))
     machine.run(program.prompt.code.encode())
     found = [program.prompt.read_output(np.frombuffer(machine.memory.read(0, program.memory_size), np.uint8))]
     for position in range(PROMPT, PROMPT + TOKENS):

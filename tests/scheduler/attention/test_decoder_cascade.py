@@ -12,6 +12,7 @@ from models.attention import PruningPolicy, Quantization, Schedule, prune
 from models.machine import Machine
 from scheduler.attention.decoder import DecoderProgram, compile_decoder
 from tests.scheduler.attention.support import TINY, Case, big_code, check, gpt2, llama
+from tests.scheduler.support import used
 
 PROMPT, TOKENS, LAYERS, HEADS = 12, 8, 4, 4
 ROOM = PROMPT + TOKENS
@@ -62,7 +63,7 @@ def by_pytorch(case: Case, policy: PruningPolicy) -> list[tuple[np.ndarray, list
 
 def by_machine(case: Case, program: DecoderProgram) -> list[tuple[np.ndarray, list[list[int]]]]:
     """The same by the two programs; of the prompt without positions."""
-    machine = Machine(TINY, {0: program.image(case.hidden[0, :PROMPT].numpy())})
+    machine = used(Machine(TINY, {0: program.image(case.hidden[0, :PROMPT].numpy())}))
     machine.run(program.prompt.code.encode())
     memory = np.frombuffer(machine.memory.read(0, program.memory_size), np.uint8).copy()
     found = [(program.prompt.read_output(memory), [])]
