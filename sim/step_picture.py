@@ -31,7 +31,7 @@ def kinds_of(program: TrainingProgram) -> NDArray[np.int64]:
     """Number of the kind of each instruction's kernel, in program order."""
     types = {name: type(item) for item in program.graph.operators for name in item.names("result")[:1]}
     of_type = {kind: number for number, (_, found) in enumerate(KINDS.values()) for kind in found}
-    names = [name for _, name in program.places.headings]
+    names = [name.split(", ")[0] for _, name in program.places.headings]  # products in turns have both names
     kernels = np.array([of_type.get(types.get(name), len(KINDS) - 1) for name in names])
     heads = [position for position, _ in program.places.headings]
     owner = np.searchsorted(heads, np.asarray(program.step.origins), side="right") - 1

@@ -100,6 +100,11 @@ def memory_cycles(step: Step, group: Group) -> int:
     return max(sum(_words(step, name) for name in read), _words(step, group.result))
 
 
+def store_words(step: Step, group: Group) -> int:
+    """Words that the store engine writes."""
+    return _words(step, group.result)
+
+
 def _subject(item: Operator) -> str:
     """The tensor whose words a kernel goes through."""
     return item.input if isinstance(item, CrossEntropy | Mse) else main_result(item)

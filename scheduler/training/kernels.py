@@ -31,6 +31,7 @@ from scheduler.training.operators import (
     Softmax,
     SoftmaxGrad,
 )
+from scheduler.training.pairs import emit_pair, pairs
 from scheduler.training.pointwise import POINTWISE
 from scheduler.training.pooling import avg_pool, avg_pool_grad, max_pool, max_pool_grad
 from scheduler.training.sequence import kernel_order, narrowed
@@ -60,18 +61,27 @@ POOLS = (MaxPool, AvgPool)
 
 def emit_all(step: Step, others: Kernels | None = None) -> None:
     """Record the kernels of all operators; `others` are kernels of operators that no training step has."""
-    for task in kernel_order(step, groups(step.graph, apart=step.em.apart, curves=step.em.curves.places)):
-        emit(step if task.images is None else narrowed(step, *task.images), task.group, others)
+    tasks = kernel_order(step, groups(step.graph, apart=step.em.apart, curves=step.em.curves.places))
+    found = pairs(step, [task.group for task in tasks])
+    for number, task in enumerate(tasks):
+        if number in found:
+            emit(step, task.group, others, tasks[found[number]].group)
+        elif number not in found.values():
+            emit(step if task.images is None else narrowed(step, *task.images), task.group, others)
 
 
-def emit(step: Step, group: Group, others: Kernels | None = None) -> None:
-    """Record the kernel of a group."""
+def emit(step: Step, group: Group, others: Kernels | None = None, beside: Group | None = None) -> None:
+    """Record the kernel of a group, or those of two products in turns."""
     handler = HANDLERS.get(type(group.main)) or (others or {}).get(type(group.main))
     if handler is None:
         raise UserError(f"{main_result(group.main)}: the array has no kernel for {type(group.main).__name__}")
-    step.headings.append((len(step.em.recorder.commands), main_result(group.main)))
+    names = [main_result(item.main) for item in (group, beside) if item]
+    step.headings.append((len(step.em.recorder.commands), ", ".join(names)))
     step.em.choose_banks(Banks.PRODUCTS if isinstance(group.main, (*PRODUCTS, *POOLS)) else Banks.OTHERS)
-    handler(step, group)
+    if beside:
+        emit_pair(step, group, beside)
+    else:
+        handler(step, group)
 
 
 def emit_features(step: Step, group: Group) -> None:

@@ -5,7 +5,7 @@ multiples of the stride, borders are filled up: then the pixels (or the slots) a
 with a stride. What is computed for windows that do not exist is never stored.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
@@ -55,6 +55,11 @@ class Piece:
         slots = block.reshape(self.images * self.pixels.slots, self.values.pitch * block.words)
         return _places(slots, self.window.kernel[0], self.window.stride[0])
 
+    def down_phases(self, phases: list[Block]) -> list[Block]:
+        """The blocks of `load_phases` at each place of the windows along the height, a row for each row of windows."""
+        places = [divmod(place, len(phases)) for place in range(self.window.kernel[0])]
+        return [phases[phase].part(later, phases[phase].rows - later) for later, phase in places]
+
     def lines(self, block: Block) -> Block:
         """One row for each row of windows, of a block of one row for each window."""
         return block.reshape(self.images * self.values.slots, self.values.pitch * block.words)
@@ -63,6 +68,11 @@ class Piece:
         """Room for a value of each slot and window in it."""
         rows = self.images * self.pixels.slots * self.values.pitch
         return self.em.take(rows, self.pixels.feature.words, apart=apart)
+
+    def take_lines(self, apart: list[Block]) -> Block:
+        """Room for a value of each pixel along the width and row of windows."""
+        rows, words = self.images * self.values.slots, self.pixels.pitch * self.pixels.feature.words
+        return self.em.take(rows, words, apart=apart)
 
     def take(self, side: Side, *, apart: Block | None = None) -> Block:
         """Room for a side: one row for each of its pixels."""
@@ -94,14 +104,49 @@ class Piece:
             Block(block.addr, self.images, side.slot * line, side.slots * line),
             Block(block.addr + below * line, self.images, (side.slots - below) * line, side.slots * line),
         )
-        with self.em.preferred():  # the LOAD waits for them, behind everything of the piece before
-            for border in borders:
-                if border.words:
-                    self.em.vector(Operation.COPY, border, fill)
+        self._fill(borders, fill)
         for part, address, stride in self._parts(side, block, side.h, side.end):
             region = self.em.region(side.feature, self.image, side.h, side.end - side.h)
             self.em.load_block(part, address, stride, region)
         return block
+
+    def load_phases(self, side: Side, fill: float | int) -> list[Block]:
+        """LOAD the slots of a side, those at each remainder of the stride into a block of one row for each."""
+        stride, line, width = self.window.stride[0], side.pitch * side.feature.words, side.feature.row_words
+        count, left = side.slots // stride, side.left * side.feature.words
+        blocks: list[Block] = []
+        for phase in range(stride):
+            block = self.em.take(self.images * count, line, apart=blocks)
+            blocks.append(block)
+            first, end = (-(-(slot - phase) // stride) for slot in (side.slot, side.slot + side.end - side.h))
+            borders = (
+                block.columns(0, left),
+                block.columns(left + width, line - left - width),
+                Block(block.addr, self.images, first * line, count * line),
+                Block(block.addr + end * line, self.images, (count - end) * line, count * line),
+            )
+            self._fill(borders, fill)
+            self._load_phase(side, block, (first, end), phase)
+        return blocks
+
+    def _load_phase(self, side: Side, block: Block, rows: tuple[int, int], phase: int) -> None:
+        """Rows `rows[0]` .. `rows[1] - 1` of each image of a block with every `stride`-th slot from `phase` on."""
+        feature, beat, stride = side.feature, self.em.arch.beat_bytes, self.window.stride[0]
+        line, width, count = side.pitch * feature.words, feature.row_words, side.slots // stride
+        top = side.h + rows[0] * stride + phase - side.slot
+        region = self.em.region(feature, self.image, side.h, side.end - side.h)
+        address = feature.address + (self.image * feature.image_words + top * width) * beat
+        start = block.addr + rows[0] * line + side.left * feature.words
+        for image in range(self.images if rows[0] < rows[1] else 0):
+            part = Block(start + image * count * line, rows[1] - rows[0], width, line)
+            self.em.load_block(part, address, stride * width * beat, region)
+            address += feature.image_words * beat
+
+    def _fill(self, borders: Sequence[Block], value: float | int) -> None:
+        with self.em.preferred():  # the LOAD waits for them, behind everything of the piece before
+            for border in borders:
+                if border.words:
+                    self.em.vector(Operation.COPY, border, value)
 
     def store(self, side: Side, block: Block) -> None:
         """STORE the rows of a side that this piece is there for."""
@@ -137,7 +182,9 @@ def pieces(
     If possible, a piece is so small that `blocks` times its words of x find room twice. With `overlap` a piece has all
     windows over the rows of x that it keeps, and every row of x is kept by one piece.
     """
-    limit = min(em.bank_words // (1 if overlap else 2), em.bank_words * len(em.rings) // (2 * blocks))
+    limit = min(
+        em.bank_words // (1 if overlap or window.stride[0] > 1 else 2), em.bank_words * len(em.rings) // (2 * blocks)
+    )
     cutter = _Cutter(em, x, y, window, overlap)
     line = cutter.pitch * window.stride[1] * x.words
     images, most = min(em.arch.array.rows, x.n, limit // (line * cutter.slots(y.h))), y.h

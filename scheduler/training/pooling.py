@@ -1,4 +1,6 @@
-"""Maximum and average pooling, forward and backward: windows are taken along the width, then along the height."""
+"""Maximum and average pooling. Forward, windows are taken along the height, then along the width: image rows at
+different places of the windows lie in different banks, so that two are read at a time. Backward, first along the width.
+"""
 
 from hwgen.arch.isa import Operation
 from scheduler.training.base import Window
@@ -11,17 +13,18 @@ MINUS_INFINITY = 0xFF800000
 
 
 def max_pool(em: Emitter, x: Feature, y: Feature, window: Window) -> None:
-    """Largest value of each window. Passes over x with a kernel k of stride s: (k - 1) / s + (k - 1) / s**2."""
+    """Largest value of each window. Passes over x with a kernel k of stride s: (k - 1) / s + (k - 1) / s**2; the latter
+    are read from one bank, the first of them in twice the time.
+    """
     for piece in pieces(em, x, y, window, 2):
-        _, maxima = _reduced(piece, MAX, piece.load(piece.pixels, MINUS_INFINITY))
-        piece.store(piece.values, maxima)
+        piece.store(piece.values, _pooled(piece, MAX, MINUS_INFINITY))
 
 
 def avg_pool(em: Emitter, x: Feature, y: Feature, window: Window) -> None:
     """Sum of each window over the area of the kernel. Passes over x: those of `max_pool` and 1 / s**2."""
     share = 1.0 / (window.kernel[0] * window.kernel[1])
     for piece in pieces(em, x, y, window, 2):
-        _, total = _reduced(piece, ADD, piece.load(piece.pixels, 0.0))
+        total = _pooled(piece, ADD, 0.0)
         piece.store(piece.values, em.vector(MUL, total, total, share))
 
 
@@ -56,6 +59,17 @@ def avg_pool_grad(em: Emitter, gradient: Feature, dx: Feature, window: Window) -
         d = piece.take(piece.kept(dx), apart=row_g)
         _to_all(em, piece.kept_part(row_g), piece.across(d), (window.kernel[1], window.stride[1]), share)
         piece.store(piece.kept(dx), d)
+
+
+def _pooled(piece: Piece, operation: Operation, fill: float | int) -> Block:
+    """A value for each window of a piece, which it loads."""
+    phases = piece.load_phases(piece.pixels, fill)
+    columns = piece.take_lines(apart=phases)
+    _combine(piece.em, operation, columns, piece.down_phases(phases))
+    result = piece.take(piece.values, apart=columns)
+    pixels = columns.reshape(result.rows * piece.window.stride[1], result.words)
+    _combine(piece.em, operation, result, piece.across(pixels)[: piece.window.kernel[1]])
+    return result
 
 
 def _reduced(piece: Piece, operation: Operation, values: Block) -> tuple[Block, Block]:

@@ -31,7 +31,8 @@ class WeightImage:
     pattern: Pattern | None
     unit: int
     run: tuple[int, int] | None = None
-    """Dense: of so many values in memory (second) only the first few are used, again and again."""
+    """Of so many values of a word (second) only the first few are used, again and again. Dense weights have all of them
+    in memory, packed ones those that are used."""
 
     @property
     def slots(self) -> int:
@@ -41,7 +42,7 @@ class WeightImage:
     @property
     def beats(self) -> int:
         """Beats of one column block."""
-        if self.run:
+        if self.run and self.pattern is None:
             return self.depth // self.run[0] * self.run[1]
         return self.slots if self.pattern is None else ceil(self.slots / BLOCK_SLOTS) * BLOCK_BEATS
 
@@ -66,6 +67,16 @@ class Rings:
         self.act, self.wgt = Ring(arch.scratchpads.act_depth), Ring(arch.scratchpads.wgt_depth)
         self.gradients = self
         """The same for weight gradients."""
+
+    def split(self, parts: int) -> tuple["Rings", "Rings"]:
+        """Two parts for kernels that are recorded in turns, the first one of `parts` equal ones; weights in halves."""
+        found = copy(self), copy(self)
+        for name, share in (("act", parts), ("wgt", 2)):
+            ring = getattr(self, name)
+            first = ring.depth // share
+            setattr(found[0], name, Ring(first, base=ring.base))
+            setattr(found[1], name, Ring(ring.depth - first, base=ring.base + first))
+        return found
 
     def divide(self) -> None:
         """From here on weight gradients have a quarter of each scratchpad for themselves, so that they run beside other
@@ -123,7 +134,7 @@ class ResidentWeights:
 
     def _runs(self) -> dict[str, int]:
         image = self.image
-        if image.run is None:
+        if image.run is None or image.pattern:
             return {"beats": image.beats}
         used, filled = image.run
         return {

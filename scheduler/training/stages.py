@@ -1,8 +1,10 @@
 """Kernels of groups of operators with products, normalisations of batches, and chains of pointwise operators."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from hwgen.arch.isa import Operation
+from scheduler.training.decisions import of_height
 from scheduler.training.emitter import Block, Chunk, Feature
 from scheduler.training.epilogue import Collect, epilogue
 from scheduler.training.fuse import Group, main_result
@@ -24,8 +26,8 @@ from scheduler.training.resident import WeightImage
 from scheduler.training.rows import RowEpilogue, row_epilogue
 from scheduler.training.rules import apply_update
 from scheduler.training.step_sums import Sums, load_row, load_sums, make_sums, store_row, sums_row
-from scheduler.training.unroll import selection_bytes
-from scheduler.training.windows import Window, WindowProduct, forward_window
+from scheduler.training.unroll import Unroll, selection_bytes, selection_pattern
+from scheduler.training.windows import Progress, Window, WindowProduct, forward_window, used_values
 
 MUL, MAC, ADD = Operation.MUL, Operation.MAC, Operation.ADD
 
@@ -33,12 +35,13 @@ MUL, MAC, ADD = Operation.MUL, Operation.MAC, Operation.ADD
 class Kernel:
     """One group: its channel vectors, its sums."""
 
-    def __init__(self, step: Step, group: Group) -> None:
+    def __init__(self, step: Step, group: Group, *, paired: bool = False) -> None:
         self.step, self.group = step, group
-        step.em.begin_kernel()
+        if not paired:
+            step.em.begin_kernel()
         self._rows: dict[str, Block] = {}
         self.target = step.features.get(group.result)
-        self.sums = Sums(step, group.sums, self.target.words) if group.sums else None
+        self.sums = Sums(step, group.sums, self.target.words, kernels=1 + paired) if group.sums else None
 
     def row(self, name: str) -> Block:
         """A channel vector of the graph, loaded once."""
@@ -59,10 +62,18 @@ class Kernel:
             product = RowProduct(*places, image)
             product.emit(self.row_epilogue(), step.decide(name, stage(main), product.choices()))
             return
+        for _ in self.parts(image, window):
+            pass
+
+    def parts(self, image: WeightImage, window: Window, rows: int | None = None) -> Iterator[Progress]:
+        """The same over windows, bit by bit; `rows` as in `conv_parts`."""
+        step, main = self.step, self.group.main
+        source = step.features[main.input if isinstance(main, Conv) else main.gradient]
         chain, collect = self._epilogue()
         run = epilogue(*chain, window.out_step[1], step.features, self.row, collect) if chain else None
-        product = WindowProduct(*places, window)
-        product.emit(image, run, step.decide(name, stage(main), product.choices(image)))
+        product = WindowProduct(step.em, step.rings, source, self.target, window)
+        choice = step.decide(main_result(main), stage(main), of_height(product.choices(image), rows))
+        yield from product.parts(image, run, choice)
 
     def row_epilogue(self) -> RowEpilogue | None:
         """Chain and sums on rows of the product."""
@@ -118,22 +129,39 @@ def emit_conv(step: Step, group: Group) -> None:
     kernel, weights = Kernel(step, group), step.weights[group.main.weight]
     if not step.options.pregenerate:
         generate(step, weights, forward=True, backward=False)
-    shape = weights.kernel
-    window = forward_window(shape.size, shape.stride, shape.padding, kernel.target)
-    kernel.emit_product(weights.forward, window)
+    kernel.emit_product(weights.forward, _window(group.main, kernel.target))
     kernel.finish()
+
+
+def conv_parts(step: Step, group: Group, rows: int | None = None) -> Iterator[Progress]:
+    """FF over windows bit by bit, with its sums, in turns with another product, whose tiles have `rows` rows."""
+    kernel, weights = Kernel(step, group, paired=True), step.weights[group.main.weight]
+    yield from kernel.parts(weights.forward, _window(group.main, kernel.target), rows)
+    kernel.finish()
+
+
+def _window(main: Conv | Unroll, target: Feature) -> Window:
+    return forward_window(main.kernel, main.stride, main.padding, target)
 
 
 def emit_unroll(step: Step, group: Group) -> None:
     """The product with zeros and ones that makes channels of kernel columns."""
+    for _ in unroll_parts(step, group):
+        pass
+
+
+def unroll_parts(step: Step, group: Group, rows: int | None = None) -> Iterator[Progress]:
+    """The same bit by bit, in turns with a product whose tiles have `rows` rows."""
     main, em = group.main, step.em
     source, target = step.features[main.input], step.features[main.output]
-    depth = main.kernel[1] * source.words * step.arch.array.cols
-    image = step.memory.image(f"{main.output} (selection)", depth, target.words, None)
-    step.data.append((image.address, selection_bytes(main, source.c, step.arch)))
-    window = forward_window(main.kernel, main.stride, main.padding, target)
-    product = WindowProduct(em, step.rings, source, target, window)
-    product.emit(image, choice=step.decide(main.output, "FF", product.choices(image)))
+    filled, used = source.words * step.arch.array.cols, used_values(source, step.arch.array)
+    pattern = selection_pattern(used, step.arch) if used < filled else None
+    run, filled = ((used, filled), used) if pattern else (None, filled)
+    image = step.memory.image(f"{main.output} (selection)", main.kernel[1] * filled, target.words, pattern)
+    image = replace(image, run=run)
+    step.data.append((image.address, selection_bytes(main, source.c, filled, pattern, step.arch)))
+    product = WindowProduct(em, step.rings, source, target, _window(main, target))
+    yield from product.parts(image, choice=step.decide(main.output, "FF", of_height(product.choices(image), rows)))
 
 
 def emit_input_gradient(step: Step, group: Group) -> None:

@@ -15,10 +15,10 @@ from scheduler.training.sums import RowSums, partial_rows
 class Sums:
     """Sums over all pixels that normalisations and biases need of a tensor, kept while it is computed."""
 
-    def __init__(self, step: Step, items: Sequence[Operator], words: int) -> None:
+    def __init__(self, step: Step, items: Sequence[Operator], words: int, kernels: int = 1) -> None:
         self.step, self.items = step, items
         parts = [(number, part) for number, item in enumerate(items) for part in range(_parts(item))]
-        rows = partial_rows(step.em, len(parts), words)
+        rows = partial_rows(step.em, kernels * len(parts), words)
         self.sums = {place: RowSums(step.em, words, rows) for place in parts}
 
     def collect(self, block: Block, fetch: Callable[[str], Block], first: int) -> None:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from hwgen.arch import Arch
 from models.formats import encode
-from models.packing import dense_columns
+from models.packing import dense_columns, packed_columns
+from models.pattern import Pattern
 from scheduler.training.base import Operator, Result, Source, Window
 from scheduler.training.emitter import words_of
 from scheduler.training.ir import Kind, Tensor, TrainingGraph
@@ -86,10 +87,16 @@ def _shaped_like(graph: TrainingGraph, weight: str) -> set[str]:
     return found
 
 
-def selection(item: Unroll, channels: int, arch: Arch) -> NDArray[np.uint16]:
-    """Operands [kx * Ci, kx * Ci] of the product that unrolls, both filled up to whole words, as a matrix."""
+def selection_pattern(used: int, arch: Arch) -> Pattern | None:
+    """N:M of the product that unrolls a word of which `used` values are read: a column takes one value of one pixel."""
+    return Pattern(1, used) if used <= arch.array.group_max else None
+
+
+def selection(item: Unroll, channels: int, filled: int, arch: Arch) -> NDArray[np.uint16]:
+    """Operands [kx * Ci, kx * Ci] of the product that unrolls, as a matrix: the rows of each pixel filled up to
+    `filled`, the columns to whole words.
+    """
     cols, width = arch.array.cols, item.kernel[1]
-    filled = words_of(channels, arch) * cols
     matrix = np.zeros((width * filled, words_of(width * channels, arch) * cols), np.float32)
     for kx in range(width):
         for channel in range(channels):
@@ -97,6 +104,7 @@ def selection(item: Unroll, channels: int, arch: Arch) -> NDArray[np.uint16]:
     return encode(matrix, arch.array.operand)
 
 
-def selection_bytes(item: Unroll, channels: int, arch: Arch) -> bytes:
-    """The same as LOAD COLS reads it."""
-    return dense_columns(selection(item, channels, arch), arch)
+def selection_bytes(item: Unroll, channels: int, filled: int, pattern: Pattern | None, arch: Arch) -> bytes:
+    """The same as LOAD COLS reads it, or LOAD PACKED if there is a pattern."""
+    matrix = selection(item, channels, filled, arch)
+    return packed_columns(matrix, arch, pattern.n, pattern.m) if pattern else dense_columns(matrix, arch)

@@ -5,11 +5,12 @@ addresses: the input is loaded once, and the ACT walk of TENSOR reads the window
 layer is a 1 x 1 window.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, floor
 
 from hwgen.arch import UserError
+from hwgen.arch.config import Array
 from hwgen.arch.isa import Dataflow, Format, Target, Walk
 from scheduler.array_cost import parts
 from scheduler.hazards import Region
@@ -88,6 +89,11 @@ def _phase_axis(size: int, stride: int, padding: int, start: int) -> tuple[list[
     return taps, (start + padding - taps[0]) // stride if taps else 0
 
 
+def used_values(source: Feature, array: Array) -> int:
+    """Values of a word of few channels that the walk must read."""
+    return ceil(source.c / array.act_width) * array.act_width
+
+
 @dataclass(frozen=True)
 class Tile:
     """Where a result is: columns `block` .. `block + words - 1`, pixels (h, w + step*i), images of block `images`.
@@ -101,6 +107,18 @@ class Tile:
     pixels: int
     block: int
     words: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the recording of a product is, as shares of its tiles or of image rows."""
+
+    share: float
+    """Tiles that have been recorded."""
+    made: float
+    """Rows of the result of which all tiles have been."""
+    needs: float
+    """Rows of the input that the next tiles need, and some more that are loaded early."""
 
 
 Epilogue = Callable[[Block, Tile], Block]
@@ -120,7 +138,7 @@ class WindowProduct:
         self._layout()
 
     def _layout(self) -> None:
-        """Words of an image row in a bank, the zeros between rows, rows that fit, output rows of a chunk."""
+        """Words of an image row in a bank, the zeros between rows, rows that fit, output rows of a chunk, its words."""
         window, source = self.window, self.source
         last = (window.counts[1] - 1) * window.in_step[1] + window.in_offset[1] + window.taps[1]
         self.zeros = max(0, -window.in_offset[1], last - source.w) * source.words
@@ -128,6 +146,8 @@ class WindowProduct:
         wanted = (window.counts[0] - 1) * window.in_step[0] + window.taps[0]
         mine, depth = self.rings.act.depth, self.em.arch.scratchpads.act_depth
         fits = [(words - self.zeros) // self.pitch for words in (mine // 2, mine, depth)]
+        if fits[0] < 2 * window.taps[0] <= fits[1]:
+            fits[0] = fits[1]  # fewer rows are loaded twice, and the first ones again while the last ones are read
         fit = next((rows for rows in fits if rows >= window.taps[0]), 0)
         if not fit:
             raise UserError(
@@ -136,6 +156,7 @@ class WindowProduct:
             )
         self.slots = min(fit, wanted)
         self.chunk = (self.slots - window.taps[0]) // window.in_step[0] + 1
+        self.area = self.zeros + self.slots * self.pitch
 
     def choices(self, image: WeightImage) -> list[Choice]:
         """The ways to compute it. Raises `UserError` if a column block of weights does not fit."""
@@ -165,40 +186,65 @@ class WindowProduct:
 
     def emit(self, image: WeightImage, epilogue: Epilogue | None = None, choice: Choice | None = None) -> None:
         """Record all tiles, cut as `choice` (the best one if None) says; results are stored to `target` as operands."""
+        for _ in self.parts(image, epilogue, choice):
+            pass
+
+    def parts(
+        self, image: WeightImage, epilogue: Epilogue | None = None, choice: Choice | None = None
+    ) -> Iterator[Progress]:
+        """The same bit by bit, between which other products may be recorded."""
         image = self.image = self.narrow(image)
         self.choice = choice or choose(self.choices(image))[0]
         weights = self.rings.weights(self.em, image, self.choice.cols)
         for start in range(0, self.source.n, self.array.rows):
             for first in range(0, self.window.counts[0], self.chunk):
                 rows = range(first, min(first + self.chunk, self.window.counts[0]))
-                self._chunk(start, rows, weights, epilogue)
+                yield from self._chunk(start, rows, weights, epilogue)
+
+    def _progress(self, start: int, rows: range, done: float) -> Progress:
+        """When a share of the tiles of a chunk has been recorded."""
+        height, blocks = self.window.counts[0], self.source.n // self.array.rows
+        block, alone = start // self.array.rows, self.choice.cols >= self.image.blocks
+        share = rows.start + done * len(rows)
+        made = floor(share) if alone else rows.start
+        ahead = (self.chunk * self.window.in_step[0] + self.window.taps[0]) / self.source.h
+        return Progress(
+            share=(block + share / height) / blocks,
+            made=(block + made / height) / blocks,
+            needs=(block + min(1.0, share / height + ahead)) / blocks,
+        )
 
     def narrow(self, image: WeightImage) -> WeightImage:
         """Few channels in a word: the rest of the word is left out, if one run and one jump can tell the walk so."""
-        width, cols = self.array.act_width, self.array.cols
-        used = ceil(self.source.c / width) * width
+        cols = self.array.cols
+        used = used_values(self.source, self.array)
         fits = not image.run and image.pattern is None and self.source.words == 1 and min(self.window.taps) == 1
         return image.narrowed(used, cols) if fits and used < cols else image
 
-    def _chunk(self, start: int, rows: range, weights: ResidentWeights, epilogue: Epilogue | None) -> None:
+    def _chunk(
+        self, start: int, rows: range, weights: ResidentWeights, epilogue: Epilogue | None
+    ) -> Iterator[Progress]:
         """Output rows whose inputs are in the banks together: column tiles outside, so that weights stay. The next
         chunk gets other words, if there is room, so that it is loaded meanwhile.
         """
-        area, loaded = self.rings.act.take(self.zeros + self.slots * self.pitch), 0
+        area, loaded = self.rings.act.take(self.area), 0
         self._pad(area, self.zeros)
         base = rows.start * self.window.in_step[0] + self.window.in_offset[0]
-        for block, words in column_tiles(self.image, self.choice.cols):
+        tiles, step = list(column_tiles(self.image, self.choice.cols)), self.choice.interleave[0]
+        done, count = 0, len(tiles) * len(rows) * ceil(self.window.counts[1] / step)
+        for block, words in tiles:
             held = weights.get(block, words)
             for row in rows:
                 slot = (row - rows.start) * self.window.in_step[0]
-                for number in range(loaded, slot + self.window.taps[0]):
-                    self._load_row(area, number, start, base + number)
-                loaded = max(loaded, slot + self.window.taps[0])
-                step = self.choice.interleave[0]
                 for column in range(0, self.window.counts[1], step):
                     pixels = min(step, self.window.counts[1] - column)
                     tile = Tile(start, *self._pixel(row, column), pixels, block, words)
+                    yield self._progress(start, rows, done / count)
+                    for number in range(loaded, slot + self.window.taps[0]):
+                        self._load_row(area, number, start, base + number)
+                    loaded = max(loaded, slot + self.window.taps[0])
                     self._tile(area, slot, column, tile, held, epilogue)
+                    done += 1
 
     def _pixel(self, row: int, column: int) -> tuple[int, int]:
         window = self.window

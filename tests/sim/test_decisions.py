@@ -1,5 +1,8 @@
 """Estimates by which products are cut, against the cycle model; decisions against the instructions of the program."""
 
+from bisect import bisect_right
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -64,12 +67,16 @@ def job(model, arch, **options):
 
 
 def products(places):
-    """Each decision with the TENSOR instructions that follow it."""
-    commands = places.em.recorder.commands
-    ends = sorted({position for position, _ in places.headings} | {item.first for item in places.decisions})
+    """Decisions, one by one or of two products in turns, with the TENSOR instructions that follow them."""
+    commands, heads = places.em.recorder.commands, [position for position, _ in places.headings]
+    found = {}
     for item in places.decisions:
-        end = next((position for position in ends if position > item.first), len(commands))
-        yield item, [other for other in commands[item.first : end] if other.opcode == Opcode.TENSOR]
+        number = bisect_right(heads, item.first) - 1
+        paired = ", " in places.headings[number][1]
+        found.setdefault(heads[number] if paired else item.first, []).append(item)
+    for first, end in pairwise([*sorted(found), len(commands)]):
+        stop = min([position for position in heads if position > first] + [end])
+        yield found[first], [other for other in commands[first:stop] if other.opcode == Opcode.TENSOR]
 
 
 def estimate(array, item):
@@ -86,14 +93,15 @@ def estimate(array, item):
 def test_the_program_does_what_was_decided(model, arch, batch, dataflow):
     program = job(model, arch, batch=batch, dataflow=dataflow).program()
     stages = set()
-    for item, found in products(program.places):
-        stages.add(item.stage)
-        chosen = item.chosen
-        assert {other.dataflow for other in found} == {chosen.dataflow}, item
-        assert max(other.tile_cols for other in found) == chosen.cols, item
-        assert max(other.rows for other in found) == chosen.rows, item
-        if item.stage != "WU":
-            assert sum(estimate(program.arch.array, other) for other in found) == chosen.tensor, item
+    for items, found in products(program.places):
+        stages |= {item.stage for item in items}
+        chosen = [item.chosen for item in items]
+        assert {other.dataflow for other in found} == {choice.dataflow for choice in chosen}, items
+        assert max(other.tile_cols for other in found) == max(choice.cols for choice in chosen), items
+        assert max(other.rows for other in found) == max(choice.rows for choice in chosen), items
+        if items[0].stage != "WU":
+            cycles = sum(estimate(program.arch.array, other) for other in found)
+            assert cycles == sum(choice.tensor for choice in chosen), items
     assert stages == {"FF", "BP", "WU"}
 
 

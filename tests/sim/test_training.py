@@ -6,7 +6,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from hwgen.arch import UserError, load
+from hwgen.arch import Arch, UserError, load
 from hwgen.arch.isa import Dataflow, Engine, Opcode
 from models.pattern import Pattern
 from models.races import check_races
@@ -23,9 +23,9 @@ OPTIONS = TrainingOptions(loss_scale=256.0, decay=2e-4)
 TINY = load("tiny")
 
 
-def job(model: str, pattern: str, **options) -> DigitsJob:
+def job(model: str, pattern: str, arch: Arch = TINY, **options) -> DigitsJob:
     chosen = TrainingOptions(**{**vars(OPTIONS), **options})
-    return DigitsJob(model=model, arch=TINY, pattern=Pattern.parse(pattern), epochs=1, options=chosen)
+    return DigitsJob(model=model, arch=arch, pattern=Pattern.parse(pattern), epochs=1, options=chosen)
 
 
 @pytest.mark.verilator
@@ -36,13 +36,14 @@ def job(model: str, pattern: str, **options) -> DigitsJob:
         ("digits_mlp", "2:4", 1, {"pregenerate": False, "overlap": False}),
         ("digits_mlp", "2:4", 1, {"dataflow": "ws"}),
         ("digits_cnn", "2:8", 1, {}),
+        ("digits_cnn", "2:8", 1, {"arch": load("sat16")}),  # enough banks for products in turns
     ],
 )
 def test_steps_on_rtl_equal_golden(model, pattern, steps, options):
     chosen = job(model, pattern, **options)
     program = chosen.program()
     golden = GoldenTrainer(program)
-    rtl = RtlTrainer(program, build(TINY), MemoryModel(stalls=0.1, seed=3))
+    rtl = RtlTrainer(program, build(chosen.arch), MemoryModel(stalls=0.1, seed=3))
     results = list(train(program, islice(chosen.batches(program), steps), golden=golden, rtl=rtl))
     rtl.close()
     assert [result.number for result in results] == list(range(steps))
