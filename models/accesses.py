@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgen.arch import Arch
-from hwgen.arch.isa import Command, Dataflow, Opcode, Operation, Target
+from hwgen.arch.commands import Command
+from hwgen.arch.isa import Dataflow, Opcode, Operation, Target
 from models.machine_load import chunk_places, row_beats, slot_words
 from models.machine_output import stored_shape
 from models.machine_state import block_words

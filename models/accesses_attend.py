@@ -4,7 +4,7 @@ import numpy as np
 
 from hwgen.arch import Arch, ProgramError, UserError
 from hwgen.arch.attention import JOB, JOB_BYTES, LOW_BITS, RECORD_BYTES, KeyMode, ValueMode, unpack
-from hwgen.arch.isa import Command
+from hwgen.arch.commands import Command
 from hwgen.arch.services import IMPORTANCE_BYTES, INDEX_BYTES, SERVICE_BYTES, SERVICES, Job, Score
 from models.accesses import Rows
 from models.attention_engine.engine import check_job

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgen.arch import INSTRUCTION_BYTES, Arch, ProgramError, UserError
-from hwgen.arch.isa import TABLE, Cause, Command, Opcode, decode, engines, mask_of
+from hwgen.arch.commands import Command, decode
+from hwgen.arch.isa import TABLE, Cause, Opcode, engines, mask_of
 from hwgen.arch.registers import FETCH
 from models.machine_attend import execute_attend
 from models.machine_load import execute_load

@@ -4,7 +4,8 @@ import numpy as np
 
 from hwgen.arch import UserError
 from hwgen.arch.attention import JOB, JOB_BYTES, RECORD, RECORD_BYTES, pack, unpack
-from hwgen.arch.isa import Cause, Command
+from hwgen.arch.commands import Command
+from hwgen.arch.isa import Cause
 from hwgen.arch.services import Job
 from models.attention_engine.engine import AttentionEngine, check_job
 from models.attention_engine.services import run_service

@@ -3,8 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from hwgen.arch.commands import Command
 from hwgen.arch.config import Array
-from hwgen.arch.isa import Cause, Command, Target
+from hwgen.arch.isa import Cause, Target
 from models.formats import widen
 from models.machine_state import Fault, State, block_words, require, require_aligned, require_words
 from models.memory import BusError

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgen.arch import Arch, ProgramError, UserError
-from hwgen.arch.isa import Cause, Command, Engine
+from hwgen.arch.commands import Command
+from hwgen.arch.isa import Cause, Engine
 from hwgen.arch.registers import FETCH
 from models.attention_engine.engine import AttentionEngine
 from models.memory import BusError, Memory

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgen.arch.isa import Command, Dataflow
+from hwgen.arch.commands import Command
+from hwgen.arch.isa import Dataflow
 from models.formats import decode, fp32_bits, fp32_values
 from models.machine_state import State, Undefined, block_words, require, require_words
 from models.machine_walk import (

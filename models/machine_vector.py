@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgen.arch.isa import INTEGER, READS_X, READS_Z, Command, Operation
+from hwgen.arch.commands import Command
+from hwgen.arch.isa import INTEGER, READS_X, READS_Z, Operation
 from models.formats import NAN_FP32, fp32_bits, fp32_values, is_nan_fp32
 from models.machine_state import State, Undefined, block_words, require, require_words
 

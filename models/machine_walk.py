@@ -3,8 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from hwgen.arch.commands import Command
 from hwgen.arch.config import Array
-from hwgen.arch.isa import Command, Dataflow, Walk
+from hwgen.arch.isa import Dataflow, Walk
 from models.machine_state import require
 
 Numbers = int | NDArray[np.integer]

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgen.arch import Arch, ProgramError
-from hwgen.arch.isa import Cause, Command, Engine, Opcode
+from hwgen.arch.commands import Command
+from hwgen.arch.isa import Cause, Engine, Opcode
 from models.accesses import Access, Rows, memory_rows, scratchpad_accesses, scratchpad_words
 from models.accesses_attend import AttendRows
 from models.machine import commands

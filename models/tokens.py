@@ -8,7 +8,8 @@ from collections import deque
 from dataclasses import dataclass
 
 from hwgen.arch import Arch
-from hwgen.arch.isa import Cause, Command, Engine
+from hwgen.arch.commands import Command
+from hwgen.arch.isa import Cause, Engine
 from models.machine import commands
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgen.arch.arrays import engines
-from hwgen.arch.isa import Command, Engine, Opcode
+from hwgen.arch.commands import Command
+from hwgen.arch.isa import Engine, Opcode
 from scheduler.tokens import Needs, place_tokens
 
 SPACES = ("act", "wgt", "idx", "acc", "curve", "dram", "attend")

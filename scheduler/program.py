@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hwgen.arch import INSTRUCTION_BYTES, Arch, UserError
-from hwgen.arch.isa import Command, Format, encode, listing
+from hwgen.arch.commands import Command, encode, listing
+from hwgen.arch.isa import Format
 from models.formats import decode, fp32_values
 from models.formats import encode as encode_operands
 from models.packing import fp32_from_bytes, matrix_bytes, matrix_from_bytes

@@ -13,7 +13,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from hwgen.arch import INSTRUCTION_BYTES, ProgramError, UserError, arch_from_dict
-from hwgen.arch.isa import Format, decode
+from hwgen.arch.commands import decode
+from hwgen.arch.isa import Format
 from scheduler.program import Heading, Port, Program, Segment
 
 VERSION = 1

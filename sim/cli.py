@@ -159,9 +159,9 @@ def train(
     """Train a network on handwritten digits, on the Verilated accelerator, the golden machine, and in PyTorch."""
     from models.pattern import Pattern
     from scheduler.training.lower import TrainingOptions
-    from sim.digits_job import DigitsJob
     from sim.memory import MemoryModel
-    from sim.training import print_training, run
+    from sim.training.digits_job import DigitsJob
+    from sim.training.run import print_training, run
 
     options = TrainingOptions(loss_scale=256.0, decay=2e-4, dataflow=dataflow)
     job = DigitsJob(

@@ -27,7 +27,8 @@ from hwgen.memory.words import BUFFER_BEATS
 from hwgen.reducer.column import STYLES
 from hwgen.reducer.packer import SLOTS
 from hwgen.vector.engine import VectorEngine
-from sim import attention_library, services_library
+from sim.attention import library as attention_library
+from sim.attention import services_library
 from sim.design import whole_text
 from sim.device import Settings
 from sim.verilate import build_plain

@@ -16,11 +16,11 @@ from hwgen.arch.isa import TABLE, Engine, Opcode
 from hwgen.arch.registers import TensorState
 from hwgen.arch.services import Job as AttendJob
 from hwgen.lib.streams import SkidBuffer
-from sim.attention_model import ModelJob, job_tables
+from sim.attention.model import ModelJob, job_tables
+from sim.attention.services_model import ModelService, service_tables
 from sim.cycle_library import Job, attend_sizes, library, sizes
 from sim.device import ENGINES, EVENT, STATE, STATES, SimulationError, memory_settings
 from sim.memory import MemoryModel
-from sim.services_model import ModelService, service_tables
 
 FIRST_CYCLE = SkidBuffer.LATENCY + 2
 """Cycle in which a run is under way first, counted from the one in which the host writes CTRL: the write takes effect,
@@ -97,7 +97,7 @@ def run_model(arch: Arch, program: bytes, *, every_cycle: bool = False, **option
     event_limit : events to keep; the runner keeps `sim.runner.EVENT_LIMIT`.
     state_events : whether changes of state count as events; otherwise those of instructions alone, two of each.
     every_cycle : pass cycles one by one, however alike they are; for tests.
-    attend : for each ATTEND, in program order, what its cycles depend on (`sim.attend_facts`).
+    attend : for each ATTEND, in program order, what its cycles depend on (`sim.attention.facts`).
 
     Raises `ProgramError` for an unknown opcode or a count of zero, for ATTENDs whose jobs are not those of `attend`;
     `SimulationError` when the run does not end in `timeout_cycles` or when every engine

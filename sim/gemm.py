@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hwgen.arch import INSTRUCTION_BYTES, Arch, UserError, load
-from hwgen.arch.isa import Command, Dataflow, Engine, Opcode, Target, command, encode
+from hwgen.arch.commands import Command, command, encode
+from hwgen.arch.isa import Dataflow, Engine, Opcode, Target
 from hwgen.arch.registers import TensorState
 from models.formats import encode as to_operand
 from models.packing import matrix_bytes, pack_weights

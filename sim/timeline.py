@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from hwgen.arch.isa import Command, Engine, listing
+from hwgen.arch.commands import Command, listing
+from hwgen.arch.isa import Engine
 from hwgen.arch.registers import TensorState
 from sim.device import DONE, ISSUE, STATE
 

@@ -4,9 +4,10 @@ import numpy as np
 
 from hwgen.arch import INSTRUCTION_BYTES, load
 from hwgen.arch.attention import JOB, JOB_BYTES, KeyMode, pack
-from hwgen.arch.isa import Dataflow, Format, Opcode, Operation, Target, command, encode
+from hwgen.arch.commands import command, encode
+from hwgen.arch.isa import Dataflow, Format, Opcode, Operation, Target
 from hwgen.arch.services import SERVICE_BYTES, SERVICES, Job, Score, pack_service
-from sim.dependencies import Access, Step, with_tokens
+from sim.random.dependencies import Access, Step, with_tokens
 from sim.runner import run_on
 from tests.models.attention_engine.support import BASES, SPAN, Layer, random_layer
 

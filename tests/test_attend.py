@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 
 from hwgen.arch.attention import JOB, JOB_BYTES, KEEP_FRACTION, unpack
-from hwgen.arch.isa import Cause, Engine, Opcode, Target, command, encode
+from hwgen.arch.commands import command, encode
+from hwgen.arch.isa import Cause, Engine, Opcode, Target
 from hwgen.arch.registers import FETCH
 from hwgen.arch.services import Job
 from models.machine import Machine
 from models.memory import Memory
 from models.races import check_races
 from sim.check import check_run, run_golden
-from sim.dependencies import Step
 from sim.memory import MemoryModel
+from sim.random.dependencies import Step
 from sim.report import compare
 from sim.runner import build
 from tests.attend_support import ARCH, PAGE, SIZES, TIMEOUT, Draft, assembled, fixed_job, random_course, run_rtl

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from hwgen.arch import INSTRUCTION_BYTES, load
-from hwgen.arch.isa import TABLE, Cause, Dataflow, Engine, Opcode, Target, command, encode
+from hwgen.arch.commands import command, encode
+from hwgen.arch.isa import TABLE, Cause, Dataflow, Engine, Opcode, Target
 from hwgen.arch.registers import FETCH, TensorState
 from models.machine import Machine
 from models.memory import Memory
 from sim.check import check_run, run_golden
 from sim.memory import MemoryModel
-from sim.random_programs import random_program
+from sim.random.programs import random_program
 from sim.report import compare
 from sim.runner import build, run_on
 from tests.hwgen.tensor_tiles import draining_two

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from hwgen.arch import load
-from hwgen.arch.isa import Cause, Engine, Opcode, Target, command, encode
+from hwgen.arch.commands import command, encode
+from hwgen.arch.isa import Cause, Engine, Opcode, Target
 from sim.check import check_run, run_golden
 from sim.cycles import run_model
 from sim.memory import MemoryModel

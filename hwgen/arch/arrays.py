@@ -8,8 +8,9 @@ from operator import itemgetter
 import numpy as np
 from numpy.typing import NDArray
 
+from hwgen.arch.commands import Command, encode
 from hwgen.arch.config import INSTRUCTION_BYTES
-from hwgen.arch.isa import TABLE, Command, Field, Instruction, Opcode, encode
+from hwgen.arch.isa import TABLE, Field, Instruction, Opcode
 
 _WORD = 64
 """Bits that are put together at a time."""

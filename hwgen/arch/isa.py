@@ -1,4 +1,4 @@
-"""The instruction set as one table; encoder, decoder, listing, hardware layout and ISA.md all come from it.
+"""The instruction set as one table; `commands.py`, the layout in hardware and ISA.md all come from it.
 
 An instruction is 256 bits, little-endian. Bits 0-31 are the header, the operands follow from bit 32 in table order.
 """
@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from hwgen.arch.config import INSTRUCTION_BYTES, Arch
-from hwgen.arch.errors import ProgramError
 from hwgen.arch.fields import Field
 from hwgen.arch.services import Job
 
@@ -328,92 +327,3 @@ def mask_of(present: Iterable[Engine]) -> int:
 def load_opcode(arch: Arch, target: Target) -> Opcode:
     """Who loads `target` if LOAD has other things to do: FILL, if there is a second memory port and it can."""
     return Opcode.FILL if arch.memory.ports == 2 and target in ACC_TARGETS else Opcode.LOAD
-
-
-@dataclass(frozen=True)
-class Command:
-    """A decoded instruction: its opcode, masks and operand values by name."""
-
-    opcode: Opcode
-    operands: dict[str, int]
-    wait: int = 0
-    signal: int = 0
-
-    @property
-    def engine(self) -> Engine:
-        """Engine that executes this command."""
-        return TABLE[self.opcode].engine
-
-    def __getattr__(self, name: str) -> int:
-        try:
-            return self.__dict__["operands"][name]
-        except KeyError:
-            raise AttributeError(name) from None
-
-
-def command(opcode: Opcode, *, wait: int = 0, signal: int = 0, **operands: int) -> Command:
-    """Build a command; operands not given are 0 (1 if that is the least value). Raises `ProgramError` on a bad one."""
-    row = TABLE[opcode]
-    values = {item.name: int(operands.pop(item.name, max(item.low, 0))) for item in row.operands}
-    if operands:
-        raise ProgramError(f"{opcode.name} has no field {', '.join(sorted(operands))}")
-    made = Command(opcode, values, wait, signal)
-    _check(made, row)
-    return made
-
-
-def encode(item: Command) -> bytes:
-    """Encode to 32 bytes. Raises `ProgramError` naming the field and its range."""
-    row = TABLE[item.opcode]
-    word = item.opcode | item.wait << row.offsets["wait"] | item.signal << row.offsets["signal"]
-    for spec in row.operands:
-        word |= spec.bits(item.operands[spec.name]) << row.offsets[spec.name]
-    _check(item, row)
-    return word.to_bytes(INSTRUCTION_BYTES, "little")
-
-
-def decode(data: bytes) -> Command:
-    """Decode 32 bytes. Raises `ProgramError` on an unknown opcode or a value out of its range."""
-    word = int.from_bytes(data, "little")
-    if len(data) != INSTRUCTION_BYTES or (word & 0xFF) not in TABLE:
-        raise ProgramError(f"no instruction has opcode {word & 0xFF} in {len(data)} bytes")
-    row = TABLE[Opcode(word & 0xFF)]
-    values = {f.name: f.value(f.bits(word >> row.offsets[f.name])) for f in row.fields}
-    if values["reserved"]:
-        raise ProgramError(f"{row.opcode.name}.reserved must be in 0..0, not {values['reserved']}")
-    top = row.offsets[row.operands[-1].name] + row.operands[-1].width
-    if word >> top:
-        raise ProgramError(f"{row.opcode.name}: bits {top} and above must be zero")
-    made = Command(row.opcode, {f.name: values[f.name] for f in row.operands}, values["wait"], values["signal"])
-    _check(made, row)
-    return made
-
-
-def _check(item: Command, row: Instruction) -> None:
-    """Raise `ProgramError` for a value out of its range, and for tokens of engines that take no part."""
-    operands = item.operands
-    for spec in row.operands:
-        if not spec.low <= operands[spec.name] <= spec.limit:
-            value = operands[spec.name]
-            raise ProgramError(f"{row.opcode.name}.{spec.name} must be in {spec.low}..{spec.limit}, not {value}")
-    for name, mask in (("wait", item.wait), ("signal", item.signal)):
-        if mask & ~row.others:
-            raise ProgramError(
-                f"{row.opcode.name}.{name} mask must name other engines (bits {row.others:#x}), not {mask:#x}"
-            )
-
-
-def listing(item: Command) -> str:
-    """One line of text: opcode, operands that are not zero, then what it waits for and signals."""
-    row = TABLE[item.opcode]
-    parts = [row.opcode.name.ljust(6)]
-    for spec in row.operands:
-        value = item.operands[spec.name]
-        if spec.choices is not None and (value or spec is row.operands[0]):
-            parts.append(f"{spec.name}={spec.choices(value).name.lower()}")
-        elif value:
-            parts.append(f"{spec.name}={value:#x}" if "addr" in spec.name else f"{spec.name}={value}")
-    for word, mask in (("after", item.wait), ("then", item.signal)):
-        if mask:
-            parts.append(f"{word} {'+'.join(e.name.lower() for e in Engine if mask >> e & 1)}")
-    return " ".join(parts)

@@ -10,26 +10,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from hwgen.arch.commands import Command, encode, listing
+from hwgen.arch.commands import command as make
 from hwgen.arch.config import INSTRUCTION_BYTES, Arch
 from hwgen.arch.descriptor_page import descriptors_block
 from hwgen.arch.digest import hash32
 from hwgen.arch.errors import UserError
-from hwgen.arch.isa import (
-    TABLE,
-    Cause,
-    Command,
-    Dataflow,
-    Engine,
-    Field,
-    Format,
-    Instruction,
-    Opcode,
-    Operation,
-    Target,
-    encode,
-    listing,
-)
-from hwgen.arch.isa import command as make
+from hwgen.arch.isa import TABLE, Cause, Dataflow, Engine, Field, Format, Instruction, Opcode, Operation, Target
 from hwgen.arch.markdown import bit_range, codes, table
 from hwgen.arch.registers import FETCH, REGISTERS, Register
 from hwgen.arch.services import Job

@@ -12,12 +12,12 @@ from hwgen.arch import UserError
 from scheduler.attention.convert import HANDLERS
 from scheduler.attention.operators import RULES
 from scheduler.boundary import Boundary, quiet
-from scheduler.training.convert import Converted, Given, convert
-from scheduler.training.ir import KEPT, Kind, TrainingGraph, verify_operators
-from scheduler.training.joint import JointGraph, read_node
-from scheduler.training.layout import Layout
-from scheduler.training.tidy import live
-from scheduler.training.views import View, standard
+from scheduler.training.convert.aten import Converted, Given, convert
+from scheduler.training.convert.joint import JointGraph, read_node
+from scheduler.training.convert.tidy import live
+from scheduler.training.graph.ir import KEPT, Kind, TrainingGraph, verify_operators
+from scheduler.training.graph.layout import Layout
+from scheduler.training.graph.views import View, standard
 from scheduler.weights import as_float32
 
 ATEN = torch.ops.aten

@@ -13,10 +13,10 @@ from hwgen.arch import UserError
 from models.attention.policy import PruningPolicy, Schedule
 from scheduler.attention.operators import RULES, Attend, Gather, RmsNorm
 from scheduler.convert import free_name
-from scheduler.training.base import Operator
-from scheduler.training.ir import Kind, Tensor, TrainingGraph, verify_operators
-from scheduler.training.moves import Slice
-from scheduler.training.operators import Add, Bias, Conv, Gelu, LayerNorm, Mul, Relu, Scale, Silu
+from scheduler.training.graph.base import Operator
+from scheduler.training.graph.ir import Kind, Tensor, TrainingGraph, verify_operators
+from scheduler.training.graph.moves import Slice
+from scheduler.training.graph.operators import Add, Bias, Conv, Gelu, LayerNorm, Mul, Relu, Scale, Silu
 
 ROW_BY_ROW = (Add, Attend, Bias, Conv, Gelu, LayerNorm, Mul, Relu, RmsNorm, Scale, Silu)
 """Operators that give for some tokens what they give for all of them, and attention."""

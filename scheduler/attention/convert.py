@@ -4,10 +4,10 @@ import math
 
 from hwgen.arch.attention import CHUNK, JOB
 from scheduler.attention.operators import Attend, RmsNorm
-from scheduler.training.builder import Builder, Unsupported
-from scheduler.training.convert_layers import normalized, vector
-from scheduler.training.joint import JointNode
-from scheduler.training.views import View
+from scheduler.training.convert.builder import Builder, Unsupported
+from scheduler.training.convert.joint import JointNode
+from scheduler.training.convert.layers import normalized, vector
+from scheduler.training.graph.views import View
 
 FP32_EPS = 2.0**-23
 LARGEST_HEAD = next(item.limit for item in JOB if item.name == "head_size")

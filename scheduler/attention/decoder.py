@@ -23,7 +23,7 @@ from scheduler.attention.program import EncoderProgram, Values, put
 from scheduler.attention.slots import Capacity, Places, Slots
 from scheduler.attention.tokens import PromptKernels, TokenKernels
 from scheduler.training.compile import schedule
-from scheduler.training.ir import TrainingGraph
+from scheduler.training.graph.ir import TrainingGraph
 from scheduler.training.lower import Step, TrainingOptions
 
 

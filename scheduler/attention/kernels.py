@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from hwgen.arch.attention import JOB, JOB_BYTES, LOW_BITS, pack
-from hwgen.arch.isa import Opcode, command
+from hwgen.arch.commands import command
+from hwgen.arch.isa import Opcode
 from hwgen.arch.services import INDEX_BYTES, Job, Score, pack_service
 from models.attention.attention import Magnitudes
 from models.attention.policy import PruningPolicy
@@ -23,10 +24,10 @@ from scheduler.attention.operators import Attend, Gather, RmsNorm
 from scheduler.attention.planes import Area, Planes
 from scheduler.attention.rms_norm import emit_rms_norm
 from scheduler.hazards import Region
-from scheduler.training.blocks import Feature
-from scheduler.training.fuse import Group
-from scheduler.training.kernels import Kernels
+from scheduler.training.kernels.blocks import Feature
+from scheduler.training.kernels.table import Kernels
 from scheduler.training.lower import Step
+from scheduler.training.schedule.fuse import Group
 
 STATE = Region("attend", 0, 1)
 

@@ -20,17 +20,17 @@ from scheduler.attention.kernels import AttentionKernels
 from scheduler.attention.lengths import Lengths
 from scheduler.attention.program import EncoderProgram
 from scheduler.training.compile import schedule
-from scheduler.training.curves import place_curves, wanted
-from scheduler.training.emitter import Emitter, words_of
-from scheduler.training.fuse import groups, main_result
-from scheduler.training.gradient_plans import Kernel
-from scheduler.training.ir import KEPT, TrainingGraph
-from scheduler.training.kernels import emit_all
+from scheduler.training.graph.ir import KEPT, TrainingGraph
+from scheduler.training.graph.operators import Conv
+from scheduler.training.kernels.curves import place_curves, wanted
+from scheduler.training.kernels.emitter import Emitter, words_of
+from scheduler.training.kernels.table import emit_all
 from scheduler.training.lower import Step, TrainingOptions, load_constants, stored_curves
 from scheduler.training.memory import MemoryMap
-from scheduler.training.operators import Conv
 from scheduler.training.places import PIXELS, place_features
-from scheduler.training.resident import Rings, WeightImage
+from scheduler.training.products.gradient_plans import Kernel
+from scheduler.training.products.resident import Rings, WeightImage
+from scheduler.training.schedule.fuse import groups, main_result
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from scheduler.training.base import Operator, Result, Source
-from scheduler.training.shapes import Rules, Shapes
+from scheduler.training.graph.base import Operator, Result, Source
+from scheduler.training.graph.shapes import Rules, Shapes
 
 
 @dataclass(frozen=True)

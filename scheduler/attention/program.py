@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgen.arch import Arch, UserError
-from hwgen.arch.isa import listing
+from hwgen.arch.commands import listing
 from hwgen.arch.services import INDEX_BYTES
 from models.formats import decode, encode
 from scheduler.attention.cascade import Kept
 from scheduler.attention.lengths import Lengths
-from scheduler.training.emitter import Feature, constant_words
-from scheduler.training.ir import Kind
+from scheduler.training.graph.ir import Kind
+from scheduler.training.kernels.emitter import Feature, constant_words
 from scheduler.training.lower import Step
 from scheduler.training.program import Code
 

@@ -3,13 +3,13 @@
 from math import ceil
 
 from hwgen.arch.isa import Operation
-from scheduler.training.channels import over_channels
-from scheduler.training.emitter import Block, Emitter, Feature
-from scheduler.training.functions import rsqrt
-from scheduler.training.fuse import Group
-from scheduler.training.layer_norm import SINGLE
+from scheduler.training.kernels.channels import over_channels
+from scheduler.training.kernels.emitter import Block, Emitter, Feature
+from scheduler.training.kernels.functions import rsqrt
+from scheduler.training.kernels.layer_norm import SINGLE
+from scheduler.training.kernels.stages import Kernel
 from scheduler.training.lower import Step
-from scheduler.training.stages import Kernel
+from scheduler.training.schedule.fuse import Group
 
 
 def rms_norm(em: Emitter, x: Feature, y: Feature, gamma: Block | None, eps: float) -> None:

@@ -16,8 +16,8 @@ from scheduler.attention.operators import Attend
 from scheduler.attention.planes import Area, Cache, Moving, Planes
 from scheduler.attention.slots import Capacity, Cut, Places
 from scheduler.hazards import Region
-from scheduler.training.fuse import Group
 from scheduler.training.lower import Step
+from scheduler.training.schedule.fuse import Group
 
 
 @dataclass

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from hwgen.arch import INSTRUCTION_BYTES, Arch
-from hwgen.arch.isa import Dataflow, Format, Opcode, Operation, Target, command, load_opcode
+from hwgen.arch.commands import command
+from hwgen.arch.isa import Dataflow, Format, Opcode, Operation, Target, load_opcode
 from scheduler.describe import describe
 from scheduler.hazards import Recorder, Region
 from scheduler.passes.place import check_space, input_ports, output_ports

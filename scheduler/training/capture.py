@@ -7,11 +7,11 @@ import torch
 
 from hwgen.arch import UserError
 from scheduler.convert import free_name
-from scheduler.training.assemble import Assembly
-from scheduler.training.convert import Given, convert
-from scheduler.training.ir import Kind, TrainingGraph
-from scheduler.training.joint import trace
-from scheduler.training.optimizers import read_optimizer
+from scheduler.training.convert.assemble import Assembly
+from scheduler.training.convert.aten import Given, convert
+from scheduler.training.convert.joint import trace
+from scheduler.training.convert.optimizers import read_optimizer
+from scheduler.training.graph.ir import Kind, TrainingGraph
 from scheduler.weights import FLOATS
 
 LOSSES = {"cross_entropy": torch.nn.CrossEntropyLoss, "mse": torch.nn.MSELoss}

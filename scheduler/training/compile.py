@@ -10,15 +10,15 @@ import numpy as np
 
 from hwgen.arch import INSTRUCTION_BYTES, Arch
 from hwgen.arch.arrays import engines
-from scheduler.training.emitter import Emitter
-from scheduler.training.ir import TrainingGraph
-from scheduler.training.kernels import emit_all
+from scheduler.training.graph.ir import TrainingGraph
+from scheduler.training.kernels.emitter import Emitter
+from scheduler.training.kernels.rules import LOSS_SCALE, STEP
+from scheduler.training.kernels.table import emit_all
 from scheduler.training.lower import Step, TrainingOptions, begin, load_constants
-from scheduler.training.masters import generate
-from scheduler.training.order import Durations, ListScheduler, Order, durations
+from scheduler.training.products.masters import generate
+from scheduler.training.products.resident import Rings
 from scheduler.training.program import Code, TrainingProgram
-from scheduler.training.resident import Rings
-from scheduler.training.rules import LOSS_SCALE, STEP
+from scheduler.training.schedule.order import Durations, ListScheduler, Order, durations
 
 ROUNDS = 2
 """Orders by measured durations that are tried."""

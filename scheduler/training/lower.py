@@ -11,14 +11,8 @@ from hwgen.arch import Arch, UserError
 from hwgen.arch.isa import Target
 from models.pattern import Pattern
 from scheduler.hazards import Region
-from scheduler.training.curves import place_curves, table, wanted
-from scheduler.training.decisions import Choice, Decision, choose
-from scheduler.training.emitter import Block, Emitter, Feature, constant_words
-from scheduler.training.fuse import groups, main_result
-from scheduler.training.gradient_plans import Kernel
-from scheduler.training.ir import Kind, TrainingGraph, verify
-from scheduler.training.memory import MemoryMap, Row, packed_span
-from scheduler.training.operators import (
+from scheduler.training.graph.ir import Kind, TrainingGraph, verify
+from scheduler.training.graph.operators import (
     BatchNormGrad,
     BiasGrad,
     Conv,
@@ -26,12 +20,18 @@ from scheduler.training.operators import (
     ConvWeightGrad,
     LayerNormGrad,
 )
+from scheduler.training.graph.updates import Adam, Sgd, Update
+from scheduler.training.kernels.curves import place_curves, table, wanted
+from scheduler.training.kernels.emitter import Block, Emitter, Feature, constant_words
+from scheduler.training.memory import MemoryMap, Row, packed_span
 from scheduler.training.places import PIXELS, place_features
-from scheduler.training.resident import Rings
-from scheduler.training.unroll import unroll_first
-from scheduler.training.updates import Adam, Sgd, Update
-from scheduler.training.weights import Weights, master_words
-from scheduler.training.windows import gradient_phases
+from scheduler.training.products.decisions import Choice, Decision, choose
+from scheduler.training.products.gradient_plans import Kernel
+from scheduler.training.products.resident import Rings
+from scheduler.training.products.unroll import unroll_first
+from scheduler.training.products.weights import Weights, master_words
+from scheduler.training.products.windows import gradient_phases
+from scheduler.training.schedule.fuse import groups, main_result
 
 Method = Literal["dense", "srste", "bdwp"]
 """Which products are N:M: none, the forward pass, or the forward pass and the input gradient."""

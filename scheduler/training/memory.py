@@ -6,12 +6,12 @@ from math import ceil, gcd
 from hwgen.arch import Arch, UserError
 from models.pattern import Pattern
 from scheduler.hazards import Region
-from scheduler.training.emitter import Feature, constant_words, words_of
-from scheduler.training.gradient_plans import Kernel, gradient_plans
-from scheduler.training.ir import Tensor
-from scheduler.training.resident import BLOCK_SLOTS, WeightImage
-from scheduler.training.weights import Master, Weights
-from scheduler.training.windows import Phase
+from scheduler.training.graph.ir import Tensor
+from scheduler.training.kernels.emitter import Feature, constant_words, words_of
+from scheduler.training.products.gradient_plans import Kernel, gradient_plans
+from scheduler.training.products.resident import BLOCK_SLOTS, WeightImage
+from scheduler.training.products.weights import Master, Weights
+from scheduler.training.products.windows import Phase
 
 
 @dataclass(frozen=True)

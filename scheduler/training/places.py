@@ -9,12 +9,12 @@ from dataclasses import replace
 from math import prod
 
 from hwgen.arch import Arch
-from scheduler.training.base import Filter, Operator, Window
-from scheduler.training.emitter import Feature
-from scheduler.training.ir import Kind, Tensor, TrainingGraph
+from scheduler.training.graph.base import Filter, Operator, Window
+from scheduler.training.graph.ir import Kind, Tensor, TrainingGraph
+from scheduler.training.graph.moves import Move, Reshape
+from scheduler.training.graph.operators import DropoutMask, MatMul
+from scheduler.training.kernels.emitter import Feature
 from scheduler.training.memory import MemoryMap
-from scheduler.training.moves import Move, Reshape
-from scheduler.training.operators import DropoutMask, MatMul
 
 PIXELS = (Kind.INPUT, Kind.LABEL, Kind.ACTIVATION, Kind.MASK)
 """Kinds of tensors that are feature maps."""

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 from hwgen.arch import INSTRUCTION_BYTES, Arch, UserError
 from hwgen.arch.arrays import encode_program
-from hwgen.arch.isa import Command, listing
+from hwgen.arch.commands import Command, listing
 from models.formats import decode, fp32_bits
 from models.formats import encode as encode_operands
-from scheduler.training.emitter import Feature, constant_words
-from scheduler.training.ir import KEPT, Kind, TrainingGraph
+from scheduler.training.graph.ir import KEPT, Kind, TrainingGraph
+from scheduler.training.kernels.emitter import Feature, constant_words
+from scheduler.training.kernels.rules import derived_scalars
 from scheduler.training.lower import Step
 from scheduler.training.memory import Row
-from scheduler.training.rules import derived_scalars
-from scheduler.training.weights import Weights, master_values, master_words
+from scheduler.training.products.weights import Weights, master_values, master_words
 
 Values = NDArray[np.float32]
 

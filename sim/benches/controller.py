@@ -6,7 +6,8 @@ from collections import Counter
 import cocotb
 
 from hwgen.arch import INSTRUCTION_BYTES
-from hwgen.arch.isa import Cause, Engine, Opcode, command, encode, engines
+from hwgen.arch.commands import command, encode
+from hwgen.arch.isa import Cause, Engine, Opcode, engines
 from hwgen.arch.registers import FETCH
 from hwgen.control.words import Report, Settings
 from hwgen.lib.shapes import CommandLayout, ErrorLayout
@@ -14,7 +15,7 @@ from models.machine import commands
 from models.memory import Memory
 from sim.benches.designs import bench_arch
 from sim.benches.memories import AxiMemory, read_channels
-from sim.random_programs import random_program
+from sim.random.programs import random_program
 from sim.scoreboard import Scoreboard
 from sim.streams import STALL_CASES, Actor, Bench, Channel, MakeStalls, Monitor, Word, stalls
 

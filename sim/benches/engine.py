@@ -7,15 +7,16 @@ from types import SimpleNamespace
 import numpy as np
 
 from hwgen.arch import INSTRUCTION_BYTES, Arch
-from hwgen.arch.isa import Command, Engine, Target, encode
+from hwgen.arch.commands import Command, encode
+from hwgen.arch.isa import Engine, Target
 from hwgen.lib.shapes import CommandLayout
 from models.formats import widen
 from models.machine import Machine
 from models.machine_output import stored_shape
 from models.machine_state import State
 from sim.benches.designs import bench_arch
-from sim.random_data import fp32_bytes
-from sim.random_programs import RandomProgram, random_program
+from sim.random.data import fp32_bytes
+from sim.random.programs import RandomProgram, random_program
 from sim.scoreboard import Scoreboard
 from sim.streams import Actor, Bench, Channel, MakeStalls, Monitor, Source
 

@@ -2,7 +2,8 @@
 
 import cocotb
 
-from hwgen.arch.isa import Engine, Opcode, Target, command
+from hwgen.arch.commands import command
+from hwgen.arch.isa import Engine, Opcode, Target
 from hwgen.lib.shapes import LoadBeat
 from models.machine import Machine
 from models.machine_state import State

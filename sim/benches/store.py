@@ -2,7 +2,8 @@
 
 import cocotb
 
-from hwgen.arch.isa import Engine, Format, Opcode, command, decode
+from hwgen.arch.commands import command, decode
+from hwgen.arch.isa import Engine, Format, Opcode
 from models.machine import Machine
 from models.memory import Memory
 from sim.benches.designs import bench_arch

@@ -6,7 +6,8 @@ Its accumulator ports are never refused, so that only its inputs can stall.
 import cocotb
 import numpy as np
 
-from hwgen.arch.isa import Command, Dataflow, Engine, Opcode, Walk, command, decode
+from hwgen.arch.commands import Command, command, decode
+from hwgen.arch.isa import Dataflow, Engine, Opcode, Walk
 from hwgen.arch.registers import TensorState
 from hwgen.lib.shapes import LoadBeat
 from models.accesses import scratchpad_accesses
@@ -14,7 +15,7 @@ from models.machine import Machine
 from sim.benches.designs import bench_arch
 from sim.benches.engine import EngineBench, apply_beat, program_with, random_sums, state_beats, written_words
 from sim.benches.memories import AccReader, AccWriter
-from sim.random_data import operand_bytes
+from sim.random.data import operand_bytes
 from sim.streams import Actor, Channel, Monitor, Source, stall_cases, stalls
 
 LIMIT = 60_000

@@ -5,14 +5,15 @@ from collections import deque
 import cocotb
 
 from hwgen.arch import INSTRUCTION_BYTES, Arch
-from hwgen.arch.isa import TABLE, Cause, Command, Engine, Format, Opcode, Target, command, decode, encode, load_opcode
+from hwgen.arch.commands import Command, command, decode, encode
+from hwgen.arch.isa import TABLE, Cause, Engine, Format, Opcode, Target, load_opcode
 from hwgen.arch.registers import MAGIC, REGISTERS, register
 from models.machine import Machine
 from models.memory import Memory
 from sim.benches.designs import bench_arch
 from sim.benches.engine import stored_beats
 from sim.benches.memories import AxiMemory
-from sim.random_programs import random_program
+from sim.random.programs import random_program
 from sim.scoreboard import Scoreboard
 from sim.streams import STALL_CASES, Bench, Channel, Monitor, Sink, Source, stalls
 

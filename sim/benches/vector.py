@@ -3,7 +3,8 @@
 import cocotb
 from cocotb.triggers import RisingEdge
 
-from hwgen.arch.isa import INTEGER, Engine, Opcode, Operation, command, decode
+from hwgen.arch.commands import command, decode
+from hwgen.arch.isa import INTEGER, Engine, Opcode, Operation
 from hwgen.vector.curve import CurveWrite
 from hwgen.vector.engine import VectorEngine
 from models.machine import Machine

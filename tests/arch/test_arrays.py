@@ -6,8 +6,9 @@ import pytest
 
 from hwgen.arch import ProgramError, load
 from hwgen.arch.arrays import columns, encode_program, engines
-from hwgen.arch.isa import TABLE, Opcode, command, encode
-from sim.random_programs import random_program
+from hwgen.arch.commands import command, encode
+from hwgen.arch.isa import TABLE, Opcode
+from sim.random.programs import random_program
 
 FULL = [
     command(row.opcode, wait=row.others, signal=row.others, **{item.name: value(item) for item in row.operands})

@@ -7,20 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwgen.arch import INSTRUCTION_BYTES, ProgramError
-from hwgen.arch.isa import (
-    TABLE,
-    Dataflow,
-    Engine,
-    Format,
-    Opcode,
-    Operation,
-    Target,
-    Walk,
-    command,
-    decode,
-    encode,
-    listing,
-)
+from hwgen.arch.commands import command, decode, encode, listing
+from hwgen.arch.isa import TABLE, Dataflow, Engine, Format, Opcode, Operation, Target, Walk
 from hwgen.arch.services import Job
 
 # Written by hand from the bit positions in ISA.md; an underscore separates fields where they fall on hex digits.

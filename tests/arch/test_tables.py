@@ -10,8 +10,9 @@ import pytest
 
 import hwgen.arch
 from hwgen.arch import UserError, load
+from hwgen.arch.commands import decode
 from hwgen.arch.digest import hash32
-from hwgen.arch.isa import TABLE, Cause, Opcode, decode
+from hwgen.arch.isa import TABLE, Cause, Opcode
 from hwgen.arch.registers import ADDRESS_BITS, REGISTERS, Access, register
 from hwgen.arch.tables import BEGIN, COMMAND, END, EXAMPLES, PAGES, c_header, filled, main, register_json, stale_pages
 

@@ -3,7 +3,8 @@
 from functools import partial
 from types import SimpleNamespace
 
-from hwgen.arch.isa import Engine, Opcode, command, encode, engines
+from hwgen.arch.commands import command, encode
+from hwgen.arch.isa import Engine, Opcode, engines
 from hwgen.control.control import Controller
 from tests.hwgen.control_support import FakeEngine, ProgramMemory, assemble, wide_arch
 from tests.support import never, simulate

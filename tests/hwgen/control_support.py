@@ -7,7 +7,8 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from hwgen.arch import arch_from_dict, load
-from hwgen.arch.isa import Command, Engine, encode
+from hwgen.arch.commands import Command, encode
+from hwgen.arch.isa import Engine
 from tests.support import Stalls, never
 
 SLVERR = 2

@@ -4,7 +4,8 @@ import itertools
 import random
 from functools import partial
 
-from hwgen.arch.isa import Opcode, Target, command, load_opcode
+from hwgen.arch.commands import command
+from hwgen.arch.isa import Opcode, Target, load_opcode
 from hwgen.memory.load import LoadEngine
 from tests.support import AxiMemory, EngineBench, never, receive, simulate
 

@@ -10,7 +10,7 @@ from hwgen.arch.services import SERVICES, Job, Score, pack_service
 from models.attention_engine.engine import Importance
 from models.attention_engine.services import run_service
 from models.memory import Memory
-from sim.services_block import ServiceBlock, ServiceRun
+from sim.attention.services_block import ServiceBlock, ServiceRun
 from tests.support import at_random, never
 
 SIZES = {

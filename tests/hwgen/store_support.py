@@ -8,7 +8,8 @@ import ml_dtypes
 import numpy as np
 
 from hwgen.arch import load as load_arch
-from hwgen.arch.isa import Format, Opcode, command
+from hwgen.arch.commands import command
+from hwgen.arch.isa import Format, Opcode
 from hwgen.memory.store import StoreEngine
 from tests.hwgen.reducer_support import packed_beats
 from tests.support import AccMemory, AxiMemory, EngineBench, never, simulate

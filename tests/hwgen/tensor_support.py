@@ -8,7 +8,8 @@ from amaranth.lib import fifo, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch import Arch
-from hwgen.arch.isa import Cause, Command, Target, encode
+from hwgen.arch.commands import Command, encode
+from hwgen.arch.isa import Cause, Target
 from hwgen.arch.registers import TensorState
 from hwgen.array.engine import TensorEngine
 from hwgen.emit import emit_verilog

@@ -6,7 +6,8 @@ from math import ceil
 import numpy as np
 
 from hwgen.arch import Arch, load
-from hwgen.arch.isa import Command, Dataflow, Opcode, Walk, command
+from hwgen.arch.commands import Command, command
+from hwgen.arch.isa import Dataflow, Opcode, Walk
 from models.machine import Machine
 
 

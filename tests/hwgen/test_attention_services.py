@@ -9,7 +9,7 @@ from models.attention_engine.engine import Importance
 from models.attention_engine.planes import row_bytes
 from models.attention_engine.services import run_service
 from models.memory import Memory
-from sim.services_block import ServiceBlock
+from sim.attention.services_block import ServiceBlock
 from tests.hwgen.services_support import (
     BASES,
     DESCRIPTOR,

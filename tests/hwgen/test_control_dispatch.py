@@ -5,7 +5,8 @@ from functools import partial
 
 import pytest
 
-from hwgen.arch.isa import TABLE, Cause, Engine, Opcode, Target, command, encode
+from hwgen.arch.commands import command, encode
+from hwgen.arch.isa import TABLE, Cause, Engine, Opcode, Target
 from hwgen.control.dispatch import Dispatch
 from tests.support import at_random, never, receive, send, simulate
 

@@ -4,7 +4,8 @@ from functools import partial
 
 import pytest
 
-from hwgen.arch.isa import Cause, Engine, Opcode, command
+from hwgen.arch.commands import command
+from hwgen.arch.isa import Cause, Engine, Opcode
 from hwgen.arch.registers import FETCH
 from tests.hwgen.control_bench import BASE, BITS, GOOD, ControllerBench, bad_bytes, check_order
 from tests.hwgen.control_support import random_duration, wide_arch

@@ -10,7 +10,8 @@ from amaranth.hdl import Elaboratable, Module
 from amaranth.lib import wiring
 
 from hwgen.arch import arch_from_dict
-from hwgen.arch.isa import TABLE, Cause, Engine, Opcode, command
+from hwgen.arch.commands import command
+from hwgen.arch.isa import TABLE, Cause, Engine, Opcode
 from hwgen.arch.registers import FETCH, TensorState, register
 from hwgen.control.arbiter import ReadArbiter
 from hwgen.control.control import Controller

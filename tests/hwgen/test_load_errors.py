@@ -3,7 +3,8 @@
 import pytest
 
 from hwgen.arch import load as load_arch
-from hwgen.arch.isa import Cause, Opcode, Target, command, load_opcode
+from hwgen.arch.commands import command
+from hwgen.arch.isa import Cause, Opcode, Target, load_opcode
 from hwgen.memory.faults import FaultReporter
 from tests.hwgen.load_support import apply, expected, load, run
 from tests.support import AxiMemory, at_random, long, never, simulate, wide_arch

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from hwgen.arch import load
-from hwgen.arch.isa import Cause, Opcode, Walk, command, encode
+from hwgen.arch.commands import command, encode
+from hwgen.arch.isa import Cause, Opcode, Walk
 from hwgen.arch.registers import TensorState
 from tests.hwgen.tensor_support import Bench
 from tests.hwgen.tensor_tiles import (

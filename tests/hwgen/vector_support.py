@@ -6,7 +6,8 @@ from functools import partial
 
 import numpy as np
 
-from hwgen.arch.isa import Opcode, Operation, command
+from hwgen.arch.commands import command
+from hwgen.arch.isa import Opcode, Operation
 from hwgen.vector.engine import VectorEngine
 from models.formats import CORNERS_FP32
 from tests.support import AccMemory, EngineBench, never, simulate

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwgen.arch import Arch
-from hwgen.arch.isa import Format, Opcode, Target, Walk, command
+from hwgen.arch.commands import command
+from hwgen.arch.isa import Format, Opcode, Target, Walk
 from models.machine import Machine
 from models.packing import fp32_from_bytes, pack_weights
 from models.sparsity import nm_mask

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from hwgen.arch import Arch, load
-from hwgen.arch.isa import Command, encode
+from hwgen.arch.commands import Command, encode
 from models.formats import CORNERS_BF16, CORNERS_FP16
 from models.formats import encode as encode_values
 from models.machine import Machine, MachineResult

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from hwgen.arch import load
-from hwgen.arch.isa import Dataflow, Format, Opcode, Operation, Target, command
+from hwgen.arch.commands import command
+from hwgen.arch.isa import Dataflow, Format, Opcode, Operation, Target
 from models.formats import encode, fp32_bits, fp32_values, narrow
 from models.machine import Machine
 from models.matmul import chain

@@ -7,7 +7,8 @@ import pytest
 
 from hwgen.arch import ProgramError, load
 from hwgen.arch.attention import JOB, JOB_BYTES, RECORD, RECORD_BYTES, KeyMode, pack, unpack
-from hwgen.arch.isa import Cause, Engine, Opcode, command
+from hwgen.arch.commands import command
+from hwgen.arch.isa import Cause, Engine, Opcode
 from hwgen.arch.services import SERVICES, Job, pack_service
 from models.attention_engine.row import Plane, attend_row
 from models.formats import encode

@@ -6,7 +6,8 @@ from math import erf, floor
 import numpy as np
 import pytest
 
-from hwgen.arch.isa import Opcode, Operation, command
+from hwgen.arch.commands import command
+from hwgen.arch.isa import Opcode, Operation
 from models.formats import CORNERS_FP32
 from models.machine import Machine
 from tests.models.support import SEED, arch, assert_bits, run

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from hwgen.arch import UserError
-from hwgen.arch.isa import ACC_TARGETS, Cause, Dataflow, Engine, Format, Opcode, Operation, Target, Walk, command
+from hwgen.arch.commands import command
+from hwgen.arch.isa import ACC_TARGETS, Cause, Dataflow, Engine, Format, Opcode, Operation, Target, Walk
 from hwgen.arch.registers import FETCH
 from models.machine import Machine
 from models.machine_state import MachineError

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from hwgen.arch.isa import Opcode, Target, command, load_opcode
+from hwgen.arch.commands import command
+from hwgen.arch.isa import Opcode, Target, load_opcode
 from models.formats import decode, fp32_bits
 from models.machine import Machine
 from tests.models.support import SEED, arch, assert_bits, run

@@ -4,7 +4,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from hwgen.arch.isa import Format, Opcode, command
+from hwgen.arch.commands import command
+from hwgen.arch.isa import Format, Opcode
 from models.machine import Machine
 from models.machine_state import MachineError
 from tests.models.support import SEED, arch, assert_bits, run

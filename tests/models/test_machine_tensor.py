@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from hwgen.arch.isa import Dataflow, Opcode, Walk, command
+from hwgen.arch.commands import command
+from hwgen.arch.isa import Dataflow, Opcode, Walk
 from models.formats import decode, fp32_bits
 from models.machine import Machine
 from models.machine_state import UndefinedResultError

@@ -6,7 +6,8 @@ CURVE is in test_machine_curve.py.
 import numpy as np
 import pytest
 
-from hwgen.arch.isa import INTEGER, READS_X, READS_Z, Opcode, Operation, command
+from hwgen.arch.commands import command
+from hwgen.arch.isa import INTEGER, READS_X, READS_Z, Opcode, Operation
 from models.formats import CORNERS_FP32
 from models.machine import Machine
 from models.machine_state import UndefinedResultError

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from hwgen.arch import UserError
-from hwgen.arch.isa import Format, Opcode, Target, command
+from hwgen.arch.commands import command
+from hwgen.arch.isa import Format, Opcode, Target
 from models.formats import decode, fp32_bits
 from models.machine import Machine
 from models.matmul import chain

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from hwgen.arch import ProgramError, UserError
-from hwgen.arch.isa import Dataflow, Engine, Format, Opcode, Operation, Target, Walk, command
+from hwgen.arch.commands import command
+from hwgen.arch.isa import Dataflow, Engine, Format, Opcode, Operation, Target, Walk
 from models.accesses import memory_rows, scratchpad_accesses
 from models.machine import Machine
 from models.machine_state import MachineError, UndefinedResultError

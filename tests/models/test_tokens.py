@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from hwgen.arch.isa import Cause, Engine, Opcode, command
+from hwgen.arch.commands import command
+from hwgen.arch.isa import Cause, Engine, Opcode
 from models.machine_state import MachineError
 from models.tokens import check_tokens
 from tests.models.support import SEED, arch, program, with_mask

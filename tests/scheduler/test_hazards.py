@@ -7,7 +7,8 @@ import random
 import pytest
 
 from hwgen.arch import load
-from hwgen.arch.isa import Dataflow, Engine, Opcode, command
+from hwgen.arch.commands import command
+from hwgen.arch.isa import Dataflow, Engine, Opcode
 from models.accesses import memory_rows, scratchpad_accesses
 from scheduler.hazards import SPACES, Recorder, Region
 from scheduler.lower import compile_graph, lower

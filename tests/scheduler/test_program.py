@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hwgen.arch import UserError, load
-from hwgen.arch.isa import decode
+from hwgen.arch.commands import decode
 from models import zoo
 from models.machine import Machine
 from scheduler import program_file

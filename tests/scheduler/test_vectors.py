@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from hwgen.arch.isa import Opcode, Operation, command
+from hwgen.arch.commands import command
+from hwgen.arch.isa import Opcode, Operation
 from scheduler.vectors import as_one_row
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from hwgen.arch import load, preset_names
-from hwgen.arch.isa import encode
+from hwgen.arch.commands import encode
 from models.accesses import scratchpad_words
 from models.machine import Machine
 from sim.benches.designs import BENCHES, design

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from hwgen.arch import INSTRUCTION_BYTES, ProgramError, load
+from hwgen.arch.commands import command, encode
 from hwgen.arch.config import Reducer
-from hwgen.arch.isa import Dataflow, Engine, Opcode, Target, command, encode
+from hwgen.arch.isa import Dataflow, Engine, Opcode, Target
 from models.zoo import build as build_model
 from scheduler.lower import compile_module
 from scheduler.options import Options, Pattern, SparsityPolicy
@@ -17,7 +18,7 @@ from sim.cycles import CycleDevice, run_model
 from sim.device import STATE, SimulationError
 from sim.gemm import Case, product
 from sim.memory import MemoryModel
-from sim.random_programs import random_program
+from sim.random.programs import random_program
 from sim.runner import EVENT_LIMIT, build, run_on
 
 TIMEOUT = 2_000_000

@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 
 from hwgen.arch import INSTRUCTION_BYTES, ProgramError, load
-from hwgen.arch.isa import Opcode, command, encode
+from hwgen.arch.commands import command, encode
+from hwgen.arch.isa import Opcode
 from hwgen.arch.services import Job
 from models.memory import Memory
-from sim.attend_facts import attend_jobs
+from sim.attention.facts import attend_jobs
+from sim.attention.services_model import ModelService
 from sim.cycles import run_model
 from sim.memory import MemoryModel
 from sim.runner import EVENT_LIMIT, build
-from sim.services_model import ModelService
 from tests.attend_support import ARCH, SIZES, TIMEOUT, Draft, assembled, fixed_job, random_course
 from tests.test_end_to_end import random_memory
 

@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 
 from hwgen.arch import load
-from hwgen.arch.isa import Dataflow, Opcode, encode
+from hwgen.arch.commands import encode
+from hwgen.arch.isa import Dataflow, Opcode
 from models.pattern import Pattern
 from scheduler.array_cost import output_stationary, weight_stationary
 from scheduler.cost import TENSOR_START
-from scheduler.training.decisions import choose, table
-from scheduler.training.linear import RowProduct
 from scheduler.training.lower import TrainingOptions
 from scheduler.training.memory import packed_span
-from scheduler.training.resident import Rings
+from scheduler.training.products.decisions import choose, table
+from scheduler.training.products.linear import RowProduct
+from scheduler.training.products.resident import Rings
 from sim.cycles import run_model
-from sim.digits_job import DigitsJob
+from sim.training.digits_job import DigitsJob
 from tests.scheduler.training.machine_support import Bench
 
 

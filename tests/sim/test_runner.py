@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from hwgen.arch import load
-from hwgen.arch.isa import Engine, Opcode, command, encode
+from hwgen.arch.commands import command, encode
+from hwgen.arch.isa import Engine, Opcode
 from sim.device import SimulationError
 from sim.memory import MemoryModel
 from sim.runner import Waveform, build

@@ -3,7 +3,8 @@ import json
 
 import numpy as np
 
-from hwgen.arch.isa import Engine, Opcode, command
+from hwgen.arch.commands import command
+from hwgen.arch.isa import Engine, Opcode
 from sim.device import DONE, EVENT, ISSUE, STATE
 from sim.timeline import instruction_spans, timeline, write_timeline
 

@@ -12,11 +12,11 @@ from hwgen.arch import load
 from models.pattern import Pattern
 from scheduler.training.capture import capture_training
 from scheduler.training.compile import compile_step
-from scheduler.training.ir import Kind
+from scheduler.training.graph.ir import Kind
 from scheduler.training.lower import TrainingOptions
 from sim.memory import MemoryModel
 from sim.runner import build
-from sim.train import GoldenTrainer, RtlTrainer, train
+from sim.training.train import GoldenTrainer, RtlTrainer, train
 from tests.scheduler.support import used
 
 TINY = load("tiny")

@@ -1,4 +1,4 @@
-// The cycle model of the attention core as a library; `sim/attention_model.py` calls the functions at the end.
+// The cycle model of the attention core as a library; `sim/attention/model.py` calls the functions at the end.
 #include "core.h"
 
 extern "C" {

@@ -15,7 +15,7 @@ using Cycle = int64_t;
 constexpr uint32_t CHUNK = 16, UNIT_BYTES = 4, OUTPUT_BYTES = 2, LOW_BITS = isa::LOW_BITS;
 
 /// `AttentionSizes`, latencies of the components and depths of their queues; the same fields in the same order as in
-/// `sim/attention_library.py`.
+/// `sim/attention/library.py`.
 struct Sizes {
     uint32_t multipliers, beat_bytes, softmax_lanes, selection_width, output_lanes, max_length;
     uint32_t buffer_words, slots, reads_in_flight, selectors;

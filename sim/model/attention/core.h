@@ -21,7 +21,7 @@ struct Job {
     uint64_t alive, first_row;
 };
 
-/// As `sim.attention_block.JobRun`; begins: cycle before the first that counts.
+/// As `sim.attention.block.JobRun`; begins: cycle before the first that counts.
 struct Counters {
     uint64_t begins, cycles, products_busy, read_beats, write_beats;
 };

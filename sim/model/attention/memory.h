@@ -1,4 +1,4 @@
-// sim/attention_block.py: the memory behind the ports of a core; hwgen/attention/read_port.py: who gets its beats.
+// sim/attention/block.py: the memory behind the ports of a core; hwgen/attention/read_port.py: who gets its beats.
 #pragma once
 
 #include "base.h"

@@ -11,7 +11,7 @@ using attention::Cycle;
 using attention::Memory;
 using attention::Queue;
 
-/// Numbers of the parts; the same fields in the same order as in `sim/services_library.py`.
+/// Numbers of the parts; the same fields in the same order as in `sim/attention/services_library.py`.
 struct Sizes {
     uint32_t beat_bytes, page_bytes, reads_in_flight;
     uint32_t write_burst, write_spans, write_bursts;  // beats of the longest one; spans and bursts in flight

@@ -8,7 +8,7 @@
 
 namespace services {
 
-/// What a job took; as `sim.services_block.ServiceRun`.
+/// What a job took; as `sim.attention.services_block.ServiceRun`.
 struct Counters {
     uint64_t cycles, read_beats, write_beats;
 };

@@ -1,4 +1,4 @@
-// The cycle model of the jobs beside attention as a library; `sim/services_model.py` calls the functions at the end.
+// The cycle model of the jobs beside attention as a library; `sim/attention/services_model.py` calls the functions at the end.
 #include "core.h"
 
 extern "C" {

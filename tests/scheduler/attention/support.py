@@ -28,7 +28,7 @@ from scheduler.attention.capture import capture_encoder
 from scheduler.attention.encoders import Encoder, encoder_of
 from scheduler.attention.lower import compile_encoder
 from scheduler.attention.program import EncoderProgram
-from scheduler.training.ir import TrainingGraph
+from scheduler.training.graph.ir import TrainingGraph
 from tests.scheduler.support import used
 
 TINY = load("tiny_attention")

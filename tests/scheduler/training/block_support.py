@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from hwgen.arch import Arch, load
-from hwgen.arch.isa import Opcode, encode
+from hwgen.arch.commands import encode
+from hwgen.arch.isa import Opcode
 from models.machine import Machine
-from scheduler.training.curves import CURVES, Place, table
-from scheduler.training.emitter import Block, Emitter
+from scheduler.training.kernels.curves import CURVES, Place, table
+from scheduler.training.kernels.emitter import Block, Emitter
 from tests.scheduler.support import used
 
 ROOMY = dataclasses.replace(

@@ -4,15 +4,15 @@ import numpy as np
 import torch
 
 from hwgen.arch import Arch, arch_from_dict, load
-from hwgen.arch.isa import encode
+from hwgen.arch.commands import encode
 from models.formats import decode
 from models.formats import encode as encode_operands
 from models.machine import Machine
-from scheduler.training.curves import CURVES, Place, table
-from scheduler.training.emitter import Block, Emitter, Feature
-from scheduler.training.ir import Kind, Tensor
+from scheduler.training.graph.ir import Kind, Tensor
+from scheduler.training.kernels.curves import CURVES, Place, table
+from scheduler.training.kernels.emitter import Block, Emitter, Feature
 from scheduler.training.memory import MemoryMap, Row
-from scheduler.training.order import ListScheduler, durations
+from scheduler.training.schedule.order import ListScheduler, durations
 from tests.scheduler.support import used
 
 TINY = load("tiny")

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from scheduler.training.capture import LOSSES, capture_training
-from scheduler.training.ir import Kind, TrainingGraph
-from scheduler.training.reference import Reference
+from scheduler.training.graph.ir import Kind, TrainingGraph
+from scheduler.training.graph.reference import Reference
 
 TOLERANCE = 1e-9
 """Relative to the largest value of each tensor; both sides compute in float64."""

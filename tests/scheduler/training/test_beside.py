@@ -7,20 +7,21 @@ import pytest
 import torch
 
 from hwgen.arch.arrays import engines
-from hwgen.arch.isa import Engine, Opcode, Walk, command
+from hwgen.arch.commands import command
+from hwgen.arch.isa import Engine, Opcode, Walk
 from models.cnn import DigitsCnn
 from models.races import check_races
 from models.tokens import check_tokens
 from scheduler.hazards import Recorder, Region
-from scheduler.training import gradients
 from scheduler.training.capture import capture_training
 from scheduler.training.compile import compile_step
-from scheduler.training.ir import Kind
+from scheduler.training.graph.ir import Kind
+from scheduler.training.graph.reference import Reference
 from scheduler.training.lower import TrainingOptions
-from scheduler.training.order import Durations, ListScheduler, durations
-from scheduler.training.reference import Reference
-from scheduler.training.resident import Rings
-from sim.train import GoldenTrainer
+from scheduler.training.products import gradients
+from scheduler.training.products.resident import Rings
+from scheduler.training.schedule.order import Durations, ListScheduler, durations
+from sim.training.train import GoldenTrainer
 from tests.scheduler.training.machine_support import arch8
 
 SCALE = 64.0

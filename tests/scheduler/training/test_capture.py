@@ -12,12 +12,12 @@ from torch.optim import SGD
 
 from hwgen.arch import UserError
 from scheduler.training.capture import capture_training
-from scheduler.training.dropout import dropout_mask
-from scheduler.training.ir import Kind
-from scheduler.training.joint import fake_mode
-from scheduler.training.moves import Concat, Pad, Permute, Reshape
-from scheduler.training.operators import Conv, ConvInputGrad, ConvWeightGrad, CrossEntropy, DropoutMask, Mul
-from scheduler.training.reference import Reference
+from scheduler.training.convert.joint import fake_mode
+from scheduler.training.graph.dropout import dropout_mask
+from scheduler.training.graph.ir import Kind
+from scheduler.training.graph.moves import Concat, Pad, Permute, Reshape
+from scheduler.training.graph.operators import Conv, ConvInputGrad, ConvWeightGrad, CrossEntropy, DropoutMask, Mul
+from scheduler.training.graph.reference import Reference
 from tests.scheduler.training.support import capture, check_steps
 
 X, Y = torch.ones(4, 6), torch.tensor([0, 1, 2, 0])

@@ -8,11 +8,11 @@ from torch import nn
 from models.pattern import Pattern
 from scheduler.training.capture import capture_training
 from scheduler.training.compile import compile_step
-from scheduler.training.ir import Kind
+from scheduler.training.graph.ir import Kind
+from scheduler.training.graph.reference import Reference
 from scheduler.training.lower import TrainingOptions
-from scheduler.training.reference import Reference
-from scheduler.training.weights import gathered, spread
-from sim.train import GoldenTrainer
+from scheduler.training.products.weights import gathered, spread
+from sim.training.train import GoldenTrainer
 from tests.scheduler.training.machine_support import arch8
 
 

@@ -3,12 +3,12 @@
 import pytest
 
 from hwgen.arch.isa import Opcode
-from scheduler.training.base import Window
-from scheduler.training.layer_norm import layer_norm, layer_norm_grad
-from scheduler.training.losses import cross_entropy, mse
-from scheduler.training.masks import dropout_mask, state_words
-from scheduler.training.pooling import avg_pool, avg_pool_grad, max_pool, max_pool_grad
-from scheduler.training.softmax import softmax, softmax_grad
+from scheduler.training.graph.base import Window
+from scheduler.training.kernels.layer_norm import layer_norm, layer_norm_grad
+from scheduler.training.kernels.losses import cross_entropy, mse
+from scheduler.training.kernels.masks import dropout_mask, state_words
+from scheduler.training.kernels.pooling import avg_pool, avg_pool_grad, max_pool, max_pool_grad
+from scheduler.training.kernels.softmax import softmax, softmax_grad
 from tests.scheduler.training.machine_support import Bench, arch8
 
 PIXELS = 1024

@@ -8,12 +8,12 @@ from hwgen.arch.isa import Opcode, Target
 from models.pattern import Pattern
 from models.sparsity import nm_mask
 from scheduler.hazards import Region
-from scheduler.training.gradient_plans import Kernel
-from scheduler.training.gradients import WeightGradient
-from scheduler.training.ir import Kind, Tensor
-from scheduler.training.resident import Rings
-from scheduler.training.weights import equal_steps, master_values, master_words, write_copies
-from scheduler.training.windows import WindowProduct, forward_window, gradient_phases
+from scheduler.training.graph.ir import Kind, Tensor
+from scheduler.training.products.gradient_plans import Kernel
+from scheduler.training.products.gradients import WeightGradient
+from scheduler.training.products.resident import Rings
+from scheduler.training.products.weights import equal_steps, master_values, master_words, write_copies
+from scheduler.training.products.windows import WindowProduct, forward_window, gradient_phases
 from tests.scheduler.training.machine_support import TINY, Bench, arch8, operands
 
 CASES = {

@@ -12,12 +12,12 @@ from models.races import check_races
 from models.tokens import check_tokens
 from scheduler.training.capture import capture_training
 from scheduler.training.compile import compile_step
-from scheduler.training.fuse import groups
-from scheduler.training.ir import Kind
+from scheduler.training.graph.ir import Kind
+from scheduler.training.graph.operators import BatchNorm
+from scheduler.training.graph.reference import Reference
 from scheduler.training.lower import TrainingOptions
-from scheduler.training.operators import BatchNorm
-from scheduler.training.reference import Reference
-from sim.train import GoldenTrainer
+from scheduler.training.schedule.fuse import groups
+from sim.training.train import GoldenTrainer
 from tests.scheduler.training.test_beside import EIGHT
 
 TWO_PORTS = replace(EIGHT, memory=replace(EIGHT.memory, ports=2))

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.cnn import DigitsCnn
-from scheduler.training.operators import MaxPool
-from scheduler.training.reference import Reference
+from scheduler.training.graph.operators import MaxPool
+from scheduler.training.graph.reference import Reference
 from tests.scheduler.training.support import check_steps
 
 

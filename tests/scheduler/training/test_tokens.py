@@ -9,10 +9,10 @@ from torch import nn
 from hwgen.arch import UserError
 from scheduler.training.capture import capture_training
 from scheduler.training.compile import compile_step
-from scheduler.training.ir import Kind
+from scheduler.training.graph.ir import Kind
+from scheduler.training.graph.reference import Reference
 from scheduler.training.lower import TrainingOptions
-from scheduler.training.reference import Reference
-from sim.train import GoldenTrainer
+from sim.training.train import GoldenTrainer
 from tests.scheduler.training.machine_support import arch8
 
 SCALE = 256.0

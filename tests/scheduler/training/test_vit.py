@@ -14,13 +14,13 @@ from models.tokens import check_tokens
 from models.zoo_train import Vit
 from scheduler.training.capture import capture_training
 from scheduler.training.compile import compile_step
-from scheduler.training.emitter import STATIC_BANKS
-from scheduler.training.fuse import PRODUCTS, groups, main_result
-from scheduler.training.ir import Kind
+from scheduler.training.graph.ir import Kind
+from scheduler.training.graph.operators import GeluGrad
+from scheduler.training.graph.reference import Reference
+from scheduler.training.kernels.emitter import STATIC_BANKS
 from scheduler.training.lower import TrainingOptions
-from scheduler.training.operators import GeluGrad
-from scheduler.training.reference import Reference
-from sim.train import GoldenTrainer, train
+from scheduler.training.schedule.fuse import PRODUCTS, groups, main_result
+from sim.training.train import GoldenTrainer, train
 from tests.scheduler.training.machine_support import arch8
 
 BATCH, SCALE = 8, 256.0

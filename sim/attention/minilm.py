@@ -1,0 +1,231 @@
+"""MiniLM with trained weights on the golden machine, pruned and quantised: `python -m sim.attention.minilm`.
+
+Sentence embeddings of programs that run all six layers, against the plain model in float32 and against the algorithm in
+PyTorch with the same policy and scales; cycles of these programs by the cycle model, and what they move to and from
+external memory.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from hwgen.arch import Arch, UserError, load
+from hwgen.arch.isa import Opcode
+from hwgen.arch.services import Job
+from models.accesses import memory_rows
+from models.accesses_attend import AttendRows
+from models.attention.attention import Magnitudes
+from models.attention.calibrate import calibrate
+from models.attention.embedding import MiniLM, agreement, texts
+from models.attention.embedding import load as load_minilm
+from models.attention.minilm import RATIOS, Setting, json_text, numbers
+from models.attention.quantize import SPLITS
+from models.attention.wrapper import prune
+from models.memory import Memory
+from models.recipes.accuracy import write
+from scheduler.attention.capture import capture_encoder
+from scheduler.attention.encoders import Encoder, encoder_of
+from scheduler.attention.lower import compile_encoder
+from scheduler.attention.program import EncoderProgram
+from scheduler.training.graph.ir import TrainingGraph
+from sim.attention.facts import attend_jobs
+from sim.attention.minilm_layer import run_layers
+from sim.console import print_error, progress, standard_output
+from sim.cycles import run_model
+
+FOLDER = Path("build/attention")
+CALIBRATION = {"paragraphs": "sentences", "sentences": "paragraphs"}
+"""Steps come from other texts than those that are measured."""
+SETTINGS = (
+    Setting(bits="12+4", threshold=2),
+    *(Setting(bits=f"{msb}+{lsb}") for msb, lsb in reversed(SPLITS)),
+    Setting(bits="6+4", threshold=0),
+    *(Setting(tokens=ratio, values=0.8, bits="6+4") for ratio in numbers(RATIOS)),
+    Setting(tokens=0.6, heads=10 / 12, values=0.8, bits="6+4"),
+)
+"""Nothing pruned, with all LSBs; bit splits; without LSBs; keep ratios of tokens; heads too."""
+COLUMNS = (
+    *("tokens", "heads", "values", "bits", "LSBs if", "cosine", "least", "rank", "algorithm"),
+    *("cycles", "of them ATTEND", "kbytes", "attention", "other ATTEND", "LOAD, STORE", "instructions"),
+)
+
+
+@dataclass
+class Subject:
+    """MiniLM, calibrated, and the graph of each length that has been captured."""
+
+    minilm: MiniLM
+    encoder: Encoder
+    magnitudes: list[Magnitudes]
+    graphs: dict[int, TrainingGraph] = field(default_factory=dict)
+
+    @classmethod
+    def calibrated(cls, minilm: MiniLM, name: str) -> "Subject":
+        """With steps for a set of texts."""
+        magnitudes = calibrate_on(minilm, minilm.tokens(texts(CALIBRATION[name])))
+        return cls(minilm, encoder_of(minilm.model), magnitudes)
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """What the host computes: embeddings [1, T, 384]."""
+        with torch.no_grad():
+            return self.encoder.embed(input_ids=tokens)
+
+    def program(self, hidden: Tensor, arch: Arch, setting: Setting) -> EncoderProgram:
+        """For the length of a text."""
+        length = hidden.shape[1]
+        if length not in self.graphs:
+            self.graphs[length] = capture_encoder(self.encoder.body, hidden)
+        return compile_encoder(self.graphs[length], arch, setting.policy(), self.magnitudes)
+
+    def algorithm(self, tokens: Tensor, setting: Setting) -> Tensor:
+        """Embedding by PyTorch with the same policy and steps."""
+        with torch.no_grad(), prune(self.minilm.model, setting.policy(), self.magnitudes) as pruned:
+            return pruned.mean(self.minilm.model(input_ids=tokens).last_hidden_state)[0]
+
+
+def calibrate_on(minilm: MiniLM, tokens: list[Tensor]) -> list[Magnitudes]:
+    """Largest magnitudes of each layer over some texts."""
+    return calibrate(minilm.model, [{"input_ids": ids} for ids in tokens])
+
+
+def embed(program: EncoderProgram, hidden: Tensor) -> tuple[Tensor, dict[str, int]]:
+    """Mean of the survivors' hidden states after a run on the golden machine.
+
+    And what the run takes by the cycle model, with the memory of `MemoryModel`: cycles, those in which ATTEND is busy,
+    bytes of all ports.
+    """
+    memory, code = Memory({0: program.image(hidden[0].numpy())}), program.code
+    jobs = attend_jobs(program.arch, code.encode(), memory)
+    run = run_model(program.arch, code.encode(), address=code.address, attend=jobs)
+    beats = run.counters["READ_BEATS"] + run.counters["WRITE_BEATS"]
+    left = np.frombuffer(memory.read(0, program.memory_size), np.uint8)
+    taken = {"cycles": run.cycles, "cycles_attend": run.counters["BUSY_ATTEND"]}
+    taken["bytes"] = beats * program.arch.beat_bytes
+    return torch.from_numpy(program.read_output(left).mean(axis=0)), taken
+
+
+def traffic(program: EncoderProgram) -> dict[str, int]:
+    """Instructions, and bytes to and from external memory, as they and descriptors say; pruned heads are counted."""
+    found = dict.fromkeys(("attention", "services", "array"), 0)
+    attend = AttendRows(program.arch, Memory({0: program.image()}))
+    for item in program.code.commands:
+        if item.opcode == Opcode.ATTEND:
+            kind, rows = "attention" if item.job == Job.ATTENTION else "services", attend.rows(item)
+            if item.job == Job.GATHER:
+                *others, _, copies = rows
+                rows = [*others, copies, copies]  # of the source, as many rows are read as are written
+        else:
+            touched = memory_rows(item, program.arch)
+            kind, rows = "array", [touched] if touched else []
+        found[kind] += sum(one.rows * one.planes * one.size for one in rows)
+    return found | {"instructions": len(program.code.commands)}
+
+
+def measure(name: str, settings: list[Setting], arch: Arch, tell: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    """A row of the table for each setting on a set of texts."""
+    minilm = load_minilm()
+    subject, tokens = Subject.calibrated(minilm, name), minilm.tokens(texts(name))
+    plain, _ = minilm.embed(tokens)
+    inputs = [subject.hidden(ids) for ids in tokens]
+    for place, setting in enumerate(settings):
+        rows, counted = [], []
+        for number, hidden in enumerate(inputs):
+            tell(f"row {place + 1} of {len(settings)}: text {number + 1} of {len(inputs)}")
+            program = subject.program(hidden, arch, setting)
+            embedding, taken = embed(program, hidden)
+            rows.append(embedding)
+            counted.append(taken | traffic(program))
+        embedded = normalize(torch.stack(rows), dim=1)
+        wanted = normalize(torch.stack([subject.algorithm(ids, setting) for ids in tokens]), dim=1)
+        yield (
+            {"texts": name, "arch": arch.name}
+            | asdict(setting)
+            | asdict(agreement(embedded, plain))
+            | {"algorithm": float((embedded * wanted).sum(1).min())}
+            | {kind: sum(one[kind] for one in counted) for kind in counted[0]}
+        )
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """A table."""
+    return "\n".join([f"| {' | '.join(COLUMNS)} |", "|" + " --- |" * len(COLUMNS), *map(_line, rows)]) + "\n"
+
+
+_RULES = {0: "never", 2: "always"}
+
+
+def _line(row: dict[str, Any]) -> str:
+    cells = [
+        f"{row['tokens']:.1f}",
+        f"{round(row['heads'] * 12)}",
+        f"{row['values']:.1f}",
+        row["bits"],
+        _RULES.get(row["threshold"], f"max < {row['threshold']}"),
+        f"{row['cosine']:.4f}",
+        f"{row['cosine_min']:.3f}",
+        f"{row['rank']:.3f}",
+        f"{row['algorithm']:.4f}",
+        *(f"{row[name]:,}" for name in ("cycles", "cycles_attend")),
+        *(f"{row[name] / 1000:,.0f}" for name in ("bytes", "attention", "services", "array")),
+        f"{row['instructions']:,}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _table(name: str, first: int, arch: Arch, output: Path) -> str:
+    """The table, in files too, whole rows of which are there as soon as they are measured."""
+    output.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    with progress() as tell:
+        for row in measure(name, list(SETTINGS[:first]), arch, tell):
+            rows.append(row)
+            write(output / "minilm_machine.json", json_text(rows))
+            write(output / "minilm_machine.md", markdown(rows))
+    return markdown(rows)
+
+
+def _on_rtl(layers: int, arch: str | None) -> str:
+    with progress() as tell:
+        found = run_layers(layers, load(arch) if arch else None, tell)
+    if not found.comparison.equal:
+        raise UserError(f"RTL and golden differ: {found.comparison.first}")
+    return "\n".join(found.lines()) + "\n"
+
+
+def main(
+    name: Annotated[str, typer.Option("--texts", help="paragraphs or sentences")] = "paragraphs",
+    arch: Annotated[str | None, typer.Option(help="preset or .yaml file; vcu1525, or on RTL a small one")] = None,
+    first: Annotated[int, typer.Option(help="only so many of the settings")] = len(SETTINGS),
+    output: Annotated[Path, typer.Option("-o", help="folder of minilm_machine.json and .md")] = FOLDER,
+    layers: Annotated[int | None, typer.Option("--rtl-layers", help="so many layers on RTL instead")] = None,
+) -> None:
+    """Print accuracy, cycles and memory traffic of MiniLM for keep ratios and bits, as Markdown.
+
+    Embeddings are those of the golden machine, cycles those of the cycle model. With --rtl-layers: run the first layers
+    on the Verilated accelerator and compare them with both.
+    """
+    try:
+        if name not in CALIBRATION:
+            raise UserError(f"unknown texts {name!r}: there are {', '.join(CALIBRATION)}")
+        if not 1 <= first <= len(SETTINGS):
+            raise UserError(f"1 to {len(SETTINGS)} settings can be measured, not {first}")
+        if layers is not None:
+            text = _on_rtl(layers, arch)
+        else:
+            text = _table(name, first, load(arch or "vcu1525"), output)
+        with standard_output() as console:
+            console.print(text, end="", markup=False, highlight=False, soft_wrap=True)
+    except UserError as error:
+        print_error(str(error))
+        raise typer.Exit(2) from None
+
+
+if __name__ == "__main__":
+    typer.run(main)
