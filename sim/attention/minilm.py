@@ -17,10 +17,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from hwgen.arch import Arch, UserError, load
-from hwgen.arch.isa import Opcode
-from hwgen.arch.services import Job
-from models.accesses import memory_rows
-from models.accesses_attend import AttendRows
 from models.attention.attention import Magnitudes
 from models.attention.calibrate import calibrate
 from models.attention.embedding import MiniLM, agreement, texts
@@ -35,10 +31,9 @@ from scheduler.attention.encoders import Encoder, encoder_of
 from scheduler.attention.lower import compile_encoder
 from scheduler.attention.program import EncoderProgram
 from scheduler.training.graph.ir import TrainingGraph
-from sim.attention.facts import attend_jobs
+from sim.attention.counted import counted_run, traffic
 from sim.attention.minilm_layer import run_layers
 from sim.console import print_error, progress, standard_output
-from sim.cycles import run_model
 
 FOLDER = Path("build/attention")
 CALIBRATION = {"paragraphs": "sentences", "sentences": "paragraphs"}
@@ -96,36 +91,12 @@ def calibrate_on(minilm: MiniLM, tokens: list[Tensor]) -> list[Magnitudes]:
 
 
 def embed(program: EncoderProgram, hidden: Tensor) -> tuple[Tensor, dict[str, int]]:
-    """Mean of the survivors' hidden states after a run on the golden machine.
-
-    And what the run takes by the cycle model, with the memory of `MemoryModel`: cycles, those in which ATTEND is busy,
-    bytes of all ports.
-    """
-    memory, code = Memory({0: program.image(hidden[0].numpy())}), program.code
-    jobs = attend_jobs(program.arch, code.encode(), memory)
-    run = run_model(program.arch, code.encode(), address=code.address, attend=jobs)
-    beats = run.counters["READ_BEATS"] + run.counters["WRITE_BEATS"]
+    """Mean of the survivors' hidden states after a run on the golden machine, and what the run takes."""
+    memory = Memory({0: program.image(hidden[0].numpy())})
+    moved = traffic(program, memory)
+    taken = counted_run(program, memory) | moved
     left = np.frombuffer(memory.read(0, program.memory_size), np.uint8)
-    taken = {"cycles": run.cycles, "cycles_attend": run.counters["BUSY_ATTEND"]}
-    taken["bytes"] = beats * program.arch.beat_bytes
     return torch.from_numpy(program.read_output(left).mean(axis=0)), taken
-
-
-def traffic(program: EncoderProgram) -> dict[str, int]:
-    """Instructions, and bytes to and from external memory, as they and descriptors say; pruned heads are counted."""
-    found = dict.fromkeys(("attention", "services", "array"), 0)
-    attend = AttendRows(program.arch, Memory({0: program.image()}))
-    for item in program.code.commands:
-        if item.opcode == Opcode.ATTEND:
-            kind, rows = "attention" if item.job == Job.ATTENTION else "services", attend.rows(item)
-            if item.job == Job.GATHER:
-                *others, _, copies = rows
-                rows = [*others, copies, copies]  # of the source, as many rows are read as are written
-        else:
-            touched = memory_rows(item, program.arch)
-            kind, rows = "array", [touched] if touched else []
-        found[kind] += sum(one.rows * one.planes * one.size for one in rows)
-    return found | {"instructions": len(program.code.commands)}
 
 
 def measure(name: str, settings: list[Setting], arch: Arch, tell: Callable[[str], None]) -> Iterator[dict[str, Any]]:
@@ -141,7 +112,7 @@ def measure(name: str, settings: list[Setting], arch: Arch, tell: Callable[[str]
             program = subject.program(hidden, arch, setting)
             embedding, taken = embed(program, hidden)
             rows.append(embedding)
-            counted.append(taken | traffic(program))
+            counted.append(taken)
         embedded = normalize(torch.stack(rows), dim=1)
         wanted = normalize(torch.stack([subject.algorithm(ids, setting) for ids in tokens]), dim=1)
         yield (

@@ -15,10 +15,12 @@ from typer.testing import CliRunner
 from hwgen.arch.attention import JOB_BYTES, RECORD_BYTES
 from hwgen.arch.services import SERVICE_BYTES
 from models.attention import PruningPolicy, Quantization, Schedule, embedding
+from models.memory import Memory
 from scheduler.attention.capture import capture_encoder
 from scheduler.attention.encoders import encoder_of
 from scheduler.attention.lower import compile_encoder
 from sim.attention import minilm
+from sim.attention.counted import traffic
 from sim.attention.minilm_layer import small
 from tests.scheduler.attention.support import Case
 
@@ -61,7 +63,7 @@ def test_bytes_of_attention():
     program = Case.bert(12).compile(PruningPolicy(quantization=Quantization.parse("8+4")))
     values = 12 * 2 * 16
     layer = 3 * values * 12 // 8 + JOB_BYTES + 2 * RECORD_BYTES + 2 * values
-    found = minilm.traffic(program)
+    found = traffic(program, Memory({0: program.image()}))
     assert found["attention"] == 2 * layer
     assert found["instructions"] == len(program.code.commands)
 
@@ -84,8 +86,11 @@ def test_bytes_of_other_jobs():
     """QUANTIZE reads operands and writes planes; GATHER reads and writes the rows that stay, each once."""
     case, bits = Case.bert(12), Quantization.parse("8+4")
     whole, pruned = (
-        minilm.traffic(case.compile(PruningPolicy(tokens=tokens, quantization=bits)))["services"]
-        for tokens in (None, Schedule(shares=(1.0, 0.5)))
+        traffic(program, Memory({0: program.image()}))["services"]
+        for program in (
+            case.compile(PruningPolicy(tokens=tokens, quantization=bits))
+            for tokens in (None, Schedule(shares=(1.0, 0.5)))
+        )
     )
     row = 2 * 16
     descriptors, steps = 3 * SERVICE_BYTES, 3 * 2 * 4
