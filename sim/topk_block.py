@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from hwgen.pruning.cycles import CycleLaw
+from hwgen.pruning.radix_select import DIGIT
 from hwgen.pruning.topk import TopK
 from hwgen.pruning.words import TopKSizes
 from sim.step_block import StepBlock
@@ -43,7 +44,7 @@ class Result:
 class TopKBlock:
     """A `TopK` that gives indices and scores, Verilated; `law` says how many cycles its calls take."""
 
-    def __init__(self, sizes: TopKSizes, *, method: str = "radix", digit: int = 4) -> None:
+    def __init__(self, sizes: TopKSizes, *, method: str = "radix", digit: int = DIGIT) -> None:
         self.sizes, self.law = sizes, CycleLaw(sizes, method, digit)
         self._block = StepBlock(TopK(sizes=sizes, method=method, digit=digit, with_scores=True), "topk")
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from hwgen.pruning.eliminate import eliminator_latency
 from hwgen.pruning.keep import KeepFilter
 from hwgen.pruning.quick_select import PASS_OVERHEAD, partition_gap
-from hwgen.pruning.radix_select import DECIDE, candidate_gap
+from hwgen.pruning.radix_select import DECIDE, DIGIT, candidate_gap
 from hwgen.pruning.topk import check_method
 from hwgen.pruning.words import TopKSizes
 
 
-def radix_passes(scores: Sequence[int], k: int, *, bits: int, digit: int) -> list[int]:
+def radix_passes(scores: Sequence[int], k: int, *, bits: int, digit: int = DIGIT) -> list[int]:
     """How many elements each pass after the arrival goes through."""
     digits = -(-bits // digit)
     fill, mask = digits * digit - bits, (1 << digit) - 1
@@ -54,7 +54,7 @@ class CycleLaw:
 
     sizes: TopKSizes
     method: str = "radix"
-    digit: int = 4
+    digit: int = DIGIT
 
     def __post_init__(self) -> None:
         check_method(self.sizes, self.method, self.digit)

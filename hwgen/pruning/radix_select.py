@@ -14,6 +14,8 @@ from hwgen.pruning.words import TopKSizes, present
 
 DECIDE = DigitCounter.LATENCY + 2
 """Cycles from the last word of a pass to its decision: a register before the counter, one behind the comparisons."""
+DIGIT = 4
+"""Bits of a digit, unless said otherwise."""
 
 
 def candidate_gap(width: int) -> int:
@@ -56,7 +58,7 @@ class RadixSelect(Selector):
     Those of `Selector`.
     """
 
-    def __init__(self, *, sizes: TopKSizes, digit: int = 4) -> None:
+    def __init__(self, *, sizes: TopKSizes, digit: int = DIGIT) -> None:
         check_digit(sizes, digit)
         super().__init__(sizes=sizes)
         self._digit, self._digits = digit, -(-sizes.bits // digit)

@@ -8,7 +8,7 @@ from hwgen.lib.ram import Ram
 from hwgen.pruning.eliminate import ZeroEliminator
 from hwgen.pruning.keep import KeepFilter
 from hwgen.pruning.quick_select import QuickSelect
-from hwgen.pruning.radix_select import RadixSelect, check_digit
+from hwgen.pruning.radix_select import DIGIT, RadixSelect, check_digit
 from hwgen.pruning.selector import Selector
 from hwgen.pruning.words import Command, DenseBeat, Element, SparseBeat, TopKSizes
 
@@ -51,7 +51,7 @@ class TopKMask(wiring.Component):
     clear : In(1)    Forget it.
     """
 
-    def __init__(self, *, sizes: TopKSizes, method: str = "radix", digit: int = 4) -> None:
+    def __init__(self, *, sizes: TopKSizes, method: str = "radix", digit: int = DIGIT) -> None:
         check_method(sizes, method, digit)
         self._sizes, self._method, self._digit = sizes, method, digit
         super().__init__(
@@ -130,7 +130,9 @@ class TopK(wiring.Component):
     clear : In(1)    Forget it.
     """
 
-    def __init__(self, *, sizes: TopKSizes, method: str = "radix", digit: int = 4, with_scores: bool = False) -> None:
+    def __init__(
+        self, *, sizes: TopKSizes, method: str = "radix", digit: int = DIGIT, with_scores: bool = False
+    ) -> None:
         check_method(sizes, method, digit)
         self._sizes, self._method, self._digit = sizes, method, digit
         self._item = Element(sizes) if with_scores else data.StructLayout({"index": sizes.index_bits})

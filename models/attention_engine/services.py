@@ -133,14 +133,15 @@ def _select(memory: Memory, fields: dict[str, int], importance: Importance) -> N
         importance.alive[:] = False
         importance.alive[kept] = True
     else:
-        kept = survivors(importance.tokens[:length], keep, _protected(memory, fields))
+        kept = survivors(importance.tokens[:length], keep, protected_tokens(memory, fields))
     if fields["compact"]:
         importance.tokens[:] = compact(importance.tokens, kept)
     listed = np.setdiff1d(np.arange(length), kept) if fields["dropped"] else kept
     memory.write(fields["index_addr"], listed.astype("<u2").tobytes())
 
 
-def _protected(memory: Memory, fields: dict[str, int]) -> NDArray[np.bool_]:
+def protected_tokens(memory: Memory, fields: dict[str, int]) -> NDArray[np.bool_]:
+    """Which tokens SELECT must keep: the first ones, and those with a bit."""
     protected = np.arange(fields["length"]) < fields["first"]
     if fields["protected"]:
         protected |= _bits(memory, fields["protect_addr"], fields["length"])
@@ -155,10 +156,16 @@ def _gather(memory: Memory, fields: dict[str, int], sizes: AttentionSizes) -> No
         memory.write(fields["dst_addr"] + row * fields["dst_stride"], data)
 
 
-def _top_k(memory: Memory, fields: dict[str, int]) -> None:
+def ranked_vector(memory: Memory, fields: dict[str, int]) -> tuple[NDArray[np.uint32], NDArray[np.integer]]:
+    """Bits of the numbers that TOPK reads, and the scores by which it ranks them."""
     bits = np.frombuffer(memory.read(fields["src_addr"], 4 * fields["length"]), "<u4")
     ranked = bits & np.uint32(0x7FFFFFFF) if fields["key"] == Key.MAGNITUDE else bits
-    kept = top_k(fp32_scores(ranked.view(np.float32)), fields["k"])
+    return bits, fp32_scores(ranked.view(np.float32))
+
+
+def _top_k(memory: Memory, fields: dict[str, int]) -> None:
+    bits, scores = ranked_vector(memory, fields)
+    kept = top_k(scores, fields["k"])
     memory.write(fields["index_addr"], kept.astype("<u2").tobytes())
     memory.write(fields["value_addr"], bits[kept].tobytes())
 

@@ -2,7 +2,7 @@
 
 By the cycle models of the engine, one layer each: LSBs by key, forgetting, a recent window, head sizes, grouped
 queries, tiles. What forgetting and the window are for, the outputs of a decoder whose cache loses tokens, is measured
-on trained weights (`attention_cache.py`).
+on trained weights (`cache.py`).
 """
 
 import json

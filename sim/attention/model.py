@@ -71,7 +71,7 @@ def selection_facts(e: NDArray[np.integer], seen: NDArray[np.bool_], value_keep:
     count = -(-int(seen.sum()) * value_keep >> KEEP_FRACTION)
     order = np.argsort(-np.asarray(e, np.int64), kind="stable")[:count]
     kept = np.sort(order[e[order] > 0]).astype(np.uint32)
-    passes = radix_passes([int(value) for value in e], count, bits=EXP_BITS, digit=4)
+    passes = radix_passes([int(value) for value in e], count, bits=EXP_BITS)
     return RowFacts(kept=kept, passes=tuple(passes))
 
 

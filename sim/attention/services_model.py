@@ -13,18 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgen.arch.attention import AttentionSizes, unpack
-from hwgen.arch.services import SERVICE_BYTES, SERVICES, Job, Key, Score
+from hwgen.arch.services import SERVICE_BYTES, SERVICES, Job, Score
 from hwgen.pruning.cycles import radix_passes
 from hwgen.pruning.keys import KEY_BITS
 from models.attention_engine.engine import Importance
-from models.attention_engine.services import _protected, check_service
+from models.attention_engine.services import check_service, protected_tokens, ranked_vector
 from models.memory import Memory
-from models.topk import fp32_scores, top_k
+from models.topk import top_k
 from sim.attention.library import MemorySettings
 from sim.attention.model import Lists, Stalls, stall_pattern
 from sim.attention.services_library import Counters, ServiceJob, library, services_sizes
 
-_DIGIT = 4
 _ALL_ONES = (1 << KEY_BITS) - 1
 
 
@@ -81,19 +80,18 @@ def _select(memory: Memory, fields: dict[str, int], importance: Importance) -> _
         kept, passes = _rank(np.where(alive, importance.heads[:length] + 1, 0), fields["keep"])
         kept = kept[alive[kept]]
     else:
-        protected = _protected(memory, fields)
+        protected = protected_tokens(memory, fields)
         kept, passes = _rank(np.where(protected, _ALL_ONES, importance.tokens[:length]), fields["keep"])
     return np.setdiff1d(np.arange(length), kept) if fields["dropped"] else kept, passes
 
 
 def _top_k(memory: Memory, fields: dict[str, int], importance: Importance) -> _Facts:
-    bits = np.frombuffer(memory.read(fields["src_addr"], 4 * fields["length"]), "<u4")
-    ranked = bits & np.uint32(0x7FFFFFFF) if fields["key"] == Key.MAGNITUDE else bits
-    return _rank(fp32_scores(ranked.view(np.float32)), fields["k"])
+    _, scores = ranked_vector(memory, fields)
+    return _rank(scores, fields["k"])
 
 
 def _rank(keys: NDArray[np.integer], count: int) -> _Facts:
-    return top_k(keys.astype(np.uint32), count), radix_passes(keys.tolist(), count, bits=KEY_BITS, digit=_DIGIT)
+    return top_k(keys.astype(np.uint32), count), radix_passes(keys.tolist(), count, bits=KEY_BITS)
 
 
 _DATA = {Job.SELECT: _select, Job.GATHER: _gather, Job.TOPK: _top_k}

@@ -16,7 +16,7 @@ from hwgen.lib.shared import Shared
 from hwgen.lib.streams import Queue
 from hwgen.quantization.quantizer import Quantizer
 
-_STEP_BYTES = 4
+STEP_BYTES = 4
 _SIZE_BITS = 25
 """Bytes of the rows of a head in a plane."""
 
@@ -143,7 +143,7 @@ class QuantizeIssue(wiring.Component):
         m.d.comb += [
             self.span.valid.eq(1),
             self.span.payload.address.eq(self.fields.steps_addr),
-            self.span.payload.beats.eq(self._count_beats(self.fields.steps_addr, self.fields.heads * _STEP_BYTES)),
+            self.span.payload.beats.eq(self._count_beats(self.fields.steps_addr, self.fields.heads * STEP_BYTES)),
             self.span.payload.table.eq(1),
         ]
 
@@ -245,13 +245,13 @@ class QuantizeJob(wiring.Component):
 
     def _inverses(self, m: Module, head: Value) -> Value:
         """Inverse step of a head; whole beats of them are kept."""
-        per_beat, table = self._sizes.beat_bytes // _STEP_BYTES, self.data.payload
+        per_beat, table = self._sizes.beat_bytes // STEP_BYTES, self.data.payload
         beats, valid = -(-self._sizes.max_heads // per_beat), self.data.valid & table.table
         read = beat_table(m, "inverses", beats=beats, clear=self.start, beat=table.data, valid=valid)
-        inverse = Signal(8 * _STEP_BYTES)
+        inverse = Signal(8 * STEP_BYTES)
         m.d.comb += [
             read.addr.eq(head // per_beat),
-            inverse.eq(read.data.word_select(head % per_beat, 8 * _STEP_BYTES)),
+            inverse.eq(read.data.word_select(head % per_beat, 8 * STEP_BYTES)),
         ]
         return inverse
 

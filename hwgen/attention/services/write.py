@@ -11,9 +11,9 @@ from hwgen.attention.writer import WriteBeat
 from hwgen.lib.streams import Queue
 
 CHANNELS = 2
-_SPANS = 16
+SPANS = 16
 """Of a channel: planes of all heads, which are short when a row is all there is."""
-_BURSTS = 4
+BURSTS = 4
 
 
 class WriteChannel(wiring.Component):
@@ -52,7 +52,7 @@ class WriteChannel(wiring.Component):
         """Queue of beats; those that no burst has yet are counted."""
         m = Module()
         longest = write_burst(self._beat)
-        m.submodules.spans = spans = Queue(shape=BeatSpan(), depth=_SPANS)
+        m.submodules.spans = spans = Queue(shape=BeatSpan(), depth=SPANS)
         m.submodules.beats = beats = Queue(shape=StoreBeat(self._beat), depth=2 * longest)
         m.submodules.bursts = bursts = Bursts(beat_bytes=self._beat, longest=longest, most=beats.depth)
         wiring.connect(m, wiring.flipped(self.span), spans.i)
@@ -109,9 +109,9 @@ class WritePort(wiring.Component):
         m = Module()
         channels = [WriteChannel(beat_bytes=self._beat) for _ in range(CHANNELS)]
         m.submodules.channel_0, m.submodules.channel_1 = channels
-        m.submodules.requests = requests = Queue(shape=ReadRequest(), depth=_BURSTS)
+        m.submodules.requests = requests = Queue(shape=ReadRequest(), depth=BURSTS)
         owner = data.StructLayout({"channel": range(CHANNELS), "beats": 8})
-        m.submodules.owners = owners = Queue(shape=owner, depth=_BURSTS)
+        m.submodules.owners = owners = Queue(shape=owner, depth=BURSTS)
         wiring.connect(m, requests.o, wiring.flipped(self.request))
         room, offered = requests.i.ready & owners.i.ready, 0
         for number, channel in reversed(list(enumerate(channels))):
