@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwgen.arch.attention import EXP_BITS, AttentionSizes
 from hwgen.attention.finish import FinishStage
-from hwgen.attention.importance import IMPORTANCE_BITS
+from hwgen.attention.importance import IMPORTANCE_BITS, token_ports
 from hwgen.attention.issue import RowIssue
 from hwgen.attention.job import JobReader, job_prunes
 from hwgen.attention.key_side import KeySide
@@ -54,23 +54,17 @@ class AttentionCore(wiring.Component):
 
     def __init__(self, sizes: AttentionSizes, *, operand: str = "fp16", mul_latency: int = 3) -> None:
         self._sizes, self._operand, self._mul_latency = sizes, operand, mul_latency
-        beat, word = stream.Signature(8 * sizes.beat_bytes), range(row_words(sizes))
-        token = IMPORTANCE_BITS * sizes.softmax_lanes
         super().__init__(
             {
                 "command": In(stream.Signature(ADDRESS_BITS)),
                 "request": Out(stream.Signature(ReadRequest())),
-                "data": In(beat),
+                "data": In(stream.Signature(8 * sizes.beat_bytes)),
                 "write_request": Out(stream.Signature(ReadRequest())),
                 "write_data": Out(stream.Signature(WriteBeat(sizes.beat_bytes))),
                 "alive": In(sizes.max_heads),
                 "heads": Out(IMPORTANCE_BITS * sizes.max_heads),
                 "heads_clear": In(1),
-                "token_address": In(word),
-                "token_data": Out(token),
-                "token_write_address": In(word),
-                "token_write_data": In(token),
-                "token_write_enable": In(1),
+                **token_ports(sizes).flip(),
                 **dict.fromkeys(("busy", "done", "error"), Out(1)),
                 **dict.fromkeys(COUNTERS, Out(COUNTER_BITS)),
             }

@@ -5,7 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch.attention import EXP_BITS, AttentionSizes
-from hwgen.attention.importance import IMPORTANCE_BITS, Importance
+from hwgen.attention.importance import Importance, token_ports
 from hwgen.attention.job import JobFields, job_prunes
 from hwgen.attention.rows import RowPlace, RowReader, row_words, slot_bits
 from hwgen.attention.score_stage import Inverse
@@ -44,7 +44,7 @@ class FinishStage(wiring.Component):
 
     def __init__(self, sizes: AttentionSizes) -> None:
         self._sizes = sizes
-        slot, lanes, word = slot_bits(sizes), sizes.softmax_lanes, range(row_words(sizes))
+        slot = slot_bits(sizes)
         super().__init__(
             {
                 "job": In(JobFields()),
@@ -56,16 +56,12 @@ class FinishStage(wiring.Component):
                 "word_slot": Out(slot),
                 "inverse": In(Inverse()),
                 "e_address": Out(range(sizes.rows_in_flight * row_words(sizes))),
-                "e_bits": In(EXP_BITS * lanes),
+                "e_bits": In(EXP_BITS * sizes.softmax_lanes),
                 "kept": Out(stream.Signature(KeptRow())),
                 "marked": Out(stream.Signature(LaneExponentials(sizes))),
                 "read": Out(1),
                 "busy": Out(1),
-                "token_address": In(word),
-                "token_data": Out(IMPORTANCE_BITS * lanes),
-                "token_write_address": In(word),
-                "token_write_data": In(IMPORTANCE_BITS * lanes),
-                "token_write_enable": In(1),
+                **token_ports(sizes).flip(),
             }
         )
 

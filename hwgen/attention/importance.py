@@ -2,7 +2,7 @@
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, SignatureMembers
 
 from hwgen.arch.attention import (
     EXP_BITS,
@@ -12,6 +12,7 @@ from hwgen.arch.attention import (
     SCORE_MAX,
     AttentionSizes,
 )
+from hwgen.attention.rows import row_words
 from hwgen.attention.words import FLOOR_BITS, LaneExponentials
 from hwgen.lib.pipeline import delay
 from hwgen.lib.ram import Ram
@@ -19,6 +20,23 @@ from hwgen.lib.shared import Shared
 
 IMPORTANCE_BITS = SCORE_MAX.bit_length()
 PROBABILITY_BITS = PROBABILITY_FRACTION + 1
+
+
+def token_ports(sizes: AttentionSizes) -> SignatureMembers:
+    """Ports of who reads and writes importance of tokens, a word of `softmax_lanes` each.
+
+    Data come a cycle after their address.
+    """
+    word, bits = range(row_words(sizes)), IMPORTANCE_BITS * sizes.softmax_lanes
+    return SignatureMembers(
+        {
+            "token_address": Out(word),
+            "token_data": In(bits),
+            "token_write_address": Out(word),
+            "token_write_data": Out(bits),
+            "token_write_enable": Out(1),
+        }
+    )
 
 
 class ProbabilityLane(wiring.Component):
@@ -85,8 +103,7 @@ class Importance(wiring.Component):
     DECAY_DISTANCE = 4
 
     def __init__(self, sizes: AttentionSizes) -> None:
-        self._lanes = sizes.softmax_lanes
-        self._depth = max(2, sizes.max_length // self._lanes)
+        self._lanes, self._depth = sizes.softmax_lanes, row_words(sizes)
         address = (self._depth - 1).bit_length()
         super().__init__(
             {

@@ -81,7 +81,6 @@ class Quantizer(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Words enter when the queue has room for all that are under way; both packers take from it together."""
         m = Module()
-        self._packers = [PlanePacker(lanes=self._lanes, beat_bytes=self._beat_bytes) for _ in range(2)]
         settings = self.settings
         fields = {"integers": INTEGER_BITS * self._lanes, "bits": BITS_WIDTH, "low": 1, "half": 1, "last": 1}
         byte = len(settings.offset)
@@ -101,8 +100,8 @@ class Quantizer(wiring.Component):
         beside = delay(m, beside, self.integer_latency, "beside")
         m.d.comb += queue.i.payload.eq(Cat(*integers, beside))
 
-        self._pack(m, queue.o)
-        m.d.comb += self.busy.eq((under_way != 0) | self._packers[0].busy | self._packers[1].busy)
+        msb, low = self._pack(m, queue.o)
+        m.d.comb += self.busy.eq((under_way != 0) | msb.busy | low.busy)
         return m
 
     def _integer(self, m: Module, lane: int, bits: Value) -> Value:
@@ -118,10 +117,11 @@ class Quantizer(wiring.Component):
         ]
         return convert.o
 
-    def _pack(self, m: Module, source: stream.Interface) -> None:
-        """Split the integers; a word leaves the queue when every plane that it belongs to takes it."""
+    def _pack(self, m: Module, source: stream.Interface) -> tuple[PlanePacker, PlanePacker]:
+        """Split the integers; a word leaves the queue when every plane that it belongs to takes it. Gives packers."""
         word = source.payload
-        m.submodules.msb_packer, m.submodules.low_packer = msb, low = self._packers
+        msb, low = (PlanePacker(lanes=self._lanes, beat_bytes=self._beat_bytes) for _ in range(2))
+        m.submodules.msb_packer, m.submodules.low_packer = msb, low
         wiring.connect(m, msb.o, wiring.flipped(self.msb))
         wiring.connect(m, low.o, wiring.flipped(self.low))
         m.d.comb += [
@@ -145,3 +145,4 @@ class Quantizer(wiring.Component):
                 m.d.comb += msb.i.payload.elements[lane].eq(integer[LOW_BITS:])
             with m.Else():
                 m.d.comb += msb.i.payload.elements[lane].eq(integer)
+        return msb, low

@@ -6,8 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwgen.arch.attention import AttentionSizes
 from hwgen.arch.services import Job
-from hwgen.attention.importance import IMPORTANCE_BITS
-from hwgen.attention.rows import row_words
+from hwgen.attention.importance import IMPORTANCE_BITS, token_ports
 from hwgen.attention.services.descriptor import ServiceReader
 from hwgen.attention.services.gather import GatherJob
 from hwgen.attention.services.quantize import QuantizeJob
@@ -43,7 +42,6 @@ class ServiceCore(wiring.Component):
 
     def __init__(self, sizes: AttentionSizes, *, operand: str = "fp16", mul_latency: int = 3) -> None:
         self._sizes, self._operand, self._mul_latency = sizes, operand, mul_latency
-        word, token = range(row_words(sizes)), IMPORTANCE_BITS * sizes.softmax_lanes
         super().__init__(
             {
                 "command": In(stream.Signature(ServiceCommand())),
@@ -51,11 +49,7 @@ class ServiceCore(wiring.Component):
                 "data": In(stream.Signature(8 * sizes.beat_bytes)),
                 "write_request": Out(stream.Signature(ReadRequest())),
                 "write_data": Out(stream.Signature(WriteBeat(sizes.beat_bytes))),
-                "token_address": Out(word),
-                "token_data": In(token),
-                "token_write_address": Out(word),
-                "token_write_data": Out(token),
-                "token_write_enable": Out(1),
+                **token_ports(sizes),
                 "heads": In(IMPORTANCE_BITS * sizes.max_heads),
                 "heads_clear": Out(1),
                 "alive": Out(sizes.max_heads, init=(1 << sizes.max_heads) - 1),

@@ -2,11 +2,11 @@
 
 from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In
 
 from hwgen.arch.attention import AttentionSizes
 from hwgen.arch.services import INDEX_BYTES, Job
-from hwgen.attention.services.words import BeatSpan, ReadBeat, ServiceFields, StoreBeat
+from hwgen.attention.services.words import ServiceFields, job_ports
 from hwgen.attention.words import ADDRESS_BITS
 from hwgen.lib.streams import Queue
 
@@ -42,11 +42,7 @@ class GatherJob(wiring.Component):
             {
                 "fields": In(ServiceFields(Job.GATHER)),
                 "start": In(1),
-                "span": Out(stream.Signature(BeatSpan())),
-                "data": In(stream.Signature(ReadBeat(self._beat))),
-                "span_0": Out(stream.Signature(BeatSpan())),
-                "o_0": Out(stream.Signature(StoreBeat(self._beat))),
-                "busy": Out(1),
+                **job_ports(sizes, channels=1),
             }
         )
 

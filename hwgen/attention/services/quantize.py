@@ -8,7 +8,7 @@ from hwgen.arch.attention import ADDRESS_ALIGN, CHUNK, LOW_BITS, AttentionSizes
 from hwgen.arch.services import Job
 from hwgen.attention.services.align import OPERAND_BYTES, Aligner, Piece
 from hwgen.attention.services.table import beat_table
-from hwgen.attention.services.words import BEATS_BITS, BeatSpan, ReadBeat, ServiceFields, StoreBeat, quantizer_lanes
+from hwgen.attention.services.words import BEATS_BITS, BeatSpan, ServiceFields, job_ports, quantizer_lanes
 from hwgen.attention.words import ADDRESS_BITS
 from hwgen.fp.convert import FpWiden
 from hwgen.fp.formats import OPERAND_FORMATS
@@ -192,17 +192,12 @@ class QuantizeJob(wiring.Component):
 
     def __init__(self, sizes: AttentionSizes, *, operand: str, mul_latency: int) -> None:
         self._sizes, self._operand, self._mul_latency = sizes, operand, mul_latency
-        span, store = Out(stream.Signature(BeatSpan())), Out(stream.Signature(StoreBeat(sizes.beat_bytes)))
         super().__init__(
             {
                 "fields": In(ServiceFields(Job.QUANTIZE)),
                 "start": In(1),
                 "alive": In(sizes.max_heads),
-                "span": span,
-                "data": In(stream.Signature(ReadBeat(sizes.beat_bytes))),
-                **{f"span_{number}": span for number in range(2)},
-                **{f"o_{number}": store for number in range(2)},
-                "busy": Out(1),
+                **job_ports(sizes, channels=2),
             }
         )
 

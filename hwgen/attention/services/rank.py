@@ -6,12 +6,11 @@ from amaranth.lib.wiring import In, Out
 
 from hwgen.arch.attention import AttentionSizes
 from hwgen.arch.services import INDEX_BYTES, Job, Score
-from hwgen.attention.importance import IMPORTANCE_BITS
-from hwgen.attention.rows import row_words
+from hwgen.attention.importance import IMPORTANCE_BITS, token_ports
 from hwgen.attention.services.feed import RankFeed
 from hwgen.attention.services.kept import KeptStage, rank_sizes
 from hwgen.attention.services.lists import BeatPacker, Compactor
-from hwgen.attention.services.words import BEATS_BITS, BeatSpan, ReadBeat, ServiceFields, StoreBeat, rank_width
+from hwgen.attention.services.words import BEATS_BITS, ServiceFields, job_ports, rank_width
 from hwgen.attention.words import INDEX_BITS
 from hwgen.pruning.count import tree_sum
 from hwgen.pruning.topk import TopKMask
@@ -45,8 +44,6 @@ class RankJob(wiring.Component):
 
     def __init__(self, sizes: AttentionSizes) -> None:
         self._sizes, self._beat, self._width = sizes, sizes.beat_bytes, rank_width(sizes)
-        word, token = range(row_words(sizes)), IMPORTANCE_BITS * sizes.softmax_lanes
-        span, store = Out(stream.Signature(BeatSpan())), Out(stream.Signature(StoreBeat(self._beat)))
         super().__init__(
             {
                 "values": In(1),
@@ -57,16 +54,8 @@ class RankJob(wiring.Component):
                 "heads": In(IMPORTANCE_BITS * sizes.max_heads),
                 "survivors": Out(sizes.max_heads),
                 "survive": Out(1),
-                "token_address": Out(word),
-                "token_data": In(token),
-                "token_write_address": Out(word),
-                "token_write_data": Out(token),
-                "token_write_enable": Out(1),
-                "span": span,
-                "data": In(stream.Signature(ReadBeat(self._beat))),
-                **{f"span_{number}": span for number in range(2)},
-                **{f"o_{number}": store for number in range(2)},
-                "busy": Out(1),
+                **token_ports(sizes),
+                **job_ports(sizes, channels=2),
             }
         )
 

@@ -1,16 +1,15 @@
 """SAVE and RESTORE: importance of tokens to memory and back, and which heads are alive."""
 
 from amaranth.hdl import Module, Mux, Signal, Value
-from amaranth.lib import stream, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.arch.attention import AttentionSizes
 from hwgen.arch.services import IMPORTANCE_BYTES, Job, Score
-from hwgen.attention.importance import IMPORTANCE_BITS
-from hwgen.attention.rows import row_words
+from hwgen.attention.importance import IMPORTANCE_BITS, token_ports
 from hwgen.attention.services.feed import part_of
 from hwgen.attention.services.lists import BeatPacker, Compactor
-from hwgen.attention.services.words import BeatSpan, ReadBeat, ServiceFields, StoreBeat, rank_width
+from hwgen.attention.services.words import ServiceFields, job_ports, rank_width
 from hwgen.attention.words import INDEX_BITS
 
 
@@ -39,25 +38,16 @@ class StateJob(wiring.Component):
 
     def __init__(self, sizes: AttentionSizes) -> None:
         self._sizes, self._beat, self._width = sizes, sizes.beat_bytes, rank_width(sizes)
-        word, token = range(row_words(sizes)), IMPORTANCE_BITS * sizes.softmax_lanes
         super().__init__(
             {
                 "restores": In(1),
                 "save": In(ServiceFields(Job.SAVE)),
                 "restore": In(ServiceFields(Job.RESTORE)),
                 "start": In(1),
-                "token_address": Out(word),
-                "token_data": In(token),
-                "token_write_address": Out(word),
-                "token_write_data": Out(token),
-                "token_write_enable": Out(1),
+                **token_ports(sizes),
                 "survivors": Out(sizes.max_heads),
                 "survive": Out(1),
-                "span": Out(stream.Signature(BeatSpan())),
-                "data": In(stream.Signature(ReadBeat(self._beat))),
-                "span_0": Out(stream.Signature(BeatSpan())),
-                "o_0": Out(stream.Signature(StoreBeat(self._beat))),
-                "busy": Out(1),
+                **job_ports(sizes, channels=1),
             }
         )
 

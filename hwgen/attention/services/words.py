@@ -1,6 +1,7 @@
-"""Words that the parts of the jobs beside attention exchange."""
+"""Words that the parts of the jobs beside attention exchange, and ports that all jobs have."""
 
-from amaranth.lib import data
+from amaranth.lib import data, stream
+from amaranth.lib.wiring import In, Member, Out
 
 from hwgen.arch.attention import AttentionSizes
 from hwgen.arch.services import SERVICES, Job
@@ -52,6 +53,18 @@ class ServiceFields(data.StructLayout):
 
     def __init__(self, job: Job) -> None:
         super().__init__({item.name: item.width for item in SERVICES[job]})
+
+
+def job_ports(sizes: AttentionSizes, *, channels: int) -> dict[str, Member]:
+    """Ports that every job has: what it reads, what it writes by `channels` of the write port, whether it runs."""
+    span, store = Out(stream.Signature(BeatSpan())), Out(stream.Signature(StoreBeat(sizes.beat_bytes)))
+    return {
+        "span": span,
+        "data": In(stream.Signature(ReadBeat(sizes.beat_bytes))),
+        **{f"span_{number}": span for number in range(channels)},
+        **{f"o_{number}": store for number in range(channels)},
+        "busy": Out(1),
+    }
 
 
 def write_burst(beat_bytes: int) -> int:
