@@ -81,7 +81,8 @@ class Schedule:
         """How many of `n` layer `layer` keeps; None: a threshold decides."""
         if self.caps:
             return min(self.caps[layer], n)
-        return math.ceil(_exact(self.shares[layer]) * n) if self.shares else None
+        # A share that is rounded to 0 still keeps one.
+        return min(n, max(1, math.ceil(_exact(self.shares[layer]) * n))) if self.shares else None
 
     def keeps_all(self, layer: int, n: int | None) -> bool:
         """Whether a layer keeps all of `n`; None: of any number, which a cap cannot."""

@@ -38,7 +38,7 @@ def test_the_papers_unpruned_layers():
 
 @pytest.mark.parametrize(
     ("share", "n", "k"),
-    [(0.7, 10, 7), (0.07, 100, 7), (0.55, 100, 55), (0.8, 5, 4), (0.3, 1, 1), (1.0, 9, 9), (0.3, 0, 0)],
+    [(0.7, 10, 7), (0.07, 100, 7), (0.55, 100, 55), (0.8, 5, 4), (0.3, 1, 1), (1.0, 9, 9), (0.3, 0, 0), (1e-9, 10, 1)],
 )
 def test_shares_round_up(share, n, k):
     assert Schedule(shares=(share,)).count(0, n) == k
