@@ -99,7 +99,6 @@ class AttentionEngine(wiring.Component):
         control, (core, services, port, faults) = self.control, parts
         instruction = Signal.like(control.command.payload, reset_less=True)
         crooked = self._command(m, core, services, operands_of(Opcode.ATTEND, instruction.operands), attends)
-        begins, refused = Signal(), Signal()
         m.d.comb += control.busy.eq(1)
         with m.FSM():
             with m.State("idle"):
@@ -107,20 +106,7 @@ class AttentionEngine(wiring.Component):
                 m.d.sync += instruction.eq(control.command.payload)
                 with m.If(control.command.valid & control.command.ready):
                     m.next = "begin"
-            with m.State("begin"):
-                m.d.comb += begins.eq(1)
-                with m.If(faults.halt):
-                    m.next = "idle"
-                with m.Elif(~crooked):
-                    m.d.comb += [core.command.valid.eq(attends), services.command.valid.eq(~attends)]
-                    with m.If(Mux(attends, core.command.ready, services.command.ready)):
-                        m.next = "running"
-            with m.State("running"):
-                m.d.comb += refused.eq(core.error | services.error)
-                with m.If(faults.halt):
-                    m.next = "abort"
-                with m.Elif(core.done | services.done | refused):
-                    m.next = "end"
+            begins, refused = self._job(m, (core, services), faults, attends, crooked)
             self._ends(m, port, faults)
         self._report(m, port, faults, begins & crooked, refused, instruction.pc)
 
@@ -136,6 +122,28 @@ class AttentionEngine(wiring.Component):
             services.command.payload.address.eq(attend.addr),
         ]
         return (attend.addr[:low] != 0) | (attend.addr[self._arch.memory.address_bits :] != 0)
+
+    def _job(
+        self, m: Module, cores: tuple[AttentionCore, ServiceCore], faults: FaultReporter, attends: Value, crooked: Value
+    ) -> tuple[Value, Value]:
+        """States in which a job is under way. Gives whether it is to begin, and whether its descriptor is refused."""
+        core, services = cores
+        begins, refused = Signal(), Signal()
+        with m.State("begin"):
+            m.d.comb += begins.eq(1)
+            with m.If(faults.halt):
+                m.next = "idle"
+            with m.Elif(~crooked):
+                m.d.comb += [core.command.valid.eq(attends), services.command.valid.eq(~attends)]
+                with m.If(Mux(attends, core.command.ready, services.command.ready)):
+                    m.next = "running"
+        with m.State("running"):
+            m.d.comb += refused.eq(core.error | services.error)
+            with m.If(faults.halt):
+                m.next = "abort"
+            with m.Elif(core.done | services.done | refused):
+                m.next = "end"
+        return begins, refused
 
     def _ends(self, m: Module, port: MemoryPort, faults: FaultReporter) -> None:
         """States in which bursts are completed: of a job that has ended, of one that is given up."""

@@ -89,8 +89,7 @@ def layer_jobs(
     tokens, head_size, group = shape[2], shape[3] // item.heads, item.heads // item.kv_heads
     bits = quantization_of(policy)
     _check(item, magnitudes)
-    query = Operands(bits.bits, False, _steps(magnitudes.query, bits.bits))
-    key, value = (Operands(bits.msb, True, _steps(one, bits.bits)) for one in (magnitudes.key, magnitudes.value))
+    query, key, value = operands = _operands(bits, magnitudes)
     fields = _fields(item, bits, tokens, first) | {
         "head_size": head_size,
         # Rows that are alone with their keys have nothing from having them on chip.
@@ -101,11 +100,7 @@ def layer_jobs(
         "value_keep": value_keep(policy, layer, item, tokens, first),
         "forget": FORGET_NOTHING if layer or first else 0,
     }
-    records = b"".join(
-        _record(item, bits, *(float(step) for step in (query.steps[h], key.steps[h // group], value.steps[h // group])))
-        for h in range(item.heads)
-    )
-    return LayerJobs(item, tokens, head_size, query, key, value, fields, records)
+    return LayerJobs(item, tokens, head_size, *operands, fields, _records(item, bits, operands))
 
 
 def _check(item: Attend, magnitudes: Magnitudes) -> None:
@@ -113,6 +108,15 @@ def _check(item: Attend, magnitudes: Magnitudes) -> None:
         found = getattr(magnitudes, name).shape
         if tuple(found) != (1, heads):
             raise UserError(f"magnitudes of {name} must be [1, {heads}], not {list(found)}: calibrate the model")
+
+
+def _operands(bits: Quantization, magnitudes: Magnitudes) -> tuple[Operands, Operands, Operands]:
+    """Queries, keys and values."""
+    query, key, value = (
+        scale_of(one[0], bits.bits).numpy().astype(np.float32)
+        for one in (magnitudes.query, magnitudes.key, magnitudes.value)
+    )
+    return Operands(bits.bits, False, query), Operands(bits.msb, True, key), Operands(bits.msb, True, value)
 
 
 def _fields(item: Attend, bits: Quantization, tokens: int, first: int) -> dict[str, int]:
@@ -141,10 +145,6 @@ def key_mode(bits: Quantization) -> KeyMode:
     return KeyMode.ROW if bits.cutoff is None else KeyMode.KEY
 
 
-def _steps(magnitudes: object, bits: int) -> NDArray[np.float32]:
-    return scale_of(magnitudes[0], bits).numpy().astype(np.float32)
-
-
 def value_keep(policy: PruningPolicy, layer: int, item: Attend, tokens: int, first: int) -> int:
     """Share of the values that a layer keeps.
 
@@ -161,6 +161,14 @@ def value_keep(policy: PruningPolicy, layer: int, item: Attend, tokens: int, fir
             "that only shares are allowed"
         )
     return keep_share(schedule.shares[layer])
+
+
+def _records(item: Attend, bits: Quantization, operands: tuple[Operands, Operands, Operands]) -> bytes:
+    """Records of all heads; those of a group have keys and values in common."""
+    group = item.heads // item.kv_heads
+    query, key, value = (operand.steps.tolist() for operand in operands)
+    steps = ((query[head], key[head // group], value[head // group]) for head in range(item.heads))
+    return b"".join(_record(item, bits, *of_head) for of_head in steps)
 
 
 def _record(item: Attend, bits: Quantization, query: float, key: float, value: float) -> bytes:
