@@ -1,7 +1,7 @@
 """The attention core's cycle model: what jobs take, without their data. Equal to the RTL in every cycle.
 
 `model/attention/` follows the control of every part of `hwgen/attention` in C++, in front of the memory of
-`sim/attention/block.py`. What data decide is told row by row: `RowFacts`, from the golden model or made up.
+`sim/attention/drive.py`. What data decide is told row by row: `RowFacts`, from the golden model or made up.
 """
 
 import ctypes

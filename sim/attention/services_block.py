@@ -4,11 +4,10 @@ import itertools
 from dataclasses import dataclass
 
 from hwgen.arch.attention import AttentionSizes
-from hwgen.arch.services import Job
 from hwgen.attention.importance import IMPORTANCE_BITS
 from hwgen.attention.services.core import ServiceCore
 from models.memory import Memory
-from sim.attention.block import MemoryPort, Stalls
+from sim.attention.drive import MemoryPort, Stalls, drive
 from sim.step_block import StepBlock
 
 
@@ -44,23 +43,15 @@ class ServiceBlock:
 
         latency : cycles from a request to its first beat. stalls : of every side of the memory.
         """
-        port, shown, start = MemoryPort(self.sizes, memory, latency, stalls), True, self._block.cycle
-        beats = [0, 0]
-        while self._block.cycle - start < limit:
-            inputs = port.inputs(self._block.cycle)
-            out = self._step(command=job | address << 3, command_valid=shown, **inputs)
-            port.see(self._block.cycle - 1, inputs, out)
-            beats[0] += inputs["data_valid"] and out["data_ready"]
-            beats[1] += out["write_data_valid"] and inputs["write_data_ready"]
-            shown = shown and not out["command_ready"]
-            if out["done"] or out["error"]:
-                port.check_empty()
-                cycles = self._block.cycle - start
-                idle = self._step()
-                assert not idle["busy"] | idle["done"] | idle["error"]
-                self.alive = idle["alive"]
-                return ServiceRun(bool(out["error"]), cycles, *beats)
-        raise AssertionError(f"{Job(job).name} has not ended after {limit} cycles")
+        port, command = MemoryPort(self.sizes, memory, latency, stalls), job | address << 3
+
+        def step(**inputs: int) -> dict[str, int]:
+            return self._step(**inputs | {"command": command})  # held, as the core wants it
+
+        (end,) = drive(step, port, [command], limit)
+        assert not end.after["busy"] | end.after["done"] | end.after["error"]
+        self.alive = end.after["alive"]
+        return ServiceRun(end.error, end.cycle + 1, port.read_beats, port.write_beats)
 
     def _step(self, **inputs: int) -> dict[str, int]:
         """A cycle, with the memory of tokens and the registers of heads."""

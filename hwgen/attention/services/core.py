@@ -30,7 +30,7 @@ class ServiceCore(wiring.Component):
 
     Members
     -------
-    command : In(stream of ServiceCommand)
+    command : In(stream of ServiceCommand)    Whose payload is held until the job has ended.
     request : Out(stream of ReadRequest), data : In(stream of beat)         Beats in the order of requests.
     write_request : Out(stream of ReadRequest), write_data : Out(stream of WriteBeat)
     token_address, token_data, token_write_address, token_write_data, token_write_enable    For those of AttentionCore.

@@ -25,7 +25,7 @@ class ServiceReader(wiring.Component):
 
     Members
     -------
-    command : In(stream of ServiceCommand)
+    command : In(stream of ServiceCommand)  The payload is held until the job has ended; `job` follows it.
     span : Out(stream of BeatSpan)
     data : In(beat), data_valid : In(1)     Beats of the descriptor.
     job : Out(3)                            Of the command, from the cycle after it on.
