@@ -1,6 +1,6 @@
 """Random jobs beside attention on RTL and on the golden model, with everything that they may change compared."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -11,19 +11,13 @@ from models.attention_engine.engine import Importance
 from models.attention_engine.services import run_service
 from models.memory import Memory
 from sim.attention.services_block import ServiceBlock, ServiceRun
-from tests.support import at_random, never
+from tests.core_support import SIZES as SMALL
 
 SIZES = {
-    "16": AttentionSizes(
-        multipliers=16, beat_bytes=16, softmax_lanes=8, output_lanes=2, max_length=64, buffer_words=256, max_heads=6,
-        rows_in_flight=2, reads_in_flight=16,
-    ),
-    "32": AttentionSizes(
-        multipliers=32, beat_bytes=32, softmax_lanes=4, output_lanes=4, max_length=128, buffer_words=256, max_heads=4,
-        rows_in_flight=4, reads_in_flight=16,
-    ),
+    "16": replace(SMALL["16"], softmax_lanes=8, max_heads=6),
+    "32": replace(SMALL["32"], softmax_lanes=4, max_length=128),
     "64": AttentionSizes(),
-}  # fmt: skip
+}
 OPERANDS = {"16": "fp16", "32": "bf16", "64": "fp16"}
 SPAN = 1 << 22
 """Each region of a job has this many addresses to itself."""
@@ -112,10 +106,3 @@ def compare(
     assert core.heads == importance.heads.tolist()
     assert core.alive == sum(int(bit) << head for head, bit in enumerate(importance.alive))
     return run
-
-
-def timing(rng: np.random.Generator, case: int) -> dict[str, object]:
-    """A memory: latency and stalls."""
-    probability = float(rng.choice([0, 0.2, 0.6]))
-    stalls = at_random(case, probability) if probability else never
-    return {"latency": int(rng.choice([1, 7, 40])), "stalls": stalls}

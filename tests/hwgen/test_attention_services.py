@@ -10,6 +10,7 @@ from models.attention_engine.planes import row_bytes
 from models.attention_engine.services import run_service
 from models.memory import Memory
 from sim.attention.services_block import ServiceBlock
+from tests.core_support import timing
 from tests.hwgen.services_support import (
     BASES,
     DESCRIPTOR,
@@ -20,7 +21,6 @@ from tests.hwgen.services_support import (
     compare,
     fields_of,
     set_alive,
-    timing,
 )
 
 pytestmark = pytest.mark.verilator

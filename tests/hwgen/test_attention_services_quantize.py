@@ -7,7 +7,8 @@ from hwgen.arch.attention import PLANE_BITS, QUERY_BITS
 from hwgen.arch.services import Job
 from models.attention_engine.planes import row_bytes
 from models.formats import CORNERS_BF16, CORNERS_FP16, encode
-from tests.hwgen.services_support import BASES, OPERANDS, SIZES, State, compare, fields_of, timing
+from tests.core_support import timing
+from tests.hwgen.services_support import BASES, OPERANDS, SIZES, State, compare, fields_of
 
 pytestmark = pytest.mark.verilator
 

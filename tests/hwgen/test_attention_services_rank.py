@@ -5,7 +5,8 @@ import pytest
 
 from hwgen.arch.services import Job, Key, Score
 from models.formats import CORNERS_FP32
-from tests.hwgen.services_support import BASES, SIZES, State, compare, fields_of, timing
+from tests.core_support import timing
+from tests.hwgen.services_support import BASES, SIZES, State, compare, fields_of
 
 pytestmark = pytest.mark.verilator
 

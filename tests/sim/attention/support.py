@@ -18,19 +18,10 @@ from models.attention_engine.engine import AttentionEngine, JobResult
 from models.attention_engine.planes import beats, row_bytes
 from models.memory import Memory
 from sim.attention.block import AttentionBlock
+from tests import core_support
 from tests.models.attention_engine.support import SPAN, Layer, random_layer
-from tests.support import at_random, never
 
-SIZES = {
-    "16": AttentionSizes(
-        multipliers=16, beat_bytes=16, softmax_lanes=4, output_lanes=2, max_length=64, buffer_words=256, max_heads=4,
-        rows_in_flight=2, reads_in_flight=16,
-    ),
-    "32": AttentionSizes(
-        multipliers=32, beat_bytes=32, softmax_lanes=8, select_lanes=2, output_lanes=4, max_length=64, buffer_words=256,
-        max_heads=4, rows_in_flight=4, reads_in_flight=16,
-    ),
-}  # fmt: skip
+SIZES = dict(core_support.SIZES)
 SMALL = tuple(SIZES)
 """Names of the sizes that most tests run on."""
 FULL = AttentionSizes()
@@ -110,8 +101,6 @@ def check_cases(name: str, seed: int, cases: int, **choices: object) -> list[tup
         layer = random_job(rng, **choices)
         alive = int(rng.integers(16)) if rng.random() < 0.3 else 15
         tokens = rng.integers(0, 1 << 20, SIZES[name].max_length).tolist()
-        probability = float(rng.choice([0, 0.2, 0.6]))
-        stalls = at_random(case, probability) if probability else never
         print(f"case {case}: {layer.job}, alive {alive:04b}")
-        done.append((layer, check(name, layer, alive, tokens, latency=int(rng.choice([1, 7, 40])), stalls=stalls)))
+        done.append((layer, check(name, layer, alive, tokens, **core_support.timing(rng, case))))
     return done

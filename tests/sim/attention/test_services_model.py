@@ -8,7 +8,8 @@ from hwgen.arch.services import Job, Score, pack_service
 from models.attention_engine.engine import Importance
 from models.memory import Memory
 from sim.attention.services_model import ServiceCycles, golden_service, run_service_model
-from tests.hwgen.services_support import BASES, DESCRIPTOR, SIZES, State, block, fields_of, set_alive, timing
+from tests.core_support import timing
+from tests.hwgen.services_support import BASES, DESCRIPTOR, SIZES, State, block, fields_of, set_alive
 from tests.hwgen.test_attention_services import gather
 from tests.hwgen.test_attention_services_quantize import contents_of as quantize_contents
 from tests.hwgen.test_attention_services_quantize import random_fields
