@@ -22,7 +22,6 @@ from models.attention import PruningPolicy, Quantization, Schedule
 from models.attention.calibrate import calibrate
 from models.attention.policy import HEADS_UNPRUNED, TOKENS_UNPRUNED, unpruned_layers
 from models.machine import Machine
-from models.memory import Memory
 from models.pattern import Pattern
 from models.recipes.accuracy import write
 from scheduler.attention.capture import capture_encoder
@@ -111,12 +110,12 @@ def measure(subject: Subject, setting: Setting, tell: Callable[[str], None]) -> 
     program = subject.program(setting)
     machine = Machine(subject.arch, {0: program.image(subject.hidden[: subject.prompt])})
     machine.run(program.prompt.code.encode())
-    memory, counted = machine.memory, []
+    memory, size, counted = machine.memory, program.memory_size, []
     for position in range(subject.prompt, subject.room):
         tell(f"{setting.name}: token {position - subject.prompt + 1} of {subject.tokens}")
-        bytes_now = np.frombuffer(memory.read(0, program.memory_size), np.uint8).copy()
-        program.write_token(bytes_now, position, subject.hidden[position : position + 1])
-        memory = Memory({0: bytes_now})
+        (image,) = memory.read_rows(0, 1, size, size)
+        program.write_token(image, position, subject.hidden[position : position + 1])
+        memory.write(0, image)
         moved = traffic(program.token, memory)
         counted.append(counted_run(program.token, memory) | moved)
     means = {kind: round(sum(one[kind] for one in counted) / len(counted)) for kind in counted[0]}
