@@ -8,7 +8,7 @@ from hwgen.arch import Arch
 from hwgen.arch.registers import TensorState
 from hwgen.array.feed import position_bits
 from hwgen.array.tile import TileLayout
-from hwgen.array.words import ElementShape, Source, index_width
+from hwgen.array.words import ElementShape, Source, beat_fields, index_width
 from hwgen.lib.shapes import PC_BITS, WORD_BITS
 
 
@@ -33,23 +33,7 @@ class BeatLayout(data.StructLayout):
     """The beat fields of a row command."""
 
     def __init__(self, arch: Arch) -> None:
-        shape = ElementShape.of(arch)
-        ring_bits = index_width(shape.act_buffer)
-        super().__init__(
-            {
-                "base": ring_bits,
-                "mask": ring_bits,
-                "dense": 1,
-                "stationary": 1,
-                "slot": index_width(shape.weight_slots),
-                "source": 2,
-                "sum": index_width(shape.sums),
-                "keep": 1,
-                "leave": 1,
-                "emit": 1,
-                "flush": 1,
-            }
-        )
+        super().__init__(beat_fields(ElementShape.of(arch)))
 
 
 class BeatSequencer(wiring.Component):

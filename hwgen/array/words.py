@@ -137,37 +137,46 @@ class WeightLayout(data.StructLayout):
         )
 
 
+def beat_fields(shape: ElementShape) -> dict[str, int]:
+    """Fields of a beat with their bits, as in ControlLayout; `sum` is both the sum that HELD names and its target.
+
+    `flush` marks the last beat of an instruction that leaves no result.
+    """
+    ring_bits = index_width(shape.act_buffer)
+    return {
+        "base": ring_bits,
+        "mask": ring_bits,
+        "dense": 1,
+        "stationary": 1,
+        "slot": index_width(shape.weight_slots),
+        "source": 2,
+        "sum": index_width(shape.sums),
+        "keep": 1,
+        "leave": 1,
+        "emit": 1,
+        "flush": 1,
+    }
+
+
 class CommandLayout(data.StructLayout):
     """Row command: what every row does, `hop` cycles after the row above.
 
     fetch, act_addr, act_word   read an activation word of the bank into the ring
-    beat fields                 as in ControlLayout
+    beat fields                 as in `beat_fields`
     drain, drain_row, drained   bit l of `drain`: row `drain_row * links + l` puts drain buffer l of `drained` on link l
-    flush                       marks the last beat of an instruction that leaves no result
     """
 
     def __init__(self, arch: Arch) -> None:
         shape = ElementShape.of(arch)
-        sum_bits, ring_bits = index_width(shape.sums), index_width(shape.act_buffer)
         super().__init__(
             {
                 "fetch": 1,
                 "act_addr": index_width(arch.scratchpads.act_depth * arch.array.cols // shape.act_width),
                 "act_word": index_width(shape.act_buffer // shape.act_width),
-                "base": ring_bits,
-                "mask": ring_bits,
-                "dense": 1,
-                "stationary": 1,
-                "slot": index_width(shape.weight_slots),
-                "source": 2,
-                "sum": sum_bits,
-                "keep": 1,
-                "leave": 1,
-                "emit": 1,
-                "flush": 1,
+                **beat_fields(shape),
                 "drain": shape.links,
                 "drain_row": index_width(arch.array.rows // shape.links),
-                "drained": data.ArrayLayout(sum_bits, shape.links),
+                "drained": data.ArrayLayout(index_width(shape.sums), shape.links),
             }
         )
 

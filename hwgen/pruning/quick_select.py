@@ -101,10 +101,7 @@ class QuickSelect(Selector):
                 m.d.sync += self._equal.eq(0)
                 m.next = "PASS"
             with m.State("PASS"):
-                m.d.comb += [word.eq(1), self.read_address.eq(self.word + 1)]
-                self.step_pass(m)
-                with m.If(self.last_word):
-                    m.next = "DECIDE"
+                self.read_pass(m, word, "DECIDE")
             with m.State("DECIDE"), m.If(decided):
                 self._decide(m)
             if partition_gap(sizes.width):

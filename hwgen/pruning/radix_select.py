@@ -154,10 +154,7 @@ class RadixSelect(Selector):
             with m.State("WAIT"), m.If(waited):
                 m.next = "PASS"
             with m.State("PASS"):
-                m.d.comb += [word.eq(1), self.read_address.eq(self.word + 1)]
-                self.step_pass(m)
-                with m.If(self.last_word):
-                    m.next = "DECIDE"
+                self.read_pass(m, word, "DECIDE")
             with m.State("FOUND"):
                 self.give_found(m, self._threshold[-self.sizes.bits :], self._ties, "COMMAND")
 

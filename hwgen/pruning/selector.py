@@ -95,6 +95,13 @@ class Selector(wiring.Component):
             with m.If(self.last_word):
                 m.next = following
 
+    def read_pass(self, m: Module, word: Value, following: str) -> None:
+        """State in which the words of a pass are read, with `word`; goes to state `following` after the last."""
+        m.d.comb += [word.eq(1), self.read_address.eq(self.word + 1)]
+        self.step_pass(m)
+        with m.If(self.last_word):
+            m.next = following
+
     def connect_buffer(self, m: Module) -> None:
         """Write ports that do not depend on the state."""
         m.d.comb += [self.write_address.eq(self.word), self.write_data.eq(self.scores.payload), self.busy.eq(1)]
