@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,11 +70,26 @@ def load_model(spec: str, *, weights: str | Path | None = None, seed: int = 0) -
 
 def load_function(spec: str) -> zoo.Model | None:
     """Module and example inputs of `path/to/file.py:function`, which is executed; None for another kind of name."""
+    made = call_function(spec)
+    if made is None:
+        return None
+    module, examples = made
+    if isinstance(examples, torch.Tensor):
+        return module, (examples,)
+    if not isinstance(examples, tuple | list):
+        raise UserError(
+            f"{spec} must return example inputs as a tensor or a tuple of tensors, not {type(examples).__name__}"
+        )
+    return module, tuple(examples)
+
+
+def call_function(spec: str) -> tuple[torch.nn.Module, Any] | None:
+    """The same, with the example inputs as the function returns them."""
     function = _FUNCTION.fullmatch(spec)
     return _run_file(Path(function["file"]), function["name"]) if function else None
 
 
-def _run_file(path: Path, name: str) -> zoo.Model:
+def _run_file(path: Path, name: str) -> tuple[torch.nn.Module, Any]:
     """Execute the file and call the function in it."""
     if not path.is_file():
         raise UserError(f"cannot read {path}: there is no such file")
@@ -87,8 +103,7 @@ def _run_file(path: Path, name: str) -> zoo.Model:
         made = getattr(code, name)()
     if not isinstance(made, tuple) or len(made) != 2 or not isinstance(made[0], torch.nn.Module):
         raise UserError(f"{path}:{name} must return a torch.nn.Module and its example inputs")
-    module, examples = made
-    return module, (examples,) if isinstance(examples, torch.Tensor) else tuple(examples)
+    return made
 
 
 @contextlib.contextmanager

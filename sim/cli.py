@@ -1,4 +1,4 @@
-"""The command `sparseloom`: a thin face over `sim.generate` and `sim.simulate`.
+"""The command `sparseloom`: a thin face over what `sim` does.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 all went well; 1 the hardware's run
 failed or differs from the golden machine; 2 something that the user gave is wrong (one sentence says what).
@@ -182,6 +182,46 @@ def train(
     else:
         with standard_output() as console:
             print_training(result, console)
+
+
+@app.command()
+def encode(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="minilm, or file.py:function.")],
+    arch: ArchOption,
+    layers: Annotated[int | None, typer.Option(metavar="K", help="The first K layers; default: all.")] = None,
+    text: Annotated[str | None, typer.Option(help="What minilm reads.")] = None,
+    tokens: Annotated[float, typer.Option(metavar="R", help="Tokens that the last layer keeps.")] = 1.0,
+    heads: Annotated[str, typer.Option(metavar="R|COUNT", help="Heads that the last layer keeps.")] = "1.0",
+    values: Annotated[float, typer.Option(metavar="R", help="Values that each row fetches.")] = 1.0,
+    bits: Annotated[str, typer.Option(metavar="16|MSB+LSB", help="Bits of keys and values, such as 6+4.")] = "16",
+    threshold: Annotated[
+        float | None, typer.Option(metavar="P", help="LSBs for rows without a probability of P; default 0.1.")
+    ] = None,
+    sparsity: Annotated[str, typer.Option(metavar="N:M|dense", help="Weights kept of each group.")] = "dense",
+    backend: Annotated[
+        str, typer.Option(metavar="rtl|golden", help="golden: golden machine and cycle model, without RTL.")
+    ] = "rtl",
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder for the files.")] = None,
+    stalls: Annotated[float, typer.Option(metavar="P", help="Chance that a memory channel stalls in a cycle.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the function and of stalls.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a transformer with pruned attention and compare every word with the golden machine, cycles with the model."""
+    from sim.attention.encode_job import EncodeJob, run_job
+    from sim.attention.encode_report import print_encode
+
+    options = {"layers": layers, "text": text, "tokens": tokens, "heads": heads, "values": values, "bits": bits}
+    options |= {"threshold": threshold, "sparsity": sparsity, "backend": backend, "output": output}
+    job = EncodeJob(model=model, arch=arch, **options, stalls=stalls, seed=seed)
+    with progress() as report:
+        result = run_job(job, progress=report)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        with standard_output() as console:
+            print_encode(result, console)
+    if result.comparison is not None and not result.comparison.equal:
+        sys.exit(1)
 
 
 def _arch_table(presets: list[Arch]) -> Table:

@@ -126,7 +126,8 @@ def print_report(report: Report, console: Console) -> None:
     console.print(_engine_table(report))
 
 
-def _grid(title: str) -> Table:
+def grid(title: str) -> Table:
+    """A table of names and what belongs to them, to be filled."""
     table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column()
@@ -134,7 +135,7 @@ def _grid(title: str) -> Table:
 
 
 def _summary(report: Report) -> Table:
-    table = _grid(f"{escape(report.model)} on {report.arch.name}, {report.sparsity}, dataflow {report.dataflow}")
+    table = grid(f"{escape(report.model)} on {report.arch.name}, {report.sparsity}, dataflow {report.dataflow}")
     time = report.cycles / report.arch.clock_mhz
     table.add_row("result", str(report.run.status))
     table.add_row("cycles", f"{report.cycles:,} ({time:,.1f} us at {report.arch.clock_mhz} MHz)")

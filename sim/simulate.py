@@ -1,15 +1,17 @@
 """The job `simulate`: a model becomes a program, runs on the Verilated accelerator, and is compared with golden."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
 from hwgen.arch import Arch
+from hwgen.arch.commands import Command
 from models.pattern import Pattern
 from scheduler.capture import capture
 from scheduler.ir import Graph
@@ -25,6 +27,7 @@ from sim.runner import Simulator, Waveform, build
 from sim.timeline import write_timeline
 from sim.verilate import Progress
 
+R = TypeVar("R", bound=Report)
 PAGE = 4096
 """The memory image ends at a multiple of this, as real memory does."""
 
@@ -98,11 +101,7 @@ def run_program(
         return _run(simulator, program, inputs, about, options, None)
     with output_folder(options.folder) as partial:
         report = _run(simulator, program, inputs, about, options, partial)
-        _write(report, program, partial)
-        files = {kind: options.folder / path.name for kind, path in report.files.items()}
-        report = replace(report, files=files)
-        (partial / "report.json").write_text(json.dumps(report.to_json(), indent=2) + "\n")
-    return report
+        return write_files(report, program.listing(), program.commands, partial, options.folder)
 
 
 def _run(
@@ -143,12 +142,17 @@ def _padded(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.pad(image, (0, -image.size % PAGE))
 
 
-def _write(report: Report, program: Program, folder: Path) -> None:
-    """Write listing, timeline and outputs; note them in `report.files` under their final names."""
-    (folder / "program.lst").write_text(program.listing())
-    write_timeline(folder / "timeline.json", report.run.events, program.commands, title=report.arch.name)
-    np.savez(folder / "outputs.npz", **report.outputs)
+def write_files(report: R, listing: str, commands: Sequence[Command], partial: Path, folder: Path) -> R:
+    """Write listing, timeline, outputs and report of a run into the folder `partial`, which will become `folder`.
+
+    The report that is returned names the files, and that of a waveform if there is one.
+    """
+    (partial / "program.lst").write_text(listing)
+    write_timeline(partial / "timeline.json", report.run.events, commands, title=report.arch.name)
+    np.savez(partial / "outputs.npz", **report.outputs)
     names = {"listing": "program.lst", "timeline": "timeline.json", "outputs": "outputs.npz", "report": "report.json"}
-    if (folder / "wave.fst").exists():
+    if (partial / "wave.fst").exists():
         names["waveform"] = "wave.fst"
-    report.files.update({kind: folder / name for kind, name in names.items()})
+    report = replace(report, files={kind: folder / name for kind, name in names.items()})
+    (partial / "report.json").write_text(json.dumps(report.to_json(), indent=2) + "\n")
+    return report

@@ -9,7 +9,7 @@ from math import ceil
 
 import numpy as np
 
-from hwgen.arch import INSTRUCTION_BYTES, Arch, UserError
+from hwgen.arch import INSTRUCTION_BYTES, Arch, UserError, load, preset_names
 from models.attention.attention import Magnitudes
 from models.attention.policy import PruningPolicy
 from models.formats import encode
@@ -91,13 +91,22 @@ def code_address(arch: Arch, end: int) -> int:
     return ceil(end / unit) * unit
 
 
-def check_arch(graph: TrainingGraph, arch: Arch) -> None:
-    """Raise `UserError` if an architecture cannot run the graph."""
-    sizes = arch.attention
-    if sizes is None:
-        raise UserError(f"architecture {arch.name} has no attention engine: add an `attention:` section")
+def check_engine(arch: Arch) -> None:
+    """Raise `UserError` if an architecture can run no encoder at all."""
+    if arch.attention is None:
+        others = [name for name in preset_names() if load(name).attention is not None]
+        raise UserError(
+            f"architecture {arch.name} has no attention engine: add an `attention:` section, or take one of "
+            f"{', '.join(others)}"
+        )
     if arch.array.lanes != 1:
         raise UserError(f"encoders need array.lanes 1, not {arch.array.lanes}")
+
+
+def check_arch(graph: TrainingGraph, arch: Arch) -> None:
+    """Raise `UserError` if an architecture cannot run the graph."""
+    check_engine(arch)
+    sizes = arch.attention
     for item in attentions(graph):
         tokens = graph.tensors[item.output].shape[2]
         if item.heads > sizes.max_heads:

@@ -5,7 +5,7 @@ from hwgen.arch.commands import Command
 from hwgen.arch.isa import Opcode
 from hwgen.arch.services import Job
 from models.attention_engine.engine import AttentionEngine
-from models.machine import Machine
+from models.machine import Machine, MachineResult
 from models.machine_state import Fault
 from models.memory import Memory
 from sim.attention.model import ModelJob, golden_job
@@ -17,13 +17,16 @@ def attend_jobs(arch: Arch, program: bytes, memory: Memory) -> list[ModelJob | M
 
     Raises as `Machine.run` does.
     """
+    return watched_run(arch, program, memory)[1]
+
+
+def watched_run(arch: Arch, program: bytes, memory: Memory) -> tuple[MachineResult, list[ModelJob | ModelService]]:
+    """The same with what the run did."""
     machine = Machine(arch, memory)
     if machine.state.attention is None:
-        machine.run(program)
-        return []
+        return machine.run(program), []
     machine.state.attention = engine = _Watched(machine.state.attention)
-    machine.run(program, watch=engine.watch)
-    return engine.jobs
+    return machine.run(program, watch=engine.watch), engine.jobs
 
 
 class _Watched:

@@ -146,7 +146,8 @@ def test_length():
 
 
 def test_no_engine(case):
-    with pytest.raises(UserError, match=r"^architecture sat32 has no attention engine: add an `attention:` section$"):
+    text = r"^architecture sat32 has no attention engine: add an `attention:` section, or take one of [a-z0-9_, ]+$"
+    with pytest.raises(UserError, match=text):
         case.compile(PruningPolicy(), load("sat32"))
 
 

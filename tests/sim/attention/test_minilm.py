@@ -12,6 +12,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from hwgen.arch import load
 from hwgen.arch.attention import JOB_BYTES, RECORD_BYTES
 from hwgen.arch.services import SERVICE_BYTES
 from models.attention import PruningPolicy, Quantization, Schedule, embedding
@@ -21,7 +22,6 @@ from scheduler.attention.encoders import encoder_of
 from scheduler.attention.lower import compile_encoder
 from sim.attention import minilm
 from sim.attention.counted import traffic
-from sim.attention.minilm_layer import small
 from tests.scheduler.attention.support import Case
 
 ROOT = Path(__file__).parents[3]
@@ -74,7 +74,7 @@ def test_a_layer_with_trained_weights():
     subject = minilm.Subject(model, encoder_of(model.model, 1), minilm.calibrate_on(model, tokens)[:1])
     hidden = subject.hidden(tokens[0])
     graph = capture_encoder(subject.encoder.body, hidden)
-    program = compile_encoder(graph, small(), PruningPolicy(), subject.magnitudes)
+    program = compile_encoder(graph, load("small_attention"), PruningPolicy(), subject.magnitudes)
     with torch.no_grad():
         wanted = subject.encoder.body(hidden)[0].mean(0)
     found, taken = minilm.embed(program, hidden)
