@@ -7,6 +7,12 @@ from hwgen.arch.attention import AttentionSizes
 from hwgen.attention.words import ELEMENT_BITS, ElementWord
 
 
+def random_elements(rng: np.random.Generator, bits: int, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Random numbers of `bits` bits, or only the extremes."""
+    low, high = -(1 << bits - 1), (1 << bits - 1) - 1
+    return rng.choice([low, high], shape) if rng.random() < 0.2 else rng.integers(low, high + 1, shape)
+
+
 def element_word(sizes: AttentionSizes, elements: NDArray[np.int64], **fields: int) -> int:
     """Bits of an `ElementWord`; elements that are left out are 0."""
     layout = ElementWord(sizes)

@@ -12,7 +12,7 @@ from hwgen.attention.scores import StoredScores
 from hwgen.attention.words import ProductCommand, ScoreWord
 from models.attention_engine.row import Plane
 from sim.step_block import StepBlock
-from tests.hwgen.attention_support import row_words
+from tests.hwgen.attention_support import random_elements, row_words
 from tests.support import at_random, every_fourth, never
 
 pytestmark = pytest.mark.verilator
@@ -24,12 +24,6 @@ HEADS = range(16, 129, 16)
 @cache
 def block(count: int) -> StepBlock:
     return StepBlock(Products(SIZES[count]), f"products_{count}")
-
-
-def elements(rng: np.random.Generator, bits: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Random numbers of `bits` bits, or only the extremes."""
-    low, high = -(1 << bits - 1), (1 << bits - 1) - 1
-    return rng.choice([low, high], shape) if rng.random() < 0.2 else rng.integers(low, high + 1, shape)
 
 
 @dataclass
@@ -55,9 +49,9 @@ def row_passes(rng: np.random.Generator, sizes: AttentionSizes, head_size: int, 
     # A buffer holds whole words, also where the range of the row ends within one.
     step = sizes.rows_per_word(head_size)
     rows = -(-keys // step) * step if rng.random() < 0.5 else keys
-    query = elements(rng, int(rng.choice(QUERY_BITS)), (head_size,))
-    low = elements(rng, LOW_BITS, (rows, head_size)) if rng.random() < 0.6 else None
-    plane = Plane(elements(rng, int(rng.choice(PLANE_BITS)), (rows, head_size)), low)
+    query = random_elements(rng, int(rng.choice(QUERY_BITS)), (head_size,))
+    low = random_elements(rng, LOW_BITS, (rows, head_size)) if rng.random() < 0.6 else None
+    plane = Plane(random_elements(rng, int(rng.choice(PLANE_BITS)), (rows, head_size)), low)
     visible = rng.random(rows) < rng.choice([0, 0.5, 1, 1])
     seen, magnitude = visible[:keys], int(np.abs(query).sum())
 

@@ -13,7 +13,7 @@ from hwgen.attention.words import WeightedCommand
 from models.attention_engine.row import Plane
 from models.attention_engine.softmax import shrink
 from sim.step_block import StepBlock
-from tests.hwgen.attention_support import element_word, row_words
+from tests.hwgen.attention_support import element_word, random_elements, row_words
 from tests.support import at_random, every_fourth, long, never
 
 pytestmark = pytest.mark.verilator
@@ -30,11 +30,6 @@ HEADS = range(16, 129, 16)
 @cache
 def block(count: int) -> StepBlock:
     return StepBlock(WeightedSum(SIZES[count]), f"weighted_{count}")
-
-
-def elements(rng: np.random.Generator, bits: int, shape: tuple[int, ...]) -> np.ndarray:
-    low, high = -(1 << bits - 1), (1 << bits - 1) - 1
-    return rng.choice([low, high], shape) if rng.random() < 0.2 else rng.integers(low, high + 1, shape)
 
 
 @dataclass
@@ -54,8 +49,8 @@ def make_row(rng: np.random.Generator, sizes: AttentionSizes, head_size: int, ti
     for tile in range(tiles):
         keys = count or int(rng.choice([1, 2, int(rng.integers(1, 60))]))
         bits = int(rng.choice(PLANE_BITS))
-        low = elements(rng, LOW_BITS, (keys, head_size)) if rng.random() < 0.6 else None
-        plane = Plane(elements(rng, bits, (keys, head_size)), low)
+        low = random_elements(rng, LOW_BITS, (keys, head_size)) if rng.random() < 0.6 else None
+        plane = Plane(random_elements(rng, bits, (keys, head_size)), low)
         e = rng.choice([0, 1, EXP_MAX], keys) if rng.random() < 0.2 else rng.integers(0, EXP_MAX + 1, keys)
         factor = int(rng.choice([0, EXP_MAX, int(rng.integers(EXP_MAX))]))
         rescale = tile > 0 and rng.random() < 0.6

@@ -34,6 +34,14 @@ def run(machine: Machine, *items: Command) -> MachineResult:
     return machine.run(program(*items))
 
 
+def noisy_machine(chosen: Arch | None = None, size: int = 1 << 12) -> Machine:
+    """A machine, of preset tiny if none is chosen, with `size` bytes of memory and normal sums in its accumulators."""
+    machine = Machine(chosen or load("tiny"), size)
+    acc = machine.state.acc
+    acc[:] = np.random.default_rng(SEED).standard_normal(acc.shape, dtype=np.float32).view(np.uint32)
+    return machine
+
+
 def normal_operands(rng: np.random.Generator, shape: tuple[int, ...], operand: str) -> np.ndarray:
     """Rounded standard normal values: finite, of ordinary size."""
     return encode_values(rng.standard_normal(shape, dtype=np.float32), operand)

@@ -8,17 +8,9 @@ from hwgen.arch.commands import command
 from hwgen.arch.isa import Format, Opcode
 from models.machine import Machine
 from models.machine_state import MachineError
-from tests.models.support import SEED, arch, assert_bits, run
+from tests.models.support import SEED, arch, assert_bits, noisy_machine, run
 
 TINY = arch("tiny")
-
-
-def noisy_machine(chosen=TINY, size: int = 1 << 12) -> Machine:
-    rng = np.random.default_rng(SEED)
-    machine = Machine(chosen, size)
-    acc = machine.state.acc
-    acc[:] = rng.standard_normal(acc.shape, dtype=np.float32).view(np.uint32)
-    return machine
 
 
 @pytest.mark.parametrize("lanes", [1, 3, 4])

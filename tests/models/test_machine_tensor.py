@@ -66,6 +66,7 @@ def add_products(total, bank, places, weights, indices, item, g, ic, c, lanes):
     return total
 
 
+@np.errstate(all="ignore")
 def expected_output_stationary(machine, items):
     """Accumulator scratchpad after a chain of OS instructions that continue each other."""
     array, state = machine.arch.array, machine.state
@@ -86,6 +87,7 @@ def expected_output_stationary(machine, items):
     return acc
 
 
+@np.errstate(all="ignore")
 def expected_weight_stationary(machine, item):
     """Accumulator scratchpad after one WS instruction."""
     array, state = machine.arch.array, machine.state
@@ -122,8 +124,7 @@ def test_output_stationary(name, ratio):
     if ratio is not None and chosen.array.act_buffer // 2 < ratio[1] + 2 * chosen.array.act_width:
         fields |= {"tile_rows": 1, "rows": chosen.array.rows - 1}
     item = command(Opcode.TENSOR, dataflow=OS, **ratio_fields(ratio), **fields)
-    with np.errstate(all="ignore"):
-        expected = expected_output_stationary(machine, [item])
+    expected = expected_output_stationary(machine, [item])
     result = run(machine, item)
     assert_bits(machine.state.acc, expected, f"{name} {ratio}")
     words = -(-ratio[0] // chosen.array.lanes) if ratio else 1
@@ -154,8 +155,7 @@ def test_walks(name, ratio, walk):
     fields |= {"act_stride": 17, "wgt_addr": 11, "acc_addr": 7, "acc_stride": 4, "last": 1}
     first = {**fields, **walk, "first": 1, "last": 0}
     items = [command(Opcode.TENSOR, **ratio_fields(ratio), **part) for part in (first, fields)]
-    with np.errstate(all="ignore"):
-        expected = expected_output_stationary(machine, items)
+    expected = expected_output_stationary(machine, items)
     run(machine, *items)
     assert_bits(machine.state.acc, expected, f"{name} {ratio} {walk}")
 
@@ -181,8 +181,7 @@ def test_weight_stationary(name, ratio, first):
     item = command(
         Opcode.TENSOR, dataflow=WS, **ratio_fields(ratio), **fields, first=first, last=1, acc_addr=40, acc_stride=5
     )
-    with np.errstate(all="ignore"):
-        expected = expected_weight_stationary(machine, item)
+    expected = expected_weight_stationary(machine, item)
     result = run(machine, item)
     assert_bits(machine.state.acc, expected, f"{name} {ratio}")
     assert result.beats == (-(-ratio[0] // chosen.array.lanes) if ratio else 1) * 3 * 5
@@ -196,8 +195,7 @@ def test_held_sums_continue_over_other_tile_shapes():
         command(Opcode.TENSOR, rows=1, tile_rows=1, tile_cols=4, sparse=1, n=2, m=4, wgt_addr=30, **common),
         command(Opcode.TENSOR, last=1, rows=7, tile_rows=2, tile_cols=2, act_addr=9, wgt_addr=60, **common),
     ]
-    with np.errstate(all="ignore"):
-        expected = expected_output_stationary(machine, items)
+    expected = expected_output_stationary(machine, items)
     run(machine, *items)
     assert_bits(machine.state.acc, expected, "three instructions")
 
@@ -209,8 +207,7 @@ def test_rows_without_valid_data_keep_their_sums():
         command(Opcode.TENSOR, first=1, rows=1, tile_rows=1, tile_cols=1, groups=3),
         command(Opcode.TENSOR, last=1, rows=4, tile_rows=1, tile_cols=1, groups=2, wgt_addr=3, acc_stride=1),
     ]
-    with np.errstate(all="ignore"):
-        expected = expected_output_stationary(machine, items)
+    expected = expected_output_stationary(machine, items)
     run(machine, *items)
     assert_bits(machine.state.acc, expected, "second part")
 

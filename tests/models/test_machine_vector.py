@@ -11,7 +11,7 @@ from hwgen.arch.isa import INTEGER, READS_X, READS_Z, Opcode, Operation
 from models.formats import CORNERS_FP32
 from models.machine import Machine
 from models.machine_state import UndefinedResultError
-from tests.models.support import SEED, arch, assert_bits, run
+from tests.models.support import SEED, arch, assert_bits, noisy_machine, run
 
 TINY, WIDE = arch("tiny"), arch("sat16")
 NAN = 0x7FC00000
@@ -20,14 +20,6 @@ CORNERS = np.array([*CORNERS_FP32, 0xFFC12345, 0x7F800001], dtype=np.uint32)
 
 
 OPERATIONS = [operation for operation in Operation if operation is not Operation.CURVE]
-
-
-def noisy_machine(chosen=TINY, size: int = 1 << 12) -> Machine:
-    rng = np.random.default_rng(SEED)
-    machine = Machine(chosen, size)
-    acc = machine.state.acc
-    acc[:] = rng.standard_normal(acc.shape, dtype=np.float32).view(np.uint32)
-    return machine
 
 
 def is_nan(bits: int) -> bool:
