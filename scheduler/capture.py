@@ -1,6 +1,5 @@
 """PyTorch module -> our graph, through `torch.export`."""
 
-import warnings
 from typing import Any
 
 import torch
@@ -9,8 +8,8 @@ from torch.fx import Node as FxNode
 
 from hwgen.arch import UserError
 from scheduler.aten import AtenGraph, Node, Ref, source_line
-from scheduler.boundary import Boundary, quiet
 from scheduler.convert import convert
+from scheduler.exporting import exporting
 from scheduler.ir import Graph
 from scheduler.weights import FLOATS, as_float32
 
@@ -24,16 +23,8 @@ def capture(module: torch.nn.Module, example_inputs: tuple[torch.Tensor, ...]) -
     if not isinstance(module, torch.nn.Module):
         raise UserError(f"a model must be a torch.nn.Module, not {type(module).__name__}")
     _check_inputs(example_inputs)
-    training = [child for child in module.modules() if child.training]
-    try:
-        boundary = Boundary(f"{type(module).__name__} cannot be exported")
-        with boundary, quiet(), torch.no_grad(), warnings.catch_warnings():
-            # PyTorch 2.13 meets its own deprecated LeafSpec on this path.
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-            program = torch.export.export(module.eval(), example_inputs).run_decompositions({})
-    finally:
-        for child in training:
-            child.training = True
+    with exporting(module, f"{type(module).__name__} cannot be exported"), torch.no_grad():
+        program = torch.export.export(module.eval(), example_inputs).run_decompositions({})
     return convert(read_exported(program))
 
 

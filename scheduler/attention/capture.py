@@ -1,7 +1,6 @@
 """PyTorch module -> graph of its forward pass, with attention as one operator."""
 
 import inspect
-import warnings
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from hwgen.arch import UserError
 from scheduler.attention.convert import HANDLERS
 from scheduler.attention.operators import RULES
-from scheduler.boundary import Boundary, quiet
+from scheduler.exporting import exporting
 from scheduler.training.convert.aten import Converted, Given, convert
 from scheduler.training.convert.joint import JointGraph, read_node
 from scheduler.training.convert.tidy import live
@@ -51,16 +50,8 @@ def _export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.
     operators = torch.export.default_decompositions()
     for operator in WHOLE:
         operators.pop(operator, None)
-    training = [child for child in module.modules() if child.training]
-    try:
-        boundary = Boundary(f"{type(module).__name__} cannot be exported")
-        with boundary, quiet(), torch.no_grad(), warnings.catch_warnings():
-            # PyTorch 2.13 meets its own deprecated LeafSpec on this path.
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-            return torch.export.export(module.eval(), inputs).run_decompositions(operators)
-    finally:
-        for child in training:
-            child.training = True
+    with exporting(module, f"{type(module).__name__} cannot be exported"), torch.no_grad():
+        return torch.export.export(module.eval(), inputs).run_decompositions(operators)
 
 
 def _read(program: torch.export.ExportedProgram) -> tuple[JointGraph, dict[str, torch.Tensor]]:

@@ -19,6 +19,15 @@ def arch(name: str, **array) -> Arch:
     return dataclasses.replace(preset, array=dataclasses.replace(preset.array, **array))
 
 
+ARCHES = {
+    "tiny": arch("tiny"),
+    "tiny2": arch("tiny2"),
+    "tiny2-bf16": arch("tiny2", operand="bf16"),
+    "four-lanes": arch("tiny", lanes=4),
+}
+"""Architectures of all kinds that are quickly computed."""
+
+
 def program(*items: Command) -> bytes:
     return b"".join(encode(item) for item in items)
 

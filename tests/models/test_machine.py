@@ -17,16 +17,10 @@ from models.packing import (
     pack_weights,
 )
 from models.sparsity import nm_mask
-from tests.models.support import SEED, arch, assert_bits, normal_operands, run
+from tests.models.support import ARCHES, SEED, assert_bits, normal_operands, run
 
 ACT, WGT, IDX, BIAS, OUT = 0x10000, 0x20000, 0x30000, 0x40000, 0x50000
 RATIOS = [None, (1, 4), (2, 4), (2, 8), (4, 8), (2, 16), (3, 5)]
-ARCHES = {
-    "tiny": arch("tiny"),
-    "tiny2": arch("tiny2"),
-    "tiny2-bf16": arch("tiny2", operand="bf16"),
-    "four-lanes": arch("tiny", lanes=4),
-}
 
 
 def random_case(chosen, ratio, seed, max_rows):

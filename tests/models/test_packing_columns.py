@@ -11,14 +11,8 @@ from models.machine import Machine
 from models.matmul import chain
 from models.packing import column_beats, dense_columns, from_dense_columns, from_packed_columns, packed_columns
 from models.sparsity import nm_mask
-from tests.models.support import SEED, arch, assert_bits, normal_operands, run
+from tests.models.support import ARCHES, SEED, assert_bits, normal_operands, run
 
-ARCHES = {
-    "tiny": arch("tiny"),
-    "tiny2": arch("tiny2"),
-    "tiny2-bf16": arch("tiny2", operand="bf16"),
-    "four-lanes": arch("tiny", lanes=4),
-}
 RATIOS = [(1, 4), (2, 4), (2, 8), (4, 8), (2, 16), (3, 5), (1, 1), (7, 7)]
 OUT = 0x4000
 

@@ -6,7 +6,6 @@ carry descriptors that say what they are; nothing here depends on their position
 
 import contextlib
 import operator
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +27,7 @@ from torch.fx import Node as FxNode
 
 from hwgen.arch import UserError
 from scheduler.aten import Node, Ref, source_line
-from scheduler.boundary import Boundary, quiet
+from scheduler.exporting import exporting
 
 MODEL = "model"
 """Name of the user's module inside the module that is exported."""
@@ -91,19 +90,12 @@ def trace(module: torch.nn.Module, loss: Callable[..., torch.Tensor], inputs: tu
     Raises `UserError` when the module cannot be exported, naming PyTorch's reason, and when the loss is not a scalar.
     """
     step, values = _Step(module, loss, len(inputs)), (*inputs, *targets)
-    modes = [(child, child.training) for child in step.modules()]
-    try:
-        boundary = Boundary(f"{type(module).__name__} cannot be exported for training")
-        with contextlib.ExitStack() as stack, boundary, quiet(), warnings.catch_warnings(), _mode_of(values):
-            # PyTorch 2.13 meets its own deprecated LeafSpec on this path.
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-            program = torch.export.export(step.train(), values)
-            _check_loss(program)
-            joint = aot_export_joint_with_descriptors(stack, program.module(), values, _record_nn_module_stack=True)
-            return _read(joint.graph_module.graph)
-    finally:
-        for child, mode in modes:
-            child.training = mode
+    what = f"{type(module).__name__} cannot be exported for training"
+    with contextlib.ExitStack() as stack, exporting(step, what), _mode_of(values):
+        program = torch.export.export(step.train(), values)
+        _check_loss(program)
+        joint = aot_export_joint_with_descriptors(stack, program.module(), values, _record_nn_module_stack=True)
+        return _read(joint.graph_module.graph)
 
 
 def _mode_of(values: tuple) -> contextlib.AbstractContextManager:
