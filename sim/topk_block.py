@@ -2,17 +2,15 @@
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from hwgen.pruning.cycles import CycleLaw
 from hwgen.pruning.radix_select import DIGIT
 from hwgen.pruning.topk import TopK
 from hwgen.pruning.words import TopKSizes
+from sim.stalls import Stalls, never
 from sim.step_block import StepBlock
-
-Stalls = Callable[[], Iterator[bool]]
-"""Makes a pattern: True is a cycle in which this side stalls."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +59,8 @@ class TopKBlock:
         self,
         calls: Iterable[Call],
         *,
-        stalls: Stalls = lambda: itertools.repeat(False),
-        sink: Stalls = lambda: itertools.repeat(False),
+        stalls: Stalls = never,
+        sink: Stalls = never,
         limit: int = 200_000,
     ) -> list[Result]:
         """Results of `calls`, offered back to back; AssertionError if a held payload changes, or after `limit` cycles.

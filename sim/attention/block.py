@@ -1,13 +1,13 @@
 """The Verilated attention core in front of a memory."""
 
-import itertools
 from dataclasses import dataclass
 
 from hwgen.arch.attention import AttentionSizes
 from hwgen.attention.core import COUNTERS, AttentionCore
 from hwgen.attention.importance import IMPORTANCE_BITS
 from models.memory import Memory
-from sim.attention.drive import MemoryPort, Stalls, drive
+from sim.attention.drive import MemoryPort, drive
+from sim.stalls import Stalls, never
 from sim.step_block import StepBlock
 
 
@@ -35,7 +35,7 @@ class AttentionBlock:
         memory: Memory,
         *,
         latency: int = 40,
-        stalls: Stalls = lambda: itertools.repeat(False),
+        stalls: Stalls = never,
         limit: int = 100_000,
     ) -> JobRun:
         """The job whose descriptor is at `address`; AssertionError if a held payload changes, or after `limit` cycles.
@@ -50,7 +50,7 @@ class AttentionBlock:
         memory: Memory,
         *,
         latency: int = 40,
-        stalls: Stalls = lambda: itertools.repeat(False),
+        stalls: Stalls = never,
         limit: int = 100_000,
     ) -> list[JobRun]:
         """Jobs whose descriptors are offered one behind the other; as `run`."""

@@ -1,16 +1,14 @@
 """Jobs driven through a Verilated core of the attention engine, in front of a memory."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hwgen.arch.attention import AttentionSizes
 from hwgen.attention.words import ReadRequest
 from hwgen.attention.writer import PAGE_BYTES
 from models.memory import Memory
-
-Stalls = Callable[[], Iterator[bool]]
-"""Makes a pattern: True is a cycle in which this side stalls."""
+from sim.stalls import Stalls
 
 
 @dataclass(frozen=True)

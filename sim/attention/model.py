@@ -6,7 +6,7 @@
 
 import ctypes
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,9 +18,8 @@ from hwgen.pruning.cycles import radix_passes
 from models.attention_engine.engine import AttentionEngine, check_job
 from models.attention_engine.row import RowResult, Tile
 from sim.attention.library import Counters, Job, MemorySettings, Row, Sizes, library, model_sizes
+from sim.stalls import Stalls, never
 
-Stalls = Callable[[], Iterator[bool]]
-"""Makes a pattern: True is a cycle in which a side of the memory stalls."""
 SIDES = 4
 """Beats, read requests, write requests, written beats."""
 
@@ -101,7 +100,7 @@ def run_jobs(
     jobs: Sequence[ModelJob],
     *,
     latency: int = 40,
-    stalls: Stalls = lambda: itertools.repeat(False),
+    stalls: Stalls = never,
     limit: int = 100_000_000,
     known: Sizes | None = None,
 ) -> list[JobCycles]:

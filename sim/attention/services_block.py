@@ -1,13 +1,13 @@
 """The Verilated core of the jobs beside attention, in front of a memory and the importance of tokens and heads."""
 
-import itertools
 from dataclasses import dataclass
 
 from hwgen.arch.attention import AttentionSizes
 from hwgen.attention.importance import IMPORTANCE_BITS
 from hwgen.attention.services.core import ServiceCore
 from models.memory import Memory
-from sim.attention.drive import MemoryPort, Stalls, drive
+from sim.attention.drive import MemoryPort, drive
+from sim.stalls import Stalls, never
 from sim.step_block import StepBlock
 
 
@@ -36,7 +36,7 @@ class ServiceBlock:
         memory: Memory,
         *,
         latency: int = 40,
-        stalls: Stalls = lambda: itertools.repeat(False),
+        stalls: Stalls = never,
         limit: int = 100_000,
     ) -> ServiceRun:
         """The job whose descriptor is at `address`; AssertionError if a held payload changes, or after `limit` cycles.

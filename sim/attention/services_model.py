@@ -5,7 +5,6 @@ core. What data decide, `golden_service` says.
 """
 
 import ctypes
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -21,8 +20,9 @@ from models.attention_engine.services import check_service, protected_tokens, ra
 from models.memory import Memory
 from models.topk import top_k
 from sim.attention.library import MemorySettings
-from sim.attention.model import Lists, Stalls, stall_pattern
+from sim.attention.model import Lists, stall_pattern
 from sim.attention.services_library import Counters, ServiceJob, library, services_sizes
+from sim.stalls import Stalls, never
 
 _ALL_ONES = (1 << KEY_BITS) - 1
 
@@ -102,7 +102,7 @@ def run_service_model(
     job: ModelService,
     *,
     latency: int = 40,
-    stalls: Stalls = lambda: itertools.repeat(False),
+    stalls: Stalls = never,
     limit: int = 100_000_000,
 ) -> ServiceCycles:
     """A job from its command to its end; latency, stalls, limit : as for `ServiceBlock.run`.
