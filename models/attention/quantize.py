@@ -8,6 +8,7 @@ wastes bits in quiet heads. Scales cannot follow the data of a decoder, whose ke
 exist.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -44,8 +45,10 @@ class Quantization:
         if (self.msb, self.lsb) not in SPLITS:
             allowed = ", ".join(f"{msb}+{lsb}" for msb, lsb in SPLITS)
             raise UserError(f"bits must be split as one of {allowed}, not {self.msb}+{self.lsb}")
-        if self.threshold < 0:
-            raise UserError(f"the threshold of the largest probability must be 0 or more, not {self.threshold}")
+        if not 0 <= self.threshold < math.inf:
+            raise UserError(
+                f"the threshold of the largest probability must be a number, 0 or more, not {self.threshold}"
+            )
         if self.cutoff is not None and not 0 < self.cutoff < 1:
             raise UserError(f"the probability that still matters must be between 0 and 1, not {self.cutoff}")
         if self.value_lsb not in VALUE_LSB:

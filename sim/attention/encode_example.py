@@ -113,9 +113,9 @@ def prepare(example: Example, layers: int | None) -> Subject:
         hidden = hidden[:, : lengths_of(inputs["attention_mask"])[0]]
     if not hidden.shape[1]:
         raise UserError("the sequence of the example inputs has no tokens")
-    magnitudes = calibrate(model, example.calibration)[:layers]
-    tables = encoder.body.tables(0, hidden.shape[1])
-    with torch.no_grad():
+    with Boundary(f"the layers of {type(model).__name__} cannot run alone"), torch.no_grad():
+        magnitudes = calibrate(model, example.calibration)[:layers]
+        tables = encoder.body.tables(0, hidden.shape[1])
         plain = encoder.body(hidden, *tables)[0]
     graph = capture_encoder(encoder.body, hidden, *tables)
     return Subject(graph, magnitudes, structure(model).heads, hidden, plain, example.words)

@@ -62,7 +62,8 @@ def test_a_difference_from_golden_is_exit_code_1(sparseloom, models, monkeypatch
         (("--bits", "5+4"), "bits must be split as one of 4+4, 6+4, 8+4, 10+4, 12+4, not 5+4"),
         (("--bits", "8"), "a bit split is written MSB+LSB, such as 6+4, not '8'"),
         (("--threshold", 0.1), "--threshold says when LSBs are read: give --bits MSB+LSB, such as 6+4"),
-        (("--bits", "6+4", "--threshold", -1), "the threshold of the largest probability must be 0 or more, not -1.0"),
+        (("--bits", "6+4", "--threshold", -1), "of the largest probability must be a number, 0 or more, not -1.0"),
+        (("--bits", "6+4", "--threshold", "nan"), "of the largest probability must be a number, 0 or more, not nan"),
         (("--sparsity", "5:4"), "a sparsity pattern N:M needs 1 <= N <= M, not 5:4"),
         (("--sparsity", "2:32"), "groups of 32 weights are too large: array.group_max is 16"),
         (("--backend", "model"), "backend must be one of rtl, golden, not 'model'"),
@@ -89,6 +90,7 @@ def test_a_bad_option(assert_refused, models, arguments, error):
         ("long", "the sequence has 65 tokens, attention.max_length of tiny_attention is 64"),
         ("unknown_word", "BertModel cannot run on its example inputs: IndexError"),
         ("unknown_name", "BertModel cannot run on its example inputs: ValueError"),
+        ("clip", "the layers of CLIPVisionModel cannot run alone: TypeError: CLIPEncoderLayer.forward() missing"),
         ("large", "hidden states grow beyond fp16: the model's weights are too large"),
     ],
 )

@@ -78,7 +78,13 @@ REFUSED = [
     (lambda: PruningPolicy(forgetting=0.3), "forgetting must be a multiple of 1/256 in (0, 1], not 0.3"),
     (lambda: Quantization(msb=5), "bits must be split as one of 4+4, 6+4, 8+4, 10+4, 12+4, not 5+4"),
     (lambda: Quantization.parse("6-4"), "a bit split is written MSB+LSB, such as 6+4, not '6-4'"),
-    (lambda: Quantization(threshold=-1), "the threshold of the largest probability must be 0 or more, not -1"),
+    *(
+        (
+            lambda threshold=threshold: Quantization(threshold=threshold),
+            f"the threshold of the largest probability must be a number, 0 or more, not {threshold}",
+        )
+        for threshold in (-1, float("nan"), float("inf"))
+    ),
     (lambda: Quantization(cutoff=1.0), "the probability that still matters must be between 0 and 1, not 1.0"),
     (lambda: Quantization(value_lsb="no"), "value_lsb must be one of never, with_keys, always, not 'no'"),
     (

@@ -4,7 +4,8 @@ from pathlib import Path
 
 MODELS = """\
 import torch
-from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, ViTConfig, ViTModel
+from transformers import BertConfig, BertModel, CLIPVisionConfig, CLIPVisionModel
+from transformers import GPT2Config, GPT2Model, ViTConfig, ViTModel
 
 SIZES = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 64}
 
@@ -68,6 +69,11 @@ def unknown_word():
 
 def unknown_name():
     return bert()[0], {"words": torch.zeros(1, 5, dtype=torch.int64)}
+
+
+def clip():
+    config = CLIPVisionConfig(**SIZES, image_size=32, patch_size=8)
+    return CLIPVisionModel(config), {"pixel_values": torch.randn(1, 3, 32, 32)}
 
 
 def large():
