@@ -90,7 +90,7 @@ class MemoryMap:
         """
         cols = self.arch.array.cols
         channels, inputs = (words_of(size, self.arch) * cols for size in (tensor.shape[0], tensor.shape[3] * groups))
-        span = (_span(patterns[1], cols), _span(patterns[0], cols))
+        span = (whole_span(patterns[1], cols), whole_span(patterns[0], cols))
         plan, *others = gradient_plans(
             self.arch,
             kernel=kernel,
@@ -167,7 +167,7 @@ def packed_span(pattern: Pattern) -> int:
     return pattern.m * BLOCK_SLOTS // gcd(BLOCK_SLOTS, pattern.n)
 
 
-def _span(pattern: Pattern | None, cols: int) -> int:
-    """Channels that a tile must hold at least, whole words."""
+def whole_span(pattern: Pattern | None, cols: int) -> int:
+    """Channels after which whole words, and packed weights whole blocks, begin again: a tile holds at least as many."""
     span = packed_span(pattern) if pattern else cols
     return span * cols // gcd(span, cols)

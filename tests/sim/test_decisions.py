@@ -28,20 +28,20 @@ def counted(bench):
     return run_model(bench.arch, b"".join(encode(item) for item in commands)).counters
 
 
-def row_product(arch, pattern, rng):
-    """A random product of rows with a parameter: what makes it anew."""
+def row_product(arch, pattern, rows, depth, blocks):
+    """A product of rows with a parameter of so many column blocks."""
+    bench = Bench(arch)
+    source = bench.feature("x", None, (rows, 1, 1, depth))
+    target = bench.feature("y", None, (rows, 1, 1, blocks * arch.array.cols))
+    image = bench.memory.image("w", depth, blocks, pattern)
+    return bench, RowProduct(bench.em, Rings(arch), source, target, image)
+
+
+def random_product(arch, pattern, rng):
+    """The same at random."""
     span = max(arch.array.cols, packed_span(pattern) if pattern else 1)
     rows, depth = int(rng.integers(arch.array.rows // 2, 8 * arch.array.rows)), span * int(rng.integers(1, 256 // span))
-    blocks = int(rng.integers(1, 9))
-
-    def make():
-        bench = Bench(arch)
-        source = bench.feature("x", None, (rows, 1, 1, depth))
-        target = bench.feature("y", None, (rows, 1, 1, blocks * arch.array.cols))
-        image = bench.memory.image("w", depth, blocks, pattern)
-        return bench, RowProduct(bench.em, Rings(arch), source, target, image)
-
-    return make
+    return row_product(arch, pattern, rows, depth, int(rng.integers(1, 9)))
 
 
 @pytest.mark.parametrize("dataflow", ["os", "ws"])
@@ -50,16 +50,40 @@ def row_product(arch, pattern, rng):
 def test_estimates_are_those_of_the_cycle_model(name, pattern, dataflow, seed):
     arch, rng = load(name), np.random.default_rng(seed)
     for _ in range(4):
-        bench, product = row_product(arch, pattern, rng)()
-        choice, _ = choose(product.choices(), dataflow)
-        product.emit(choice=choice)
-        found = counted(bench)
-        # The array fills once and drains once.
-        array, words = arch.array, product.problem.group_words
-        hop = words * max(choice.cols, array.chain_latency) + 1
-        once = choice.rows * choice.cols + array.rows * hop + array.cols + 32
-        assert choice.tensor - 32 <= found["BUSY_TENSOR"] <= 1.05 * choice.tensor + once
-        assert 0.95 * choice.load - 64 <= found["BUSY_LOAD"] <= 1.12 * choice.load + 64
+        bench, product = random_product(arch, pattern, rng)
+        check_estimates(bench, product, choose(product.choices(), dataflow)[0])
+
+
+def check_estimates(bench, product, choice):
+    """Emit a product; the engines take as long as the choice says."""
+    product.emit(choice=choice)
+    found, array, words = counted(bench), bench.arch.array, product.problem.group_words
+    # The array fills once and drains once.
+    hop = words * max(choice.cols, array.chain_latency) + 1
+    once = choice.rows * choice.cols + array.rows * hop + array.cols + 32
+    assert choice.tensor - 32 <= found["BUSY_TENSOR"] <= 1.05 * choice.tensor + once
+    assert 0.95 * choice.load - 64 <= found["BUSY_LOAD"] <= 1.12 * choice.load + 64
+
+
+@pytest.mark.parametrize("pattern", [None, Pattern(2, 8)])
+@pytest.mark.parametrize(("name", "depth", "blocks"), [("tiny", 512, 9), ("sat8", 1024, 20), ("vcu1525", 3072, 24)])
+def test_estimates_of_weights_that_pass_by(name, depth, blocks, pattern, seed):
+    arch = load(name)
+    rows = int(np.random.default_rng(seed).integers(1, arch.array.rows))
+    bench, product = row_product(arch, pattern, rows, depth, blocks)
+    choice, _ = choose(product.choices(), "os")
+    assert choice.weights_pass
+    assert choice.depth < depth
+    check_estimates(bench, product, choice)
+
+
+@pytest.mark.parametrize("pattern", [None, Pattern(2, 8)])
+def test_a_token_takes_a_cycle_for_each_beat_of_its_weights(pattern):
+    """The second feed-forward layer of GPT-2-small: loads never wait, the array is done soon after the last one."""
+    bench, product = row_product(load("vcu1525"), pattern, 1, 3072, 24)
+    product.emit()
+    beats = product.image.blocks * product.image.beats
+    assert beats < run_model(bench.arch, bench.code(scheduled=True)).cycles < 1.05 * beats + product.problem.depth
 
 
 def job(model, arch, **options):

@@ -40,6 +40,8 @@ class Choice:
     """Row tiles for which a column tile stays."""
     rows_stay: bool = True
     """Whether the activations of these row tiles stay too; else they are loaded for each column tile."""
+    weights_pass: bool = False
+    """Whether weights pass by, `depth` values of the reduction at a time, each row tile again."""
 
     @property
     def cycles(self) -> int:

@@ -105,35 +105,44 @@ class ResidentWeights:
 
     def __init__(self, em: Emitter, image: WeightImage, slots: list[int], *, complete: bool) -> None:
         self.em, self.image, self.free, self.complete = em, image, slots, complete
-        self.held: dict[int, Region] = {}
+        self.depth = image.depth
+        """Values of the reduction that are loaded at a time."""
+        self.held: dict[tuple[int, int], Region] = {}
 
-    def get(self, block: int, words: int) -> Region:
-        """Weight words of `words` column blocks from `block` on; the tile that was asked for longest ago makes room."""
-        if block in self.held:
-            self.held[block] = self.held.pop(block)
-            return self.held[block]
-        address = self.free.pop(0) if self.free else self.held.pop(next(iter(self.held))).start
-        region = Region("wgt", address, address + self.image.slots * words)
-        self._load(address, block, words, region)
-        self.held[block] = region
-        return region
+    def get(self, block: int, words: int, first: int = 0) -> Region:
+        """Weight words of `words` column blocks from `block` on, for `depth` values of the reduction from `first` on;
+        what was asked for longest ago makes room.
+        """
+        key = block, first
+        if key in self.held:
+            self.held[key] = self.held.pop(key)
+            return self.held[key]
+        part = replace(self.image, depth=min(self.depth, self.image.depth - first))
+        address = self._room(part.slots * words)
+        self.held[key] = Region("wgt", address, address + part.slots * words)
+        self._load(part, first, block, words, self.held[key])
+        return self.held[key]
 
-    def _load(self, address: int, block: int, words: int, region: Region) -> None:
-        image, row = self.image, self.image.beats * self.em.arch.beat_bytes
+    def _room(self, words: int) -> int:
+        """First of `words` words for what is loaded next."""
+        return self.free.pop(0) if self.free else self.held.pop(next(iter(self.held))).start
+
+    def _load(self, part: WeightImage, first: int, block: int, words: int, region: Region) -> None:
+        """LOAD a part of `words` column blocks, whose first value has number `first`."""
+        image, beat = self.image, self.em.arch.beat_bytes
         self.em.load(
             Target.COLS if image.pattern is None else Target.PACKED,
-            address,
+            region.start,
             Region("dram", image.unit + block, image.unit + block + words),
             region,
             stride=words,
             rows=words,
-            **self._runs(),
-            dram_addr=image.address + block * row,
-            row_stride=row,
+            **self._runs(part),
+            dram_addr=image.address + (block * image.beats + image.offset(first)) * beat,
+            row_stride=image.beats * beat,
         )
 
-    def _runs(self) -> dict[str, int]:
-        image = self.image
+    def _runs(self, image: WeightImage) -> dict[str, int]:
         if image.run is None or image.pattern:
             return {"beats": image.beats}
         used, filled = image.run
@@ -142,6 +151,20 @@ class ResidentWeights:
             "planes": image.depth // used,
             "plane_stride": filled * self.em.arch.beat_bytes,
         }
+
+
+class PassingWeights(ResidentWeights):
+    """The same in parts of `depth` values of the reduction, none of which stays: each takes the next words of the ring,
+    so that loads run ahead as far as there is room, also into the next product.
+    """
+
+    def __init__(self, em: Emitter, image: WeightImage, ring: Ring, depth: int) -> None:
+        super().__init__(em, image, [], complete=False)
+        self.ring, self.depth = ring, depth
+
+    def _room(self, words: int) -> int:
+        self.held.clear()
+        return self.ring.take(words)
 
 
 def column_tiles(image: WeightImage, tile_cols: int) -> Iterator[tuple[int, int]]:

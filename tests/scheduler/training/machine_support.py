@@ -64,21 +64,29 @@ class Bench:
         beats[:, :2] = table(name)
         self.contents.append((address, beats.tobytes()))
 
-    def run(self, *, scheduled: bool = False, scalars: dict[str, float] | None = None) -> Machine:
-        """Execute everything recorded so far from a fresh memory, constants and scalars in their places."""
-        commands = self.em.recorder.commands
+    def code(self, *, scheduled: bool = False) -> bytes:
+        """Everything recorded so far, encoded."""
+        recorder = self.em.recorder
+        commands = recorder.commands
         if scheduled:
-            recorder = self.em.recorder
-            order = ListScheduler(recorder).order(durations(recorder.commands, self.arch))
+            order = ListScheduler(recorder).order(durations(commands, self.arch))
             commands = recorder.finish(15, order.positions, order.engines)
+        return b"".join(encode(item) for item in commands)
+
+    def image(self) -> np.ndarray:
+        """External memory before a run, from address 0."""
         image = np.zeros(self.memory.end, np.uint8)
         for address, data in self.contents:
             image[address : address + len(data)] = np.frombuffer(data, np.uint8)
-        machine = used(Machine(self.arch, {0: image}))
+        return image
+
+    def run(self, *, scheduled: bool = False, scalars: dict[str, float] | None = None) -> Machine:
+        """Execute everything recorded so far from a fresh memory, constants and scalars in their places."""
+        machine = used(Machine(self.arch, {0: self.image()}))
         for key in self.em.constants:
             bits = np.float32(scalars[key]).view(np.uint32) if isinstance(key, str) else np.array(key, np.uint32)
             machine.state.acc[self.em.constant(key).addr] = bits
-        machine.run(b"".join(encode(item) for item in commands))
+        machine.run(self.code(scheduled=scheduled))
         return machine
 
     def read(self, machine: Machine, feature: Feature) -> np.ndarray:
