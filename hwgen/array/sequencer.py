@@ -116,6 +116,7 @@ class Sequencer(wiring.Component):
             m.d.comb += [queue.w_data.eq(tiles.payload), queue.w_en.eq(hand & wanted)]
             m.d.comb += [sink.payload.eq(queue.r_data), sink.valid.eq(queue.r_rdy), queue.r_en.eq(sink.ready)]
             room.append(queue.w_rdy)
+        m.d.comb += self._admission.issued.eq(~self._beats.tiles.valid)
         m.submodules.results_queue = results = fifo.SyncFIFO(width=ResultLayout().size, depth=2 * TILE_QUEUE)
         m.d.comb += [
             hand.eq(tiles.valid & Cat(*room).all()),

@@ -64,8 +64,8 @@ def part_bits(arch: Arch) -> int:
 class TileAdmission(wiring.Component):
     """Checks tensor instructions and lets them into the sequencers, in order.
 
-    A tile whose hop or ring size differs from that of the tiles under way waits until those have ended; others follow
-    without a gap.
+    A tile whose hop differs from that of the tiles under way waits until those have ended, one whose ring size differs
+    until their beats have entered the array; others follow without a gap.
 
     Timing
     ------
@@ -78,7 +78,8 @@ class TileAdmission(wiring.Component):
     hop : Out               Cycles between rows, of the tiles under way.
     ended : In(1)           All tiles admitted so far have ended.
     error : Out(1)          The instruction `pc` breaks a rule (BAD_FIELD). Stays until reset.
-    changing : Out(1)       A tile waits for those under way to end.
+    issued : In(1)          All beats of the tiles admitted so far have entered the array.
+    changing : Out(1)       A tile waits for those under way.
     busy : Out(1)           An instruction is being looked at.
     """
 
@@ -90,6 +91,7 @@ class TileAdmission(wiring.Component):
                 "tiles": Out(stream.Signature(TileLayout(arch))),
                 "hop": Out(range(hop_limit(arch) + 1), init=1),
                 "ended": In(1),
+                "issued": In(1),
                 "error": Out(1),
                 "pc": Out(PC_BITS),
                 "changing": Out(1),
@@ -128,8 +130,11 @@ class TileAdmission(wiring.Component):
                     m.next = "ADMIT"
             with m.State("ADMIT"):
                 m.d.comb += [self.tiles.valid.eq(ready), self.changing.eq(~ready)]
+                # Fetches and beats reach a row in the order in which they entered, so a ring is free behind the beats.
                 with m.If(self.ended):
                     m.d.sync += [self.hop.eq(hop), ready.eq(1)]
+                with m.Elif(self.issued & (hop == self.hop)):
+                    m.d.sync += ready.eq(1)
                 with m.If(self.tiles.valid & self.tiles.ready):
                     m.d.sync += previous.eq(tile)
                     m.next = "TAKE"

@@ -56,6 +56,7 @@ class TensorEngine {
     /// Cycle `next_`.
     void act(const Instruction* command) {
         const bool room = has_room(), hand = admission_.offers() && room, ended = under_way_ == 0;
+        const bool issued = beats_.tiles.empty();
         const bool changing = admission_.changing(), looking = !admission_.accepts();
         const bool collecting = !collector_.results.empty();
         const Around around = look();
@@ -67,7 +68,7 @@ class TensorEngine {
         preloader_.step(around.ended);
         feeder_.step(released);
         if (hand) hand_over(admission_.tile());
-        admission_.step(command, room, ended);
+        admission_.step(command, room, ended, issued);
         state_ = status(changing, looking, collecting);
     }
 
@@ -80,7 +81,7 @@ class TensorEngine {
         const bool in_word = !beats_.fires() || cycles <= beats_.left();  // else `beats_` has asked the feeder
         if (in_word) cycles = std::min(cycles, feeder_.quiet(beats_.released()));
         cycles = std::min(cycles, collector_.quiet(next_));
-        cycles = std::min(cycles, admission_.quiet(has_room(), under_way_ == 0));
+        cycles = std::min(cycles, admission_.quiet(has_room(), under_way_ == 0, beats_.tiles.empty()));
         cycles = std::min(cycles, preloader_.quiet(around.ended));
         return std::max<Cycle>(0, cycles);
     }

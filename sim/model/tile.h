@@ -54,14 +54,15 @@ class Admission {
     const Tile& tile() const { return tile_; }
     uint32_t hop() const { return hop_; }
 
-    /// Cycles in which nothing happens here as long as `room` and `ended` stay.
-    Cycle quiet(bool room, bool ended) const {
+    /// Cycles in which nothing happens here as long as `room`, `ended` and `issued` stay.
+    Cycle quiet(bool room, bool ended, bool issued) const {
         if (state_ == TAKE) return NEVER;
-        return state_ == ADMIT && !(ready_ ? room : ended) ? NEVER : 0;
+        return state_ == ADMIT && !(ready_ ? room : may_change(ended, issued)) ? NEVER : 0;
     }
 
     /// `command`: an instruction is offered. `room`: the tile can be handed over. `ended`: no tile is under way.
-    void step(const Instruction* command, bool room, bool ended) {
+    /// `issued`: all beats have entered the array.
+    void step(const Instruction* command, bool room, bool ended, bool issued) {
         switch (state_) {
             case TAKE:
                 if (!command) return;
@@ -77,14 +78,16 @@ class Admission {
                 state_ = ADMIT;
                 return;
             case ADMIT:
-                admit(room, ended);
+                admit(room, ended, issued);
         }
     }
 
   private:
-    void admit(bool room, bool ended) {
+    bool may_change(bool ended, bool issued) const { return ended || (issued && tile_.hop == hop_); }
+
+    void admit(bool room, bool ended, bool issued) {
         const bool handed = ready_ && room;
-        if (ended) {
+        if (may_change(ended, issued)) {
             hop_ = tile_.hop;
             ready_ = true;
         }

@@ -155,6 +155,21 @@ def test_tiles_take_as_long_as_they_compute_or_drain(bench, rng, cols, gap, grou
     assert run.cycles == fill + beats + 5 * period + after_last_beat(array, tiles[0])
 
 
+def test_rings_change_their_size_behind_the_last_beat(bench, rng):
+    """The array does not empty between tiles of different heights: only the first activations are waited for."""
+    array, heights = bench.arch.array, [1, 4, 2, 1, 4, 1]
+    tiles = [
+        output(groups=80, rows=array.rows * height, tile_rows=height, acc_addr=50 * t, acc_stride=1, act_stride=3)
+        for t, height in enumerate(heights)
+    ]
+    assert all(80 * array.chain_latency > 2 * drain_period(array, item) for item in tiles)
+    run = run_both(bench, machine_with(bench.arch, rng, 1), tiles)
+    busy = np.flatnonzero(run.trace == TensorState.BUSY)
+    ends = np.cumsum([80 * height for height in heights])[:-1]
+    waits = busy[ends] - busy[ends - 1] - 1
+    assert list(waits) == [2 + height * ceil(array.lanes / array.act_width) for height in heights[1:]]
+
+
 @pytest.mark.parametrize("case", OUTPUT_CASES, ids=str)
 @pytest.mark.parametrize("walk", [Walk.ACT, Walk.WGT], ids=str)
 def test_a_walk_costs_no_cycle(bench, rng, case, walk):
