@@ -14,7 +14,8 @@ from models.formats import decode, encode
 from scheduler.attention.cascade import Kept
 from scheduler.attention.lengths import Lengths
 from scheduler.training.graph.ir import Kind
-from scheduler.training.kernels.emitter import Feature, constant_words
+from scheduler.training.kernels.banks import constant_words
+from scheduler.training.kernels.emitter import Feature
 from scheduler.training.lower import Step
 from scheduler.training.program import Code
 

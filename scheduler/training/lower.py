@@ -21,8 +21,9 @@ from scheduler.training.graph.operators import (
     LayerNormGrad,
 )
 from scheduler.training.graph.updates import Adam, Sgd, Update
+from scheduler.training.kernels.banks import constant_words
 from scheduler.training.kernels.curves import place_curves, table, wanted
-from scheduler.training.kernels.emitter import Block, Emitter, Feature, constant_words
+from scheduler.training.kernels.emitter import Block, Emitter, Feature
 from scheduler.training.memory import MemoryMap, Row, packed_span
 from scheduler.training.places import PIXELS, place_features
 from scheduler.training.products.decisions import Choice, Decision, choose

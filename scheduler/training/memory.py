@@ -7,7 +7,8 @@ from hwgen.arch import Arch, UserError
 from models.pattern import Pattern
 from scheduler.hazards import Region
 from scheduler.training.graph.ir import Tensor
-from scheduler.training.kernels.emitter import Feature, constant_words, words_of
+from scheduler.training.kernels.banks import constant_words
+from scheduler.training.kernels.emitter import Feature, words_of
 from scheduler.training.products.gradient_plans import Kernel, gradient_plans
 from scheduler.training.products.resident import BLOCK_SLOTS, WeightImage
 from scheduler.training.products.weights import Master, Weights

@@ -14,7 +14,8 @@ from hwgen.arch.commands import Command, listing
 from models.formats import decode, fp32_bits
 from models.formats import encode as encode_operands
 from scheduler.training.graph.ir import KEPT, Kind, TrainingGraph
-from scheduler.training.kernels.emitter import Feature, constant_words
+from scheduler.training.kernels.banks import constant_words
+from scheduler.training.kernels.emitter import Feature
 from scheduler.training.kernels.rules import derived_scalars
 from scheduler.training.lower import Step
 from scheduler.training.memory import Row

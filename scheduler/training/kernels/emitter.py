@@ -4,7 +4,7 @@ Kernels are written as if everything ran one after the other; the hazards that a
 scheduler run engines side by side.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from math import ceil
@@ -15,54 +15,23 @@ from hwgen.arch import Arch, UserError
 from hwgen.arch.commands import command
 from hwgen.arch.isa import READS_X, READS_Z, Format, Opcode, Operation, Target, load_opcode
 from scheduler.hazards import Recorder, Region
-from scheduler.training.kernels.banks import AccRing, Banks
+from scheduler.training.kernels.banks import Accumulators, Banks, constant_words
 from scheduler.training.kernels.blocks import Block, Chunk, Feature
 from scheduler.training.kernels.curves import Curves
 from scheduler.vectors import as_one_row
-
-STATIC_BANKS = 2
-"""Accumulator banks, the last ones, that hold what outlives a chunk: constants, parameters of channels, sums. Half of
-them are for weight gradients, if kernels have banks of their own."""
-
-
-def constant_words(arch: Arch) -> int:
-    """Accumulator words at the end of the scratchpad for constants and scalars, each the same in all columns."""
-    return min(128, arch.scratchpads.acc_depth // arch.scratchpads.acc_banks // 4)
-
-
-LEAST_RINGS = 3
-"""Banks that a kind of kernels needs for itself."""
-
 
 Operand = Block | float | int | str
 """A source of VECTOR: a block, or what `Emitter.constant` takes."""
 
 
-class Emitter:
-    """Records instructions with their accesses.
-
-    `take` gives blocks for a chunk (consecutive ones lie in different banks), `keep` blocks that live through a kernel,
-    `constant` words that live through the program.
+class Emitter(Accumulators):
+    """Records instructions with their accesses, on blocks of accumulator words; `constant` gives words that live
+    through the program.
     """
 
     def __init__(self, arch: Arch) -> None:
-        self.arch, self.recorder = arch, Recorder()
-        pads = arch.scratchpads
-        self.bank_words = pads.acc_depth // pads.acc_banks
-        bases = [bank * self.bank_words for bank in range(pads.acc_banks)]
-        count = max(1, pads.acc_banks - STATIC_BANKS)
-        rings = [AccRing(base, self.bank_words) for base in bases[:count]]
-        half = count // 2
-        self.apart = half >= LEAST_RINGS
-        kept = self.bank_words // 2 if self.apart else self.bank_words
-        self.statics = [AccRing(base, kept) for base in bases[count:]]
-        spare = [AccRing(base + kept, self.bank_words - kept) for base in bases[count:]]
-        (spare if self.apart else self.statics)[-1].depth -= constant_words(arch)
-        self._sets = (rings[:half], rings[half:], spare) if self.apart else (rings, rings, rings)
-        self.rings = rings
-        self._turn, self._static_turn = 0, 0
-        self._gaps_filled = False
-        """Whether there are weight gradients, which the array can always turn to."""
+        super().__init__(arch)
+        self.recorder = Recorder()
         self.constants: list[int | str | tuple[int, ...]] = []
         """FP32 pattern of each constant (or one for each column), or the name of a scalar that the host sets."""
         self.curves = Curves()
@@ -70,20 +39,9 @@ class Emitter:
     # ---- accumulator blocks
 
     def choose_banks(self, kind: Banks) -> None:
-        """Take blocks from the banks of a kind of kernels, if there are enough of them.
-
-        A kernel of each kind can then run at a time, without waiting for words that another one has. What products need
-        of other engines comes first, as long as the array has nothing else to do.
-        """
-        self.begin_chunk()
-        self.rings = self._sets[kind]
-        self._gaps_filled |= kind == Banks.GRADIENTS
+        """The same; what products need of other engines comes first, as long as the array has nothing else to do."""
+        super().choose_banks(kind)
         self.recorder.prefer = self.apart and kind == Banks.PRODUCTS and not self._gaps_filled
-        self.begin_chunk()
-
-    def room(self, kind: Banks, words: int) -> int:
-        """How many blocks of so many words the banks of a kind have."""
-        return sum(ring.depth // words for ring in self._sets[kind])
 
     @contextmanager
     def preferred(self) -> Iterator[None]:
@@ -91,41 +49,6 @@ class Emitter:
         before, self.recorder.prefer = self.recorder.prefer, True
         yield
         self.recorder.prefer = before
-
-    def begin_chunk(self) -> None:
-        """Blocks taken before may be overwritten from here on."""
-        for ring in self.rings:
-            ring.live = 0
-
-    def begin_kernel(self) -> None:
-        """Blocks kept before may be overwritten from here on."""
-        for ring in self.statics:
-            ring.live = 0
-
-    def take(self, rows: int, words: int, *, apart: Block | Sequence[Block] | None = None) -> Block:
-        """A block without gaps for this chunk, if possible in another bank than all of `apart`, or at least the first
-        ones; its words are free again when the bank's ring comes round.
-        """
-        others = [apart] if isinstance(apart, Block) else apart or []
-        banks = [block.addr // self.bank_words * self.bank_words for block in others]
-        turns = range(self._turn, self._turn + len(self.rings))
-        rings = [(turn, self.rings[turn % len(self.rings)]) for turn in turns]
-        fitting = [item for item in rings if item[1].fits(rows * words)] or rings
-        self._turn, ring = max(fitting, key=lambda item: _before(banks, item[1].base))
-        self._turn += 1
-        return Block(ring.take(rows * words), rows, words, words)
-
-    def limit(self, blocks: int) -> int:
-        """Most words of a block, if a chunk takes `blocks` of them and the blocks of two chunks are to find room."""
-        return self.bank_words // ceil(2 * blocks / len(self.rings))
-
-    def keep(self, rows: int, words: int) -> Block:
-        """A block that stays until the kernel ends."""
-        first = self._static_turn % len(self.statics)
-        rings = self.statics[first:] + self.statics[:first]
-        ring = next((ring for ring in rings if ring.fits(rows * words)), rings[0])
-        self._static_turn += 1
-        return Block(ring.take(rows * words), rows, words, words)
 
     def constant(self, value: float | int | str | tuple[int, ...]) -> Block:
         """The word that holds a number (float), a bit pattern (int) or a named scalar (str) in every column, or the bit
@@ -275,10 +198,11 @@ class Emitter:
                         count, height = min(images, end - image), min(rows, feature.h - h)
                         yield Chunk(image, count, h, height, w, min(width, feature.w - w))
 
-    def fetch(self, feature: Feature, chunk: Chunk) -> Block:
-        """LOAD a chunk as FP32: one row for each pixel, `feature.words` words each."""
+    def fetch(self, feature: Feature, chunk: Chunk, *, source: bool = False) -> Block:
+        """LOAD a chunk as FP32: one row for each pixel, `feature.words` words each; a `source` is only read."""
         address, stride = self._place(feature, chunk)
-        block = self.take(chunk.images, chunk.rows * chunk.width * feature.words)
+        take = self.take_source if source else self.take
+        block = take(chunk.images, chunk.rows * chunk.width * feature.words)
         self.load_block(_line(feature, chunk, block), address, stride, self._region(feature, chunk))
         return block.reshape(chunk.pixels, feature.words)
 
@@ -295,11 +219,6 @@ class Emitter:
         beat = self.arch.beat_bytes
         word = chunk.image * feature.image_words + chunk.h * feature.row_words + chunk.w * feature.words
         return feature.address + word * beat, feature.image_words * beat
-
-
-def _before(banks: list[int], base: int) -> int:
-    """How many banks come before one in a list."""
-    return banks.index(base) if base in banks else len(banks)
 
 
 def _line(feature: Feature, chunk: Chunk, block: Block) -> Block:

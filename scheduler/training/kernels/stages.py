@@ -21,7 +21,6 @@ from scheduler.training.kernels.rows import RowEpilogue, row_epilogue
 from scheduler.training.kernels.rules import apply_update
 from scheduler.training.kernels.step_sums import Sums, load_row, load_sums, make_sums, store_row, sums_row
 from scheduler.training.lower import Step, clear
-from scheduler.training.products.decisions import of_height
 from scheduler.training.products.linear import RowProduct
 from scheduler.training.products.masters import generate, weight_gradient
 from scheduler.training.products.resident import WeightImage
@@ -65,14 +64,14 @@ class Kernel:
         for _ in self.parts(image, window):
             pass
 
-    def parts(self, image: WeightImage, window: Window, rows: int | None = None) -> Iterator[Progress]:
-        """The same over windows, bit by bit; `rows` as in `conv_parts`."""
+    def parts(self, image: WeightImage, window: Window) -> Iterator[Progress]:
+        """The same over windows, bit by bit."""
         step, main = self.step, self.group.main
         source = step.features[main.input if isinstance(main, Conv) else main.gradient]
         chain, collect = self._epilogue()
         run = epilogue(*chain, window.out_step[1], step.features, self.row, collect) if chain else None
         product = WindowProduct(step.em, step.rings, source, self.target, window)
-        choice = step.decide(main_result(main), stage(main), of_height(product.choices(image), rows))
+        choice = step.decide(main_result(main), stage(main), product.choices(image))
         yield from product.parts(image, run, choice)
 
     def row_epilogue(self) -> RowEpilogue | None:
@@ -110,7 +109,7 @@ class Kernel:
             if name not in held:
                 features = self.step.features
                 held[name] = (
-                    self.step.em.fetch(features[name], chunk)
+                    self.step.em.fetch(features[name], chunk, source=True)
                     if name in features
                     else self.row(name).over_rows(block.rows)
                 )
@@ -133,10 +132,10 @@ def emit_conv(step: Step, group: Group) -> None:
     kernel.finish()
 
 
-def conv_parts(step: Step, group: Group, rows: int | None = None) -> Iterator[Progress]:
-    """FF over windows bit by bit, with its sums, in turns with another product, whose tiles have `rows` rows."""
+def conv_parts(step: Step, group: Group) -> Iterator[Progress]:
+    """FF over windows bit by bit, with its sums, in turns with another product."""
     kernel, weights = Kernel(step, group, paired=True), step.weights[group.main.weight]
-    yield from kernel.parts(weights.forward, _window(group.main, kernel.target), rows)
+    yield from kernel.parts(weights.forward, _window(group.main, kernel.target))
     kernel.finish()
 
 
@@ -150,8 +149,8 @@ def emit_unroll(step: Step, group: Group) -> None:
         pass
 
 
-def unroll_parts(step: Step, group: Group, rows: int | None = None) -> Iterator[Progress]:
-    """The same bit by bit, in turns with a product whose tiles have `rows` rows."""
+def unroll_parts(step: Step, group: Group) -> Iterator[Progress]:
+    """The same bit by bit, in turns with another product."""
     main, em = group.main, step.em
     source, target = step.features[main.input], step.features[main.output]
     filled, used = source.words * step.arch.array.cols, used_values(source, step.arch.array)
@@ -161,7 +160,7 @@ def unroll_parts(step: Step, group: Group, rows: int | None = None) -> Iterator[
     image = replace(image, run=run)
     step.data.append((image.address, selection_bytes(main, source.c, filled, pattern, step.arch)))
     product = WindowProduct(em, step.rings, source, target, _window(main, target))
-    yield from product.parts(image, choice=step.decide(main.output, "FF", of_height(product.choices(image), rows)))
+    yield from product.parts(image, choice=step.decide(main.output, "FF", product.choices(image)))
 
 
 def emit_input_gradient(step: Step, group: Group) -> None:

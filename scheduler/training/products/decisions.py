@@ -11,9 +11,6 @@ from scheduler.array_cost import MARGIN
 FLOWS = {"os": Dataflow.OUTPUT_STATIONARY, "ws": Dataflow.WEIGHT_STATIONARY}
 NAMES = {Dataflow.OUTPUT_STATIONARY: "output stationary", Dataflow.WEIGHT_STATIONARY: "weight stationary"}
 
-NEARLY = 1.05
-"""Cycles, against the fewest, at which a tile's height is taken for the sake of another product."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
@@ -138,12 +135,3 @@ def plain(decisions: Sequence[Decision]) -> list[dict[str, Any]]:
         | {"why not": item.loss}
         for item in decisions
     ]
-
-
-def of_height(choices: Sequence[Choice], rows: int | None) -> list[Choice]:
-    """The choices with tiles of `rows` rows if they take hardly longer, else all.
-
-    The array is emptied between tiles of different heights, so products in turns have tiles of the same.
-    """
-    most = NEARLY * min(choice.tensor for choice in choices)
-    return [choice for choice in choices if choice.rows == rows and choice.tensor <= most] or list(choices)

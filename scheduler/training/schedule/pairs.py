@@ -6,7 +6,6 @@ from dataclasses import replace
 from scheduler.training.graph.operators import Conv
 from scheduler.training.kernels.stages import conv_parts, unroll_parts
 from scheduler.training.lower import Step
-from scheduler.training.products.decisions import choose
 from scheduler.training.products.unroll import Unroll
 from scheduler.training.products.windows import Progress, WindowProduct, forward_window
 from scheduler.training.schedule.effort import array_cycles, store_words
@@ -83,8 +82,8 @@ def emit_pair(step: Step, first: Group, second: Group) -> None:
     """Record two products in turns."""
     step.em.begin_kernel()
     unrolls, steps = isinstance(first.main, Unroll), _apart(step, first)
-    parts, rows = unroll_parts if unrolls else conv_parts, _tile_rows(steps[1], second)
-    in_turns(parts(steps[0], first, rows), conv_parts(steps[1], second), follows=unrolls)
+    parts = unroll_parts if unrolls else conv_parts
+    in_turns(parts(steps[0], first), conv_parts(steps[1], second), follows=unrolls)
 
 
 def _product(step: Step, group: Group) -> WindowProduct:
@@ -92,11 +91,6 @@ def _product(step: Step, group: Group) -> WindowProduct:
     main, places = group.main, step.features
     window = forward_window(main.kernel, main.stride, main.padding, places[main.output])
     return WindowProduct(step.em, step.rings, places[main.input], places[main.output], window)
-
-
-def _tile_rows(step: Step, group: Group) -> int:
-    """Accumulator rows of the tiles of a convolution."""
-    return choose(_product(step, group).choices(step.weights[group.main.weight].forward))[0].rows
 
 
 def in_turns(first: Iterator[Progress], second: Iterator[Progress], *, follows: bool) -> None:

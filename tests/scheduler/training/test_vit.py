@@ -17,7 +17,7 @@ from scheduler.training.compile import compile_step
 from scheduler.training.graph.ir import Kind
 from scheduler.training.graph.operators import GeluGrad
 from scheduler.training.graph.reference import Reference
-from scheduler.training.kernels.emitter import STATIC_BANKS
+from scheduler.training.kernels.banks import STATIC_BANKS
 from scheduler.training.lower import TrainingOptions
 from scheduler.training.schedule.fuse import PRODUCTS, groups, main_result
 from sim.training.train import GoldenTrainer, train

@@ -59,6 +59,32 @@ def test_weight_gradients_and_what_is_kept_share_banks_but_no_words():
     assert set(words) <= set(range(6 * 1024, 8 * 1024))
 
 
+def chunk_banks(em, count):
+    """Banks of the blocks of a chunk."""
+    em.begin_chunk()
+    return [bank(em.take(2, 3)) for _ in range(count)]
+
+
+def test_chunks_of_few_blocks_begin_one_bank_behind_each_other():
+    em = Emitter(with_banks(8))
+    em.choose_banks(Banks.OTHERS)
+    assert [chunk_banks(em, 2) for _ in range(4)] == [[3, 4], [4, 5], [5, 3], [3, 4]]
+    assert [chunk_banks(em, 3)[0] for _ in range(3)] == [4, 5, 3]
+
+
+def test_what_is_only_read_lies_in_idle_banks_until_there_are_weight_gradients():
+    em = Emitter(with_banks(8))
+    em.choose_banks(Banks.OTHERS)
+    kept = [em.keep(1, 64) for _ in range(2)]
+    sources = [em.take_source(1, 256) for _ in range(4)]
+    words = [set(range(block.addr, block.addr + block.words)) for block in (*kept, *sources)]
+    assert {bank(block) for block in sources[:3]} == {6, 7}
+    assert sum(map(len, words)) == len(set().union(*words))
+    em.choose_banks(Banks.GRADIENTS)
+    em.choose_banks(Banks.OTHERS)
+    assert {bank(em.take_source(1, 256)) for _ in range(3)} == {3, 4, 5}
+
+
 def test_single_words_are_held_so_that_they_are_read_once():
     em = Emitter(arch8())
     block, words = em.take(5, 1), em.take(5, 1)

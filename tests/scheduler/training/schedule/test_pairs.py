@@ -14,7 +14,6 @@ from models.tokens import check_tokens
 from scheduler.training.capture import capture_training
 from scheduler.training.compile import compile_step
 from scheduler.training.lower import TrainingOptions, begin
-from scheduler.training.products.decisions import of_height
 from scheduler.training.products.unroll import selection_pattern
 from scheduler.training.products.windows import Progress
 from scheduler.training.schedule.fuse import groups, main_result
@@ -99,13 +98,6 @@ def test_tiles_of_a_pair_alternate(program):
     depths = [item.groups for item in found]
     shares = [np.cumsum([depth == kind for depth in depths]) / depths.count(kind) for kind in set(depths)]
     assert np.abs(shares[0] - shares[1]).max() <= 2 / min(depths.count(kind) for kind in set(depths))
-
-
-@pytest.mark.parametrize(("cycles", "wanted"), [(104, [16]), (106, [64, 16])])
-def test_tiles_are_of_one_height_if_that_costs_little(program, cycles, wanted):
-    base = program.places.decisions[0].chosen
-    choices = [replace(base, rows=64, tensor=100), replace(base, rows=16, tensor=cycles)]
-    assert [choice.rows for choice in of_height(choices, 16)] == wanted
 
 
 def test_an_unrolling_is_n_m(program):
