@@ -38,9 +38,3 @@ def test_command(command, tmp_path):
 @pytest.mark.verilator
 def test_example(tmp_path):
     run([sys.executable, "-c", EXAMPLES[0]], tmp_path)
-
-
-def test_pages_of_the_folders_exist():
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", TEXT) if "://" not in link]
-    assert links
-    assert not [link for link in links if not (ROOT / link).exists()]
