@@ -5,10 +5,12 @@ failed or differs from the golden machine; 2 something that the user gave is wro
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -130,11 +132,7 @@ def simulate(
     job = SimulateJob(model, arch, sparsity, dataflow, backend, batch, weights, output, waveform, stalls, seed)
     with progress() as report:
         result = run_job(job, progress=report)
-    if as_json:
-        print_json(result.to_json())
-    else:
-        with standard_output() as console:
-            print_report(result, console)
+    _show(result, print_report, as_json)
     if result.comparison is None or not result.comparison.equal:
         sys.exit(1)
 
@@ -177,11 +175,7 @@ def train(
     memory = MemoryModel(stalls=stalls, seed=seed)
     with progress() as report:
         result = run(job, rtl_steps=rtl_steps, steps=steps, memory=memory, folder=output, progress=report)
-    if as_json:
-        print_json(result.to_json())
-    else:
-        with standard_output() as console:
-            print_training(result, console)
+    _show(result, print_training, as_json)
 
 
 @app.command()
@@ -215,13 +209,18 @@ def encode(
     job = EncodeJob(model=model, arch=arch, **options, stalls=stalls, seed=seed)
     with progress() as report:
         result = run_job(job, progress=report)
-    if as_json:
-        print_json(result.to_json())
-    else:
-        with standard_output() as console:
-            print_encode(result, console)
+    _show(result, print_encode, as_json)
     if result.comparison is not None and not result.comparison.equal:
         sys.exit(1)
+
+
+def _show(result: Any, tables: Callable[[Any, Console], None], as_json: bool) -> None:
+    """A report as one JSON document or as `tables` print it."""
+    if as_json:
+        print_json(result.to_json())
+        return
+    with standard_output() as console:
+        tables(result, console)
 
 
 def _arch_table(presets: list[Arch]) -> Table:
