@@ -84,6 +84,19 @@ def index_width(count: int) -> int:
     return max(1, (count - 1).bit_length())
 
 
+def _operand_fields(shape: ElementShape) -> dict[str, int]:
+    """Which operands a beat takes, as said in ControlLayout, with their bits."""
+    ring_bits = index_width(shape.act_buffer)
+    return {
+        "base": ring_bits,
+        "mask": ring_bits,
+        "dense": 1,
+        "stationary": 1,
+        "slot": index_width(shape.weight_slots),
+        "source": 2,
+    }
+
+
 class ControlLayout(data.StructLayout):
     """Control of one processing element, already aligned to its pipeline stages.
 
@@ -97,17 +110,12 @@ class ControlLayout(data.StructLayout):
     """
 
     def __init__(self, shape: ElementShape) -> None:
-        sum_bits, ring_bits = index_width(shape.sums), index_width(shape.act_buffer)
+        sum_bits = index_width(shape.sums)
         super().__init__(
             {
                 "act_write": 1,
                 "act_word": index_width(shape.act_buffer // shape.act_width),
-                "base": ring_bits,
-                "mask": ring_bits,
-                "dense": 1,
-                "stationary": 1,
-                "slot": index_width(shape.weight_slots),
-                "source": 2,
+                **_operand_fields(shape),
                 "held": sum_bits,
                 "keep": 1,
                 "leave": 1,
@@ -142,14 +150,8 @@ def beat_fields(shape: ElementShape) -> dict[str, int]:
 
     `flush` marks the last beat of an instruction that leaves no result.
     """
-    ring_bits = index_width(shape.act_buffer)
     return {
-        "base": ring_bits,
-        "mask": ring_bits,
-        "dense": 1,
-        "stationary": 1,
-        "slot": index_width(shape.weight_slots),
-        "source": 2,
+        **_operand_fields(shape),
         "sum": index_width(shape.sums),
         "keep": 1,
         "leave": 1,
