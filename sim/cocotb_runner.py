@@ -4,8 +4,9 @@
     python -m sim.cocotb_runner top --waves --folder out    with out/dump.fst for GTKWave or Surfer
 
 A bench is built like any simulation library, with cocotb's own main program as the harness; it is rebuilt only when its
-Verilog changes. Only the ports of the top module are visible to cocotb: cocotb's way of building makes every signal
-public, which takes eight times as long to compile.
+Verilog changes. The program knows nothing of the Python environment that built it, so that environments can share a
+cache and come and go: whoever runs it says where cocotb's libraries are. Only the ports of the top module are visible
+to cocotb: cocotb's way of building makes every signal public, which takes eight times as long to compile.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from sim.verilate import BuildError, build_library, cache_folder
 
 SEED = 20260214
 _PORT = re.compile(r"^  (?:input|output) (?:wire )?(?:\[\d+:0\] )?(\w+);", re.M)
+_LIBRARY_PATH = "LD_LIBRARY_PATH"
 _VPI_OPTIONS = ("-std=gnu++17", "-O1", "-fPIC", "-DVM_TIMING=0", "-DVM_COVERAGE=0", "-DVM_TRACE=0", "-DVM_SC=0")
 
 
@@ -54,13 +56,13 @@ def build_bench(top: str, text: str, *, waves: bool = False) -> Path:
             trace=waves,
             options=("--vpi",),
         )
-    program = library.with_suffix("") / top
+    program = library.with_suffix(".cocotb") / top
     if not program.exists():
         program.parent.mkdir(exist_ok=True)
         partial = program.with_suffix(f".{os.getpid()}")
-        links = ["-Wl,--no-as-needed", "-lcocotbvpi_verilator"]
-        links += [f"-L{libraries}", f"-Wl,-rpath,{libraries}", f"-Wl,-rpath,{library.parent}"]
-        _compile(["-o", partial, _vpi_object(), library, *links])
+        links = [f"-L{library.parent}", f"-l:{library.name}", "-Wl,-rpath,$ORIGIN/.."]
+        links += ["-Wl,--no-as-needed", f"-L{libraries}", "-lcocotbvpi_verilator"]
+        _compile(["-o", partial, _vpi_object(), *links])
         partial.replace(program)
     return program
 
@@ -97,7 +99,7 @@ def run_bench(
     program = build_bench(top, text, waves=waves)
     folder.mkdir(parents=True, exist_ok=True)
     log, results = folder.resolve() / f"{bench}.log", folder.resolve() / f"{bench}.xml"
-    environment = {ARCH_VARIABLE: arch, **(variables or {})}
+    environment = {_LIBRARY_PATH: _with_cocotb_libraries(), ARCH_VARIABLE: arch, **(variables or {})}
     try:
         get_runner("verilator").test(
             test_module=f"sim.benches.{bench}",
@@ -120,6 +122,12 @@ def run_bench(
     if failed or not tests:
         raise BenchError(f"{failed} of {tests} tests failed, seed {seed}:\n{verilator.tail(log.read_text(), lines=80)}")
     return tests
+
+
+def _with_cocotb_libraries() -> str:
+    """Where the loader looks for shared libraries: first those of the cocotb of this environment."""
+    folders = [str(cocotb_tools.config.libs_dir), os.environ.get(_LIBRARY_PATH)]
+    return os.pathsep.join(filter(None, folders))
 
 
 def _vpi_object() -> Path:

@@ -1,7 +1,9 @@
 """The cocotb benches pass on the emitted Verilog of `tiny`, and fail when that Verilog is broken."""
 
 import re
+import shutil
 
+import cocotb_tools.config
 import pytest
 
 from hwgen.arch import load, preset_names
@@ -55,3 +57,20 @@ def test_only_ports_of_the_top_module_are_public():
 def test_a_bench_is_built_once(tmp_path):
     program = build_bench(*design("vector", load("tiny")))
     assert build_bench(*design("vector", load("tiny"))) == program
+
+
+def test_a_program_runs_after_the_environment_that_built_it_is_gone(seed, tmp_path, monkeypatch):
+    """Programs are kept for all environments; one that named the libraries of its builder needed them to start."""
+    monkeypatch.setenv("SPARSELOOM_CACHE", str(tmp_path / "cache"))
+    with monkeypatch.context() as builder:
+        gone = tmp_path / "libs"
+        shutil.copytree(cocotb_tools.config.libs_dir, gone)
+        builder.setattr(cocotb_tools.config, "libs_dir", gone)
+        program = build_bench(*design("controller", load("tiny")))
+    shutil.rmtree(gone)
+    (tmp_path / "cache").rename(tmp_path / "moved")
+    monkeypatch.setenv("SPARSELOOM_CACHE", str(tmp_path / "moved"))
+    kept = tmp_path / "moved" / program.relative_to(tmp_path / "cache")
+    before = kept.stat().st_mtime_ns
+    assert run_bench("controller", folder=tmp_path / "run", seed=seed) >= 6
+    assert kept.stat().st_mtime_ns == before
