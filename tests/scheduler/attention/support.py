@@ -14,6 +14,8 @@ from transformers import (
     GPTBigCodeModel,
     LlamaConfig,
     LlamaModel,
+    Qwen2Config,
+    Qwen2Model,
 )
 
 from hwgen.arch import Arch, load
@@ -116,14 +118,19 @@ def big_code(tokens: int, *, layers: int = 2, heads: int = 2, seed: int = 0) -> 
     return Case.of(GPTBigCodeModel(config).eval(), {"input_ids": torch.randint(0, 60, (1, tokens))})
 
 
-def llama(tokens: int, *, layers: int = 2, heads: int = 2, seed: int = 0, kv_heads: int = 1) -> Case:
-    """Of a random Llama with heads of 16 and random words."""
+def llama(
+    tokens: int, *, layers: int = 2, heads: int = 2, seed: int = 0, kv_heads: int = 1, kind: str = "Llama"
+) -> Case:
+    """Of a random Llama, or Qwen2, whose projections have biases, with heads of 16 and random words."""
     torch.manual_seed(seed)
     sizes = {"hidden_size": 16 * heads, "num_attention_heads": heads, "num_key_value_heads": kv_heads}
-    config = LlamaConfig(
-        **sizes, num_hidden_layers=layers, intermediate_size=32 * heads, vocab_size=60, initializer_range=0.2
-    )
-    return Case.of(LlamaModel(config).eval(), {"input_ids": torch.randint(0, 60, (1, tokens))})
+    sizes |= {"num_hidden_layers": layers, "intermediate_size": 32 * heads, "vocab_size": 60, "initializer_range": 0.2}
+    config, model = {"Llama": (LlamaConfig, LlamaModel), "Qwen2": (Qwen2Config, Qwen2Model)}[kind]
+    module = model(config(**sizes)).eval()
+    for name, value in module.named_parameters():
+        if name.endswith("bias"):
+            nn.init.normal_(value)
+    return Case.of(module, {"input_ids": torch.randint(0, 60, (1, tokens))})
 
 
 def check(program: EncoderProgram, image: np.ndarray | None = None) -> None:

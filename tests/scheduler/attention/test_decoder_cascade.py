@@ -97,6 +97,9 @@ def test_tokens_and_heads_are_those_of_the_algorithm(case, name):
     compare(case, PruningPolicy(**POLICIES[name]))
 
 
-@pytest.mark.parametrize("make", [big_code, partial(llama, kv_heads=2)], ids=["big code", "llama"])
+SHARED = {"big code": big_code, "llama": partial(llama, kv_heads=2), "qwen2": partial(llama, kv_heads=2, kind="Qwen2")}
+
+
+@pytest.mark.parametrize("make", SHARED.values(), ids=SHARED)
 def test_heads_that_share_keys(make):
     compare(make(ROOM, layers=2, heads=4), PruningPolicy(tokens=Schedule(caps=(15, 8))))

@@ -1,4 +1,4 @@
-"""Other models than BERT: ViT, and prompts of GPT-2 and of GPTBigCode, whose heads share keys and values."""
+"""Other models than BERT: ViT, and prompts of GPT-2, and of GPTBigCode, Llama and Qwen2, whose heads share keys."""
 
 from dataclasses import replace
 
@@ -38,10 +38,16 @@ def last_norm(model: nn.Module, hidden: np.ndarray) -> np.ndarray:
         return norm(torch.from_numpy(hidden)).numpy()
 
 
-NAMES = ["vit", "gpt2", "big code", "llama"]
+MODELS = {
+    "vit": vit,
+    "gpt2": lambda: gpt2(14),
+    "big code": lambda: big_code(14),
+    "llama": lambda: llama(14),
+    "qwen2": lambda: llama(14, kind="Qwen2"),
+}
 
 
-@pytest.mark.parametrize("make", [vit, lambda: gpt2(14), lambda: big_code(14), lambda: llama(14)], ids=NAMES)
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 @pytest.mark.parametrize("policy", [PruningPolicy(), PRUNED], ids=["whole", "pruned"])
 def test_models(make, policy):
     case = make()
