@@ -45,6 +45,7 @@ _BEAT = "byte address, a multiple of the beat size"
 QUANTIZE: Final = (
     Field("rows", 16, "rows (tokens)", low=1),
     Field("heads", 5, "heads, side by side in a row of the source", low=1, high=16),
+    Field("group", 5, "query heads that share a head; `heads` x `group` is at most `max_heads`", low=1, high=16),
     Field("head_size", 8, "elements, a multiple of 16", low=16, high=128),
     Field("bits", 5, "of an element of the MSB plane, or of the whole integer; even", low=4, high=16),
     Field("split", 1, "1: an LSB plane is written too; `bits` is then 12 at most"),
@@ -56,7 +57,8 @@ QUANTIZE: Final = (
     Field("low_addr", 48, "LSB plane: byte address, a multiple of 4"),
     Field("low_stride", 32, "bytes between heads, a multiple of 4"),
 )
-"""Rows of operands become planes of integers. Heads that are not alive are skipped: nothing is read or written."""
+"""Rows of operands become planes of integers. Heads of whose group no query head is alive are skipped: nothing is read
+or written."""
 
 SELECT: Final = (
     Field("score", 1, "whose importance", choices=Score),

@@ -65,9 +65,9 @@ _Rules = list[tuple[bool, str]]
 
 
 def _quantize_rules(fields: dict[str, int], sizes: AttentionSizes) -> _Rules:
-    allowed = PLANE_BITS if fields["split"] else QUERY_BITS
+    allowed, queries = PLANE_BITS if fields["split"] else QUERY_BITS, fields["heads"] * fields["group"]
     return [
-        (fields["heads"] <= sizes.max_heads, f"heads must be at most {sizes.max_heads}, not {fields['heads']}"),
+        (queries <= sizes.max_heads, f"heads x group must be at most {sizes.max_heads}, not {queries}"),
         (fields["head_size"] % CHUNK == 0, f"head_size must be a multiple of {CHUNK}, not {fields['head_size']}"),
         (fields["bits"] in allowed, f"bits must be one of {', '.join(map(str, allowed))}, not {fields['bits']}"),
     ]
@@ -111,7 +111,8 @@ _RULES: dict[Job, Callable[[dict[str, int], AttentionSizes], _Rules]] = {
 def _quantize(memory: Memory, fields: dict[str, int], importance: Importance, operand: str) -> None:
     rows, size, bits = fields["rows"], fields["head_size"], fields["bits"]
     steps = np.frombuffer(memory.read(fields["steps_addr"], 4 * fields["heads"]), "<f4")
-    for head in np.flatnonzero(importance.alive[: fields["heads"]]).tolist():
+    queries = importance.alive[: fields["heads"] * fields["group"]].reshape(fields["heads"], fields["group"])
+    for head in np.flatnonzero(queries.any(1)).tolist():
         source = memory.read_rows(fields["src_addr"] + head * size * 2, rows, size * 2, fields["src_stride"])
         values = decode(source.view("<u2"), operand)
         integers = quantize(values, steps[head], bits + LOW_BITS * fields["split"])

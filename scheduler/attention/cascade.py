@@ -47,8 +47,6 @@ def kept_of(graph: TrainingGraph, policy: PruningPolicy) -> list[Kept]:
     heads = layers[0].heads
     if any(item.heads != heads for item in layers):
         raise UserError("all layers must have as many heads")
-    if policy.heads is not None and any(item.kv_heads != heads for item in layers):
-        raise UserError("heads cannot be pruned where queries are grouped: heads of keys and values are shared")
     policy.check(len(layers), heads, layers[0].causal)
     length = graph.tensors[layers[0].output].shape[2]
     found = kept_for(policy, layers, length)

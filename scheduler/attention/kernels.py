@@ -94,6 +94,7 @@ class AttentionKernels:
         fields = planes.fields(self._first_row(name)) | {
             "rows": jobs.tokens,
             "heads": planes.heads,
+            "group": jobs.item.heads // planes.heads,
             "head_size": planes.head_size,
             "bits": planes.operands.bits,
             "split": int(planes.operands.split),

@@ -15,10 +15,12 @@ pytestmark = pytest.mark.verilator
 
 def random_fields(rng: np.random.Generator, name: str, **choices: int) -> dict[str, int]:
     """Planes and rows with gaps, from any multiple of 4 bytes on."""
-    split = int(rng.integers(2))
+    split, most = int(rng.integers(2)), SIZES[name].max_heads
+    group = int(rng.choice([1, rng.integers(1, most + 1)]))
     fields = {
         "rows": int(rng.choice([1, 2, 3, rng.integers(1, 40)])),
-        "heads": int(rng.integers(1, SIZES[name].max_heads + 1)),
+        "heads": int(rng.integers(1, most // group + 1)),
+        "group": group,
         "head_size": 16 * int(rng.integers(1, 9)),
         "split": split,
         "bits": int(rng.choice(PLANE_BITS if split else QUERY_BITS)),
@@ -54,13 +56,14 @@ def contents_of(rng: np.random.Generator, name: str, fields: dict[str, int]) -> 
 
 
 def traffic(fields: dict[str, int], beat: int, alive: int) -> tuple[int, int]:
-    """Beats: descriptor, steps and every row of every head that is alive; the planes of a head without gaps."""
+    """Beats: descriptor, steps and every row of every head that a living one needs; planes of a head without gaps."""
     reads, writes, row = max(1, 64 // beat) + -(-4 * fields["heads"] // beat), 0, 2 * fields["head_size"]
 
     def touched(address: int, size: int) -> int:
         return (address + size - 1) // beat - address // beat + 1
 
-    for head in (head for head in range(fields["heads"]) if alive >> head & 1):
+    group = fields["group"]
+    for head in (head for head in range(fields["heads"]) if f"{alive:032b}"[::-1][head * group :][:group].count("1")):
         first = fields["src_addr"] + head * row
         reads += sum(touched(first + number * fields["src_stride"], row) for number in range(fields["rows"]))
         for name, bits in (("msb", fields["bits"]), ("low", 4))[: 1 + fields["split"]]:

@@ -33,7 +33,7 @@ def _quantize(fields: data.View, sizes: AttentionSizes) -> list[Value]:
     most = max(PLANE_BITS)
     return [
         fields.rows != 0,
-        (fields.heads != 0) & (fields.heads <= sizes.max_heads),
+        (fields.heads != 0) & (fields.group != 0) & (fields.heads * fields.group <= sizes.max_heads),
         (fields.head_size != 0) & (fields.head_size % CHUNK == 0) & (fields.head_size <= _LARGEST_HEAD),
         Cat(fields.bits == bits for bits in QUERY_BITS).any(),
         ~fields.split | (fields.bits <= most),

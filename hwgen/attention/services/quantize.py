@@ -22,7 +22,7 @@ _SIZE_BITS = 25
 
 
 class QuantizeIssue(wiring.Component):
-    """What a job reads and writes: steps, then heads that are alive, the rows of each one behind the other.
+    """What a job reads and writes: steps, then heads that somebody needs, the rows of each one behind the other.
 
     Timing
     ------
@@ -60,6 +60,7 @@ class QuantizeIssue(wiring.Component):
         self._head_source, self._row_source = Signal.like(address), Signal.like(address)
         self._msb, self._low = Signal.like(address), Signal.like(address)
         self._head, self._row = Signal(range(sizes.max_heads + 1)), Signal(16)
+        self._queries = Signal(sizes.max_heads)
 
     def elaborate(self, platform: object) -> Module:
         """Steps | head after head: its planes, its rows."""
@@ -100,7 +101,7 @@ class QuantizeIssue(wiring.Component):
                 m.d.comb += self.busy.eq(1)
                 with m.If(self._head == fields.heads):
                     m.next = "idle"
-                with m.Elif(~self.alive.bit_select(self._head, 1)):
+                with m.Elif(~(self._queries & ((1 << fields.group) - 1)).any()):
                     self._next_head(m)
                 with m.Else(), m.If(self._planes(m)):
                     m.d.sync += [self._row.eq(1), self._row_source.eq(self._head_source)]
@@ -133,6 +134,7 @@ class QuantizeIssue(wiring.Component):
         fields = self.fields
         m.d.sync += [
             self._head.eq(0),
+            self._queries.eq(self.alive),
             self._head_source.eq(fields.src_addr),
             self._msb.eq(fields.msb_addr),
             self._low.eq(fields.low_addr),
@@ -151,6 +153,7 @@ class QuantizeIssue(wiring.Component):
         fields = self.fields
         m.d.sync += [
             self._head.eq(self._head + 1),
+            self._queries.eq(self._queries >> fields.group),
             self._head_source.eq(self._head_source + fields.head_size * OPERAND_BYTES),
             self._msb.eq(self._msb + fields.msb_stride),
             self._low.eq(self._low + fields.low_stride),

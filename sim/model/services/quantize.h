@@ -53,9 +53,10 @@ class QuantizeIssue {
     }
 
     void head(WritePort& writes) {
+        const uint64_t group = job_->fields.group, queries = job_->alive >> head_ * group;
         if (head_ == job_->fields.heads) {
             state_ = IDLE;
-        } else if (!(job_->alive >> head_ & 1)) {
+        } else if (!(queries & ((1u << group) - 1))) {
             next_head();
         } else if (announce(writes)) {
             row_ = 0;

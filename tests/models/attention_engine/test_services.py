@@ -59,10 +59,11 @@ def plane(memory, address, rows, size, bits):
 
 @pytest.mark.parametrize("operand", ["fp16", "bf16"])
 def test_quantize(operand, seed):
-    """Integers of both planes are those of the algorithm; heads that are not alive keep what was there."""
+    """Integers of both planes are those of the algorithm; heads that no living one needs keep what was there."""
     for case in range(40):
         rng = np.random.default_rng([seed, case])
-        heads, rows, size = int(rng.integers(1, 13)), int(rng.integers(1, 30)), 16 * int(rng.integers(1, 9))
+        group, rows, size = int(rng.choice([1, 2, 5])), int(rng.integers(1, 30)), 16 * int(rng.integers(1, 9))
+        heads = int(rng.integers(1, 12 // group + 1))
         split = int(rng.integers(2))
         bits = int(rng.choice(PLANE_BITS if split else QUERY_BITS))
         whole = bits + 4 * split
@@ -79,13 +80,13 @@ def test_quantize(operand, seed):
             importance,
             operand,
             {BASES["src_addr"]: padded.tobytes(), BASES["steps_addr"]: (1 / steps).numpy().tobytes()},
-            rows=rows, heads=heads, head_size=size, bits=bits, split=split,
+            rows=rows, heads=heads, group=group, head_size=size, bits=bits, split=split,
             src_stride=stride, msb_stride=strides["msb"], low_stride=strides["low"],
         )  # fmt: skip
 
         for head in range(heads):
             integers = plane(memory, BASES["msb_addr"] + head * strides["msb"], rows, size, bits)
-            if not importance.alive[head]:
+            if not any(importance.alive[query] for query in range(12) if query // group == head):
                 assert not integers.any()
                 continue
             if split:
@@ -215,7 +216,8 @@ def test_heads_that_are_alive_come_back():
         (Job.SAVE, {"length": 257}, "SAVE: length must be at most 256, not 257"),
         (Job.RESTORE, {"length": 13, "score": Score.HEADS}, "RESTORE: length must be at most 12, not 13"),
         (Job.QUANTIZE, {"rows": 0}, "rows must be in 1..65535, not 0"),
-        (Job.QUANTIZE, {"heads": 13}, "QUANTIZE: heads must be at most 12, not 13"),
+        (Job.QUANTIZE, {"heads": 13}, "QUANTIZE: heads x group must be at most 12, not 13"),
+        (Job.QUANTIZE, {"heads": 5, "group": 3}, "QUANTIZE: heads x group must be at most 12, not 15"),
         (Job.QUANTIZE, {"head_size": 24}, "QUANTIZE: head_size must be a multiple of 16, not 24"),
         (Job.QUANTIZE, {"bits": 5}, "QUANTIZE: bits must be one of 4, 6, 8, 10, 12, 14, 16, not 5"),
         (Job.QUANTIZE, {"bits": 14, "split": 1}, "QUANTIZE: bits must be one of 4, 6, 8, 10, 12, not 14"),

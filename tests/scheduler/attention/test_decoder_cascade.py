@@ -101,5 +101,7 @@ SHARED = {"big code": big_code, "llama": partial(llama, kv_heads=2), "qwen2": pa
 
 
 @pytest.mark.parametrize("make", SHARED.values(), ids=SHARED)
-def test_heads_that_share_keys(make):
-    compare(make(ROOM, layers=2, heads=4), PruningPolicy(tokens=Schedule(caps=(15, 8))))
+@pytest.mark.parametrize("heads", [None, Schedule(caps=(4, 1))], ids=["all heads", "one head"])
+def test_heads_that_share_keys(make, heads):
+    """Where one head is left, nobody needs the keys of another group."""
+    compare(make(ROOM, layers=2, heads=4), PruningPolicy(tokens=Schedule(caps=(15, 8)), heads=heads))

@@ -1,7 +1,6 @@
 """Padded batches: sequences of different lengths by one program, each as if it were alone."""
 
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -66,13 +65,12 @@ def test_padded_batches_are_those_of_the_algorithm(policy):
 def test_a_short_sequence_gives_the_bits_of_a_program_of_its_length(make):
     """Also behind a longer one, and with anything at all in the rows of the padding."""
     case = make(18, layers=3, heads=4)
-    policy = PRUNED if make is not llama else replace(PRUNED, heads=None)
-    program, hidden = case.compile(policy), case.hidden.clone()
+    program, hidden = case.compile(PRUNED), case.hidden.clone()
     hidden[0, 7:] = torch.nan
     found = run_batch(program, torch.cat([case.hidden, hidden, case.hidden]), [18, 7, 18])
     alone = Case(case.model, {}, case.encoder, case.hidden[:, :7], case.magnitudes, case.graphs(7)[0])
     for (rows, positions), one in zip(found, (case, alone, case), strict=True):
-        wanted = run(one.compile(policy), one.hidden)
+        wanted = run(one.compile(PRUNED), one.hidden)
         assert rows.tobytes() == wanted[0].tobytes()
         assert positions.tolist() == wanted[1].tolist()
 

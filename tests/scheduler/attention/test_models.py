@@ -1,7 +1,5 @@
 """Other models than BERT: ViT, and prompts of GPT-2, and of GPTBigCode, Llama and Qwen2, whose heads share keys."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -51,8 +49,6 @@ MODELS = {
 @pytest.mark.parametrize("policy", [PruningPolicy(), PRUNED], ids=["whole", "pruned"])
 def test_models(make, policy):
     case = make()
-    if case.magnitudes[0].key.shape[1] == 1:
-        policy = replace(policy, heads=None)
     program = case.compile(policy)
     check(program)
     hidden, positions = run(program, case.hidden)
@@ -108,8 +104,3 @@ def test_grouped_queries_are_pytorch_in_float32(heads, kv_heads):
     program = compile_encoder(capture_encoder(module, hidden), TINY, PruningPolicy(), [Magnitudes(*largest)])
     check(program)
     np.testing.assert_allclose(run(program, hidden)[0], wanted, atol=0.01)
-
-
-def test_heads_that_share_keys_are_not_pruned():
-    with pytest.raises(UserError, match=r"^heads cannot be pruned where queries are grouped: heads of keys and values"):
-        big_code(6).compile(PruningPolicy(heads=Schedule(shares=(1.0, 0.5))))
