@@ -72,8 +72,6 @@ class AttentionSizes:
     """Scores a cycle through exponential, importance and the value selection."""
     select_lanes: int = 16
     """Values of e a cycle into a top-k engine; at most `softmax_lanes` of them."""
-    selectors: int = 1
-    """Top-k engines for values; rows take turns."""
     output_lanes: int = 4
     """Outputs a cycle that are scaled and rounded."""
     max_length: int = 1024
@@ -92,7 +90,6 @@ class AttentionSizes:
             "beat_bytes": (16, 512),
             "softmax_lanes": (4, 64),
             "select_lanes": (1, 32),
-            "selectors": (1, 4),
             "output_lanes": (1, 16),
             "max_length": (16, 16384),
             "buffer_words": (16, 65536),

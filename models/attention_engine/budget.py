@@ -15,11 +15,19 @@ from hwgen.arch.attention import LOW_BITS, AttentionSizes
 
 MEMORY_LATENCY = 40
 CHANNEL_BYTES = 64
-FULL_SIZE = AttentionSizes(
+
+
+@dataclass(frozen=True, kw_only=True)
+class WideSizes(AttentionSizes):
+    """Sizes of an engine that is not built: values have more than one top-k engine, to which rows come in turns."""
+
+    selectors: int = 2
+
+
+FULL_SIZE = WideSizes(
     multipliers=512,
     beat_bytes=512,
     softmax_lanes=32,
-    selectors=2,
     output_lanes=8,
     rows_in_flight=16,
     reads_in_flight=64,
@@ -114,6 +122,7 @@ class _Run:
 
     def __init__(self, first: Row, sizes: AttentionSizes, latency: Latency) -> None:
         self.sizes, self.latency = sizes, latency
+        self.selectors = sizes.selectors if isinstance(sizes, WideSizes) else 1
         self.line, self.end, self._loaded = Timeline(latency.start, latency.switch), 0, latency.start
         if first.held:
             # Other heads are loaded while one is worked on.
@@ -136,7 +145,7 @@ class _Run:
         ready = line.work("softmax", scored, words) + self.latency.softmax
         if share < 1:
             search = 3 * words + self.latency.select
-            ready = line.work("select", ready, -(-search // self.sizes.selectors)) + search + self.latency.marks
+            ready = line.work("select", ready, -(-search // self.selectors)) + search + self.latency.marks
         first = last = values = 0
         if row.held:
             # At worst every word holds a kept value.

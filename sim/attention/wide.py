@@ -21,7 +21,8 @@ from sim.attention.model import JobCycles, ModelJob, RowFacts, run_jobs
 from sim.attention.trace_jobs import TraceLayer, job_fields, made_up_job
 
 CHANNELS = 8
-WHOLE = AttentionSizes(softmax_lanes=32, select_lanes=32, selectors=2, output_lanes=8, rows_in_flight=16)
+SELECTORS = 2
+WHOLE = AttentionSizes(softmax_lanes=32, select_lanes=32, output_lanes=8, rows_in_flight=16)
 """Of which `max_length`, lanes and slots are those of the engine."""
 CHANNEL = replace(WHOLE, softmax_lanes=4, select_lanes=4, max_length=WHOLE.max_length // CHANNELS)
 _LEVELS = CHANNELS.bit_length() - 1
@@ -34,7 +35,7 @@ def channel_sizes() -> Sizes:
     known.products_latency += _LEVELS
     known.softmax_latency = whole.softmax_latency
     known.weighted_latency += (_LEVELS + 1) // 2
-    known.selectors = WHOLE.selectors
+    known.selectors = SELECTORS
     known.routing = eliminator_latency(WHOLE.select_lanes) - 1
     known.candidate_gap = candidate_gap(WHOLE.select_lanes)
     return known
