@@ -99,8 +99,8 @@ def linear(x, layer):
 class Reference:
     """Scores and survivors of one sequence; layers call `attention` with the tokens that are theirs."""
 
-    def __init__(self, shares, values=1.0, first=1, recent=0):
-        self.shares, self.values, self.first, self.recent = shares, values, first, recent
+    def __init__(self, shares, values=1.0, first=1, recent=0, forgetting=1.0):
+        self.shares, self.values, self.first, self.recent, self.forgetting = shares, values, first, recent, forgetting
         self.scores, self.length = {}, 0
         self.held = [[] for _ in shares]
         """For each layer: (position, keys [H, D], values [H, D]) in the cache."""
@@ -155,6 +155,7 @@ def reference_gpt2_pass(model, ids, reference):
     body, start = model.transformer, reference.length
     rows = list(range(start, start + len(ids)))
     reference.length += len(ids)
+    reference.scores = {place: math.floor(score * reference.forgetting) for place, score in reference.scores.items()}
     reference.scores |= dict.fromkeys(rows, 0)
     x = array(body.wte.weight)[ids] + array(body.wpe.weight)[rows]
     alive, new = list(range(reference.length)), list(rows)

@@ -70,10 +70,12 @@ def test_bert_equals_the_float64_reference(values):
     assert len(rows) == 6
 
 
-def test_gpt2_equals_the_float64_reference_token_by_token():
+@pytest.mark.parametrize(("recent", "forgetting"), [(2, 1.0), (1, 0.125), (5, 0.75)])
+def test_gpt2_equals_the_float64_reference_token_by_token(recent, forgetting):
     model, ids = build("gpt2"), inputs("gpt2", batch=1, length=13)["input_ids"]
-    policy = PruningPolicy(tokens=TOKENS, values=Schedule(shares=(0.6,) * LAYERS), recent=2)
-    reference = Reference(TOKENS.shares, 0.6, recent=2)
+    values = Schedule(shares=(0.6,) * LAYERS)
+    policy = PruningPolicy(tokens=TOKENS, values=values, recent=recent, forgetting=forgetting)
+    reference = Reference(TOKENS.shares, 0.6, recent=recent, forgetting=forgetting)
     with torch.no_grad(), prune(model, policy) as pruned:
         cache, new = None, ids
         for _ in range(7):

@@ -46,6 +46,46 @@ def test_exponential_of_differences(exponent, seed):
         assert np.abs(e / 2**16 - exact).max() <= BOUND * ULP
 
 
+def test_every_e_is_within_half_a_unit_and_a_part_of_itself():
+    """Whatever the scaled difference was before it became t, at most 1.25 units less than it."""
+    t = np.arange(1 << POWER_BITS)
+    e, highest, lowest = exponential(t) * ULP, np.exp2(-t * ULP), np.exp2(-(t + 1.25) * ULP)
+    assert (e - lowest <= (0.5 + 1.25 * lowest) * ULP).all()
+    assert (highest - e <= (0.5 + 1.25 * highest) * ULP).all()
+    assert (e[highest < 0.4999 * ULP] == 0).all()
+
+
+@pytest.mark.parametrize("exponent", range(16, 64))
+def test_power_is_at_most_a_unit_and_a_quarter_small(exponent, seed):
+    """In exact integers, for differences of every size."""
+    rng, most = np.random.default_rng(seed + exponent), (1 << POWER_BITS) - 1
+    for mantissa in (1 << 15, (1 << 16) - 1, int(rng.integers(1 << 15, 1 << 16))):
+        differences = (rng.integers(1, 2, 500) << rng.integers(0, 39, 500)) + rng.integers(0, 1 << 20, 500)
+        differences = np.minimum(differences, 2**39 - 1)
+        for difference, t in zip(differences.tolist(), power(differences, mantissa, exponent).tolist()):
+            exact = Fraction(difference * mantissa, 1 << exponent - 16)
+            assert 0 <= exact - t < Fraction(5, 4) or (t == most and exact > most)
+
+
+def test_equal_scores_are_off_by_one_unit():
+    for keys in range(1, 16385):
+        total = keys * EXP_MAX
+        assert abs(int(probability(np.int64(EXP_MAX), *reciprocal(total))) - 65536 / keys) <= 1
+
+
+@pytest.mark.parametrize(("keys", "worst"), [(1024, 0.0077), (16384, 0.1105)])
+@pytest.mark.parametrize("depth", [16.98, 17.02])
+def test_keys_near_the_smallest_e_all_round_one_way(keys, worst, depth):
+    """What a row of many keys below one large key can lose or gain: half a unit for each of them."""
+    mantissa, exponent = softmax_scale(0.001)
+    scores = np.zeros(keys, np.int64)
+    scores[1:] = -round(depth * 2**exponent / mantissa)
+    e = row_exponentials(scores, np.ones(keys, dtype=bool), 0, (mantissa, exponent))
+    assert set(e[1:].tolist()) == {int(depth < 17)}
+    exact = 1 / (1 + (keys - 1) * 2**-depth)
+    assert 0.75 * worst <= abs(int(probability(e[:1], *reciprocal(int(e.sum())))[0]) * ULP - exact) <= worst
+
+
 @pytest.mark.parametrize("total", [65535, 65536, 65537, 98304, 131071, 131072, 65535 * 1024, 65535 * 65535, 2**32 - 1])
 def test_reciprocal(total):
     r, n = reciprocal(total)
