@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from math import ceil, log2
 from pathlib import Path
@@ -196,11 +196,24 @@ def arch_from_dict(data: Any, *, where: str = "architecture") -> Arch:
     data = _with_beat_bytes(data, where)
     try:
         # Through JSON, because pydantic's strict mode takes mappings for dataclasses only from there.
-        return TypeAdapter(Arch).validate_json(json.dumps(data))
+        arch = TypeAdapter(Arch).validate_json(json.dumps(data))
     except ValidationError as error:
         raise ArchError(f"{where}: {_sentence(error)}") from None
     except (TypeError, ValueError, RecursionError):
         raise ArchError(f"{where}: only plain numbers, text and mappings are allowed") from None
+    for name, value in _leaves(data):
+        if isinstance(value, bool | float):  # pydantic takes True for a literal 1, and 2.0 for 2
+            raise ArchError(f"{where}: {name} must be a whole number, not {value!r}")
+    return arch
+
+
+def _leaves(data: dict, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings of nested mappings by their dotted names."""
+    for name, value in data.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", value
 
 
 def _with_beat_bytes(data: dict, where: str) -> dict:
@@ -217,6 +230,7 @@ _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 _RULES = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
+    "int_parsing_size": "a whole number of at most 64 bits",
     "string_type": "text",
     "dataclass_type": "a mapping of settings",
     "dataclass_exact_type": "a mapping of settings",
