@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
-_LIBRARY = "/site-packages/torch/"
+_LIBRARIES = ("/site-packages/torch/", "/scheduler/training/convert/")
+"""Code that stands between a user's line and the operator; ours is that which calls model and loss of a step."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,9 @@ class AtenGraph:
 
 
 def source_line(stack_trace: str | None) -> str:
-    """`file:line` of the innermost frame of a stack trace that is not inside PyTorch, or of the innermost frame."""
+    """`file:line` of the innermost frame of a stack trace that is in none of `_LIBRARIES`, or of the innermost frame."""
     frames = _FRAME.findall(stack_trace or "")
-    own = [frame for frame in frames if _LIBRARY not in frame[0].replace("\\", "/")]
+    own = [frame for frame in frames if not any(part in frame[0].replace("\\", "/") for part in _LIBRARIES)]
     if not frames:
         return ""
     path, line = (own or frames)[-1]

@@ -55,8 +55,7 @@ def load_model(spec: str, *, weights: str | Path | None = None, seed: int = 0) -
     if made:
         module, examples = made
     elif entry:
-        settings = dict(pair.split("=") for pair in (entry["settings"] or "").split(",") if pair)
-        module, examples = zoo.build(entry["name"], seed=seed, **{key: int(value) for key, value in settings.items()})
+        module, examples = zoo.build(entry["name"], seed=seed, **_settings(entry["settings"] or ""))
     else:
         raise UserError(f"cannot tell what model {spec!r} is: give {EXPECTED}")
     if values is not None:
@@ -66,6 +65,16 @@ def load_model(spec: str, *, weights: str | Path | None = None, seed: int = 0) -
         name: value.detach().to(torch.float32).numpy() for name, value in zip(graph.inputs, examples, strict=True)
     }
     return LoadedModel(entry["name"] if entry else spec.rpartition(":")[2], graph, inputs, module)
+
+
+def _settings(text: str) -> dict[str, int]:
+    """`"rows=8,inputs=16"` -> values by name; raises `UserError` for a name that comes twice."""
+    settings: dict[str, int] = {}
+    for name, value in (pair.split("=") for pair in text.split(",") if pair):
+        if name in settings:
+            raise UserError(f"setting {name} of the model is given twice, {settings[name]} and {value}")
+        settings[name] = int(value)
+    return settings
 
 
 def load_function(spec: str) -> zoo.Model | None:

@@ -22,6 +22,8 @@ def output_folder(target: Path) -> Iterator[Path]:
         if target.exists() and not target.is_dir():
             raise UserError(f"cannot write to {target}: it is not a folder")
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+    except FileExistsError:
+        raise UserError(f"cannot write to {target}: {target.parent} is not a folder") from None
     except OSError as error:
         raise UserError(f"cannot write to {target}: {error.strerror or error}") from None
     try:
@@ -46,5 +48,9 @@ def _move(partial: Path, target: Path) -> None:
         return
     if not os.access(target, os.W_OK | os.X_OK):
         raise PermissionError(13, os.strerror(13))
-    for path in sorted(partial.iterdir()):
+    paths = sorted(partial.iterdir())
+    for path in paths:
+        if (target / path.name).is_dir():
+            raise IsADirectoryError(21, f"{path.name} in it is a folder")
+    for path in paths:
         path.replace(target / path.name)

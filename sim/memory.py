@@ -9,6 +9,14 @@ CHANNELS = ("AR", "R", "AW", "W", "B")
 """AXI channels in the order of `MemoryModel.stalls`."""
 CHANCE_UNIT = 4096
 """Stall probabilities are multiples of 1 / CHANCE_UNIT."""
+SEED_LIMIT = 1 << 32
+"""Seeds are below; NumPy's and scikit-learn's generators take no others."""
+
+
+def check_seed(seed: int) -> None:
+    """Raise `UserError` for a seed that one of the generators would not take."""
+    if not 0 <= seed < SEED_LIMIT:
+        raise UserError(f"a seed must be in 0..{SEED_LIMIT - 1}, not {seed}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +53,7 @@ class MemoryModel:
             raise UserError(f"memory stall_every must be 0 or at least 2, not {self.stall_every}")
         if not all(0 <= chance <= 0.95 for chance in self.stall_chances):
             raise UserError(f"memory stalls must be in 0..0.95, not {self.stalls}")
+        check_seed(self.seed)
 
     @property
     def stall_chances(self) -> tuple[float, ...]:

@@ -68,7 +68,7 @@ def print_resources(report: Mapping[str, Any], console: Console) -> None:
     """Print the totals and the modules with the most instances."""
     table = Table(title=f"{report['arch']}: counted in the Verilog, before synthesis", title_justify="left")
     for name in ("module", "instances", "multipliers", "adders", "register bits", "memory bits"):
-        table.add_column(name, justify="left" if name == "module" else "right")
+        table.add_column(name, justify="left" if name == "module" else "right", overflow="fold")
     for name, row in sorted(report["modules"].items(), key=lambda item: (-item[1]["instances"], item[0])):
         table.add_row(name, *(f"{row[key]:,}" for key in row))
     table.add_section()

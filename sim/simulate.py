@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from hwgen.arch import Arch
+from hwgen.arch import Arch, UserError
 from hwgen.arch.commands import Command
 from models.pattern import Pattern
 from scheduler.capture import capture
@@ -127,6 +127,9 @@ def _run(
         waveform=waveform,
         progress=lambda text: say(f"running on RTL: {text}"),
     )
+    if waveform is not None and not waveform.path.exists():
+        window = f"{waveform.first}:{waveform.last}"
+        raise UserError(f"the waveform window {window} begins after the run, which takes {run.cycles:,} cycles")
     if not run.status.ok:
         raise SimulationError(f"the hardware stopped: {run.status}")
     golden = comparison = None

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import torch
@@ -25,9 +26,11 @@ from scheduler.training.capture import capture_training
 from scheduler.training.compile import compile_step
 from scheduler.training.lower import Method, TrainingOptions
 from scheduler.training.program import TrainingProgram
+from sim.memory import check_seed
 from sim.training.train import Batch
 
 MODELS = {"digits_cnn": DigitsCnn, "digits_mlp": Mlp}
+CLASSES = 10
 MAX_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 5e-4
 
 
@@ -55,6 +58,7 @@ class DigitsJob:
             )
         if self.batch < 1 or self.epochs < 1:
             raise UserError(f"batch and epochs must be at least 1, not {self.batch} and {self.epochs}")
+        check_seed(self.seed)
         if self.batch > len(self.data.train_images):
             raise UserError(f"a batch of {self.batch:,} is more than the {len(self.data.train_images):,} images")
         replace(self.options, method=self.method)
@@ -88,6 +92,8 @@ class DigitsJob:
 
     def optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
         """Momentum SGD."""
+        if not any(parameter.requires_grad for parameter in module.parameters()):
+            raise UserError(f"{self.model} has no parameter to train")
         return torch.optim.SGD(module.parameters(), lr=self.rate(0), momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
 
     def rate(self, step: int) -> float:
@@ -119,6 +125,9 @@ class DigitsJob:
         """The step as a program for the architecture."""
         module, (images, labels) = self.module(), self.tensors(next(self.order()))
         graph = capture_training(module, "cross_entropy", (images,), labels, self.optimizer(module))
+        scores = graph.tensors[graph.outputs["output"]].shape[-1]
+        if scores < CLASSES:
+            raise UserError(f"{self.model} must give a score for each of {CLASSES} digits, not {scores}")
         chosen = {"pattern": self.pattern, "method": self.method if self.pattern else "dense"}
         return compile_step(graph, self.arch, replace(self.options, **chosen))
 
@@ -146,12 +155,12 @@ class DigitsJob:
         training = self._sparse(module, program)
         return (training.finish() if training else module).eval()
 
-    def reference(self, program: TrainingProgram) -> tuple[nn.Module, list[float]]:
-        """The same training in PyTorch float32: the module in evaluation mode, and the losses."""
+    def reference(self, program: TrainingProgram, steps: int) -> tuple[nn.Module, list[float]]:
+        """The first steps of the same training in PyTorch float32: the module in evaluation mode, and the losses."""
         module = self.module()
         training, optimizer, losses = self._sparse(module, program), self.optimizer(module), []
         with one_thread():
-            for step, chosen in enumerate(self.order()):
+            for step, chosen in enumerate(islice(self.order(), steps)):
                 for group in optimizer.param_groups:
                     group["lr"] = self.rate(step)
                 images, labels = self.tensors(chosen)

@@ -33,8 +33,8 @@ class TrainingReport:
     """Of the same steps in PyTorch float32."""
     accuracy: float | None
     """On the test images, after all epochs; None if not all steps were made."""
-    reference_accuracy: float
-    """The same of PyTorch after all epochs."""
+    reference_accuracy: float | None
+    """The same of PyTorch."""
     program: TrainingProgram = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -93,8 +93,9 @@ def _run(
     say("scheduling")
     program = job.program()
     say("training in PyTorch")
-    module, reference = job.reference(program)
-    golden, total = GoldenTrainer(program), job.steps if steps is None else min(steps, job.steps)
+    total = job.steps if steps is None else min(steps, job.steps)
+    module, reference = job.reference(program, total)
+    golden = GoldenTrainer(program)
     batches = islice(job.batches(program), total)
     done: list[StepResult] = []
     if rtl_steps:
@@ -112,9 +113,9 @@ def _run(
         job=job,
         rtl=tuple(done),
         losses=tuple(losses),
-        reference_losses=tuple(reference[: len(losses)]),
+        reference_losses=tuple(reference),
         accuracy=job.accuracy(job.trained(program, golden.memory)) if whole else None,
-        reference_accuracy=job.accuracy(module),
+        reference_accuracy=job.accuracy(module) if whole else None,
         program=program,
     )
 

@@ -45,6 +45,13 @@ def test_generate_writes_every_file(sparseloom, tmp_path):
     assert resources["memory_bits"] > bits, "queues and element buffers come on top of the scratchpads"
 
 
+def test_modules_are_printed_by_their_whole_names(sparseloom, tmp_path):
+    result = sparseloom("generate", "--arch", "tiny", "-o", tmp_path / "out")
+    names = json.loads((tmp_path / "out" / "resources.json").read_text())["modules"]
+    column = "".join(line.split("│")[1].strip() for line in result.out.splitlines() if line.startswith("│"))
+    assert [name for name in names if name not in column] == []
+
+
 def test_generate_prints_json_and_nothing_else(sparseloom, tmp_path):
     result = sparseloom("generate", "--arch", "tiny", "-o", tmp_path / "out", "--json")
     assert json.loads(result.out)["arch"] == "tiny"

@@ -47,12 +47,14 @@ BROKEN = """\
     [
         (
             "    return nn.Sequential(nn.Linear(64, 10), nn.Tanh()), (torch.zeros(2, 64),)\n",
-            "the training step needs 2 operators that cannot be lowered: aten.tanh.default in 1",
+            "the training step needs 2 operators that cannot be lowered: aten.tanh.default in 1 (activation.py:",
         ),
         (
             "    return nn.Linear(4, 10), (torch.zeros(2, 4),)\n",
             "must take digits, [batch, 1, 8, 8] or [batch, 64], not",
         ),
+        ("    return nn.Linear(64, 9), (torch.zeros(2, 64),)\n", "must give a score for each of 10 digits, not 9"),
+        ("    return nn.ReLU(), (torch.zeros(2, 64),)\n", "has no parameter to train"),
         (BROKEN, "step 0: the loss is nan; the first tensor with a value that is not finite is 0."),
     ],
 )

@@ -53,6 +53,8 @@ def test_an_architecture_that_is_not_there(assert_refused, tmp_path):
         (("--waveform", "9:3"), "a waveform window must be A:B, cycles with A < B, not '9:3'"),
         (("--waveform", "3:9"), "a waveform needs a folder to go to: give -o DIR"),
         (("--weights", "none.safetensors"), "none.safetensors"),
+        (("--seed", "-1"), "a seed must be in 0..4294967295, not -1"),
+        (("--seed", 1 << 70), "a seed must be in 0..4294967295, not 1180591620717411303424"),
     ],
 )
 def test_a_bad_option_of_simulate(assert_refused, arguments, error):
@@ -70,6 +72,7 @@ def test_a_bad_option_of_simulate(assert_refused, arguments, error):
         (("--batch", "2000"), "a batch of 2,000 is more than the 1,437 images"),
         (("--batch", "3"), "the batch of 3 must be a multiple of array.rows (4)"),
         (("--stalls", "1.5"), "memory stalls must be in 0..0.95, not 1.5"),
+        (("--seed", "-1"), "a seed must be in 0..4294967295, not -1"),
         (("--arch", "tiny2"), "training needs array.lanes 1, not 2"),
     ],
 )
@@ -83,6 +86,7 @@ def test_a_bad_option_of_train(assert_refused, arguments, error):
         ("resnet", "unknown model 'resnet'"),
         ("linear:rows=0", "setting rows of model linear must be in 1..65536, not 0"),
         ("linear:depth=3", "model linear has no setting 'depth'"),
+        ("linear:rows=2,rows=3", "setting rows of the model is given twice, 2 and 3"),
         ("no/such/file.py:build", "there is no such file"),
         ("no/such/file.pt2", "no/such/file.pt2"),
         ("[bold]what?", "cannot tell what model '[bold]what?' is"),
@@ -93,6 +97,13 @@ def test_a_model_that_is_not_there(assert_refused, model, error):
 
 
 # Output that cannot be written.
+
+
+@pytest.mark.verilator
+def test_a_waveform_of_cycles_that_never_come(assert_refused, tmp_path):
+    command = ("simulate", "linear:rows=4,inputs=4,outputs=4", "--arch", "tiny", "-o", tmp_path / "out")
+    text = "the waveform window 50000:60000 begins after the run, which takes "
+    assert_refused(*command, "--waveform", "50000:60000", text=text)
 
 
 def test_a_folder_that_cannot_be_written(assert_refused, tmp_path):

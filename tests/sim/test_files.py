@@ -42,8 +42,18 @@ def test_a_file_in_the_way_is_named(tmp_path):
         output_folder(tmp_path / "out"),
     ):
         pass
-    with pytest.raises(UserError, match=r"^cannot write to .*deep: "), output_folder(tmp_path / "out" / "deep"):
+    with pytest.raises(UserError, match=r"^cannot write to .*deep: .*out is not a folder$"), output_folder(tmp_path / "out" / "deep"):
         pass
+
+
+def test_a_folder_in_the_way_of_a_file_leaves_all_as_it_was(tmp_path):
+    (tmp_path / "out" / "two.txt").mkdir(parents=True)
+    expected = pytest.raises(UserError, match=r"^cannot write to .*out: two\.txt in it is a folder$")
+    with expected, output_folder(tmp_path / "out") as folder:
+        (folder / "one.txt").write_text("1")
+        (folder / "two.txt").write_text("2")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["two.txt"]
+    assert leftovers(tmp_path) == []
 
 
 def test_a_full_disk_leaves_nothing(tmp_path):

@@ -55,7 +55,13 @@ def test_losses_are_those_of_pytorch(pattern):
     report = run(job("digits_mlp", pattern), rtl_steps=0, steps=12)
     np.testing.assert_allclose(report.losses, report.reference_losses, rtol=3e-3)
     assert report.accuracy is None
+    assert report.reference_accuracy is None
     assert report.to_json()["losses"] == list(report.losses)
+
+
+def test_pytorch_makes_no_more_steps_than_were_asked_for():
+    long = dataclasses.replace(job("digits_mlp", "dense"), epochs=1_000_000)
+    assert len(run(long, rtl_steps=0, steps=2).reference_losses) == 2
 
 
 @pytest.mark.parametrize("dataflow", ["auto", "ws"])
