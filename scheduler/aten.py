@@ -53,7 +53,7 @@ class AtenGraph:
 
 
 def source_line(stack_trace: str | None) -> str:
-    """`file:line` of the innermost frame of a stack trace that is in none of `_LIBRARIES`, or of the innermost frame."""
+    """`file:line` of the innermost frame of a stack trace that is outside of `_LIBRARIES`, or of the innermost."""
     frames = _FRAME.findall(stack_trace or "")
     own = [frame for frame in frames if not any(part in frame[0].replace("\\", "/") for part in _LIBRARIES)]
     if not frames:

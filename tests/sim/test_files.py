@@ -42,7 +42,10 @@ def test_a_file_in_the_way_is_named(tmp_path):
         output_folder(tmp_path / "out"),
     ):
         pass
-    with pytest.raises(UserError, match=r"^cannot write to .*deep: .*out is not a folder$"), output_folder(tmp_path / "out" / "deep"):
+    with (
+        pytest.raises(UserError, match=r"^cannot write to .*deep: .*out is not a folder$"),
+        output_folder(tmp_path / "out" / "deep"),
+    ):
         pass
 
 
