@@ -81,20 +81,26 @@ def transfers(plan: Plan) -> tuple[int, int]:
 
 
 def _load(arch: Arch, problem: Problem, plan: Plan) -> tuple[int, int, int]:
-    """Cycles of a load of activations (or of a plain tensor's tile), of a load of weights with indices, and of all."""
+    """Cycles of a load of activations (or of a plain tensor's tile), of a load of weights with indices, and of all.
+
+    The last row tile loads no more rows of activations than there are.
+    """
     tiles, rows = plan.row_tiles * plan.col_tiles, min(plan.row_tile, problem.rows)
     addend = LOAD_START + _block(arch, rows, plan.tile_cols, plan.col_tiles == 1, READ_LATENCY)
     biases = (2 * problem.words + LOAD_START * plan.col_tiles) * problem.biased
     if plan.dataflow is None:
         return addend, 0, tiles * addend * (1 + problem.adds) + biases
     depth, lanes = min(plan.depth_tile, problem.depth), arch.array.lanes
-    act = LOAD_START + _block(arch, rows, ceil(depth / arch.array.cols), plan.depth_tiles == 1, READ_LATENCY)
+    beats, joined = ceil(depth / arch.array.cols), plan.depth_tiles == 1
+    act = LOAD_START + _block(arch, rows, beats, joined, READ_LATENCY)
     words = ceil(depth / plan.group) * plan.group_words * plan.tile_cols
     wgt = LOAD_START + _block(arch, 1, words * lanes, True, READ_LATENCY)
     if problem.sparse:
         wgt += LOAD_START + _block(arch, 1, ceil(words * lanes / 4), True, READ_LATENCY)
     act_loads, wgt_loads = transfers(plan)
-    return act, wgt, act_loads * act + wgt_loads * wgt + tiles * addend * problem.adds + biases
+    acts = LOAD_START * act_loads
+    acts += act_loads // plan.row_tiles * _block(arch, problem.rows, beats, joined, READ_LATENCY)
+    return act, wgt, acts + wgt_loads * wgt + tiles * addend * problem.adds + biases
 
 
 def _block(arch: Arch, rows: int, beats: int, joined: bool, latency: int) -> int:

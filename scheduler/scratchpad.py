@@ -69,29 +69,36 @@ class Pool:
 
 
 class Accumulators:
-    """The accumulator scratchpad during one layer, in four equal areas, so that engines rarely meet in a bank.
+    """The accumulator scratchpad, in four equal areas, so that engines rarely meet in a bank.
 
     Area 0 holds results of even tiles, area 2 of odd ones; areas 3 and 1 hold what the vector engine adds to them,
-    which is in another bank for any number of banks. While one tile is computed into one half, the vector engine
+    which is in another bank for any number of banks. While one tile is computed into one area, the vector engine
     reads both operands of the tile before from different banks.
+    Two results of an area have a half each, and with eight banks a bank each: the array writes one of them while the
+    vector engine and STORE may still be at the other.
     """
 
-    def __init__(self, arch: Arch, plan: Plan, layer: Layer) -> None:
-        area = arch.scratchpads.acc_depth // 4
+    def __init__(self, arch: Arch) -> None:
+        self._area = area = arch.scratchpads.acc_depth // 4
+        self._results = (0, area // 2), (2 * area, 2 * area + area // 2)
+        self._sides = Ring(area, base=3 * area), Ring(area, base=area)
+
+    def begin(self, plan: Plan, layer: Layer) -> None:
+        """Give words to a layer. What its steps add lies behind that of the layer before, so that it can be loaded
+        while that one is under way: a load that waits holds up all that LOAD does after it.
+        """
         self.plan = plan
-        self.results = (0, 2 * area)
         adds = any(step.kind == "add" for step in layer.steps)
         biased = any(step.kind == "bias" for step in layer.steps)
         bias_words = plan.tile_cols if biased else 0
-        slots = min(2, (area - bias_words) // plan.out_words) if adds else 0
-        left = area - slots * plan.out_words
-        self.addends = tuple(Pool(base, plan.out_words, slots) for base in (3 * area, area))
-        self.biases = tuple(
-            Pool(base + slots * plan.out_words, plan.tile_cols, min(plan.col_tiles, left // plan.tile_cols))
-            for base in (3 * area, area)
-        )
+        slots = min(2, (self._area - bias_words) // plan.out_words) if adds else 0
+        left = self._area - slots * plan.out_words
+        biases = min(plan.col_tiles, left // plan.tile_cols) if biased else 0
+        starts = [side.take(slots * plan.out_words + biases * plan.tile_cols) for side in self._sides]
+        self.addends = tuple(Pool(start, plan.out_words, slots) for start in starts)
+        self.biases = tuple(Pool(start + slots * plan.out_words, plan.tile_cols, biases) for start in starts)
 
     def result(self, number: int) -> tuple[int, int]:
-        """First word of the result of tile `number`, and the half (0 or 1) that it is in."""
+        """First word of the result of tile `number`, and the half (0 or 1) that what is added to it is in."""
         slot = number % self.plan.out_slots
-        return self.results[slot % 2] + slot // 2 * self.plan.out_words, slot % 2
+        return self._results[slot % 2][slot // 2], slot % 2

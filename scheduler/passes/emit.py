@@ -80,12 +80,13 @@ class _Emitter:
         self.recorder = Recorder()
         self.act_ring = Ring(state.arch.scratchpads.act_depth)
         self.wgt_ring = Ring(state.arch.scratchpads.wgt_depth, INDEX_WORDS)
+        self.accumulators = Accumulators(state.arch)
 
     def layer(self, layer: Layer) -> None:
         """Record all tiles of a layer."""
         plan = self.state.plans[layer.name]
         self.plan = plan
-        self.accumulators = Accumulators(self.arch, plan, layer)
+        self.accumulators.begin(plan, layer)
         if plan.dataflow is not None:
             act = self.act_ring.take(plan.act_words * plan.act_slots)
             wgt = self.wgt_ring.take(plan.wgt_words * plan.wgt_slots)

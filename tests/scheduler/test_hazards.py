@@ -50,7 +50,8 @@ def test_result_slots_are_apart_and_addends_in_other_banks(banks):
     state = lower(captured("residual_mlp", batch=19, hidden=12)[2], arch)
     layer = state.layers[2]
     plan = state.plans[layer.name]
-    places = Accumulators(arch, plan, layer)
+    places = Accumulators(arch)
+    places.begin(plan, layer)
     slots = [places.result(number) for number in range(plan.out_slots)]
     starts = sorted(start for start, _ in slots)
     assert all(low + plan.out_words <= high for low, high in itertools.pairwise(starts))
@@ -58,6 +59,20 @@ def test_result_slots_are_apart_and_addends_in_other_banks(banks):
         for pool in (places.addends[half], places.biases[half]):
             address, _ = pool.get("content")
             assert address // (1024 // banks) != start // (1024 // banks)
+
+
+def test_results_have_banks_of_their_own_and_layers_other_words_for_what_they_add():
+    state = lower(captured("mlp", batch=40)[2], variant("tiny", scratchpads={"acc_banks": 8}))
+    places, before = Accumulators(state.arch), set()
+    for layer in state.layers:
+        plan = state.plans[layer.name]
+        places.begin(plan, layer)
+        assert plan.out_slots == 4
+        assert len({places.result(number)[0] // (1024 // 8) for number in range(4)}) == 4
+        starts = [pool.get(layer.name)[0] for pool in places.biases]
+        words = {start + word for start in starts for word in range(plan.tile_cols)}
+        assert not words & before
+        before = words
 
 
 def test_a_pool_keeps_what_was_used_last():

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from hwgen.arch import UserError, load, preset_names
-from hwgen.arch.isa import Dataflow, Opcode
+from hwgen.arch.isa import Dataflow, Opcode, Target
 from scheduler.array_cost import row_blocks
 from scheduler.capture import capture
-from scheduler.cost import estimate, transfers
+from scheduler.cost import LOAD_START, estimate, transfers
 from scheduler.ir import Bias, Graph, Linear, Tensor
 from scheduler.lower import lower
 from scheduler.passes.tile import problem_of
@@ -109,6 +109,17 @@ def test_a_large_product_keeps_the_array_busy(pattern, ideal, dataflow):
     cost = estimate(state.arch, problem_of(state, layer), state.plans[layer.name])
     assert ideal <= cost.tensor <= 1.03 * ideal
     assert cost.total >= max(cost.load, cost.tensor, cost.vector, cost.store)
+
+
+def test_the_last_row_tile_loads_the_rows_that_are_left():
+    state = lowered(load("sat16"), "2:8", "os", rows=360, inputs=128, outputs=10)
+    (layer,) = state.layers
+    plan = state.plans[layer.name]
+    loads = [item for item in state.program.commands if item.opcode is Opcode.LOAD and item.target != Target.ACC32]
+    assert plan.row_tile * plan.row_tiles > 360
+    cycles = sum(LOAD_START + item.rows * item.beats for item in loads)
+    biases = LOAD_START + 2 * plan.tile_cols
+    assert estimate(state.arch, problem_of(state, layer), plan).load == cycles + biases
 
 
 def test_auto_takes_the_cheaper_dataflow_and_says_what_the_other_costs():
