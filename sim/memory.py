@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Integral, Rational
 
 from hwgen.arch import UserError
 
@@ -44,13 +45,20 @@ class MemoryModel:
     """Addresses (low, high) that answer SLVERR; outside the image the answer is DECERR."""
 
     def __post_init__(self) -> None:
+        for name in ("read_latency", "write_latency", "outstanding", "stall_every", "seed"):
+            if not isinstance(getattr(self, name), Integral):
+                raise UserError(f"memory {name} must be a whole number, not {getattr(self, name)!r}")
         for name in ("read_latency", "write_latency", "outstanding"):
             if getattr(self, name) < 1:
                 raise UserError(f"memory {name} must be at least 1, not {getattr(self, name)}")
+        if not isinstance(self.bandwidth, Rational | None):
+            raise UserError(f"memory bandwidth must be a whole number or a Fraction, not {self.bandwidth!r}")
         if self.bandwidth is not None and self.bandwidth <= 0:
             raise UserError(f"memory bandwidth must be more than 0 bytes per cycle, not {self.bandwidth}")
         if self.stall_every < 0 or self.stall_every == 1:
             raise UserError(f"memory stall_every must be 0 or at least 2, not {self.stall_every}")
+        if len(self.stall_chances) != len(CHANNELS):
+            raise UserError(f"memory stalls must be one chance or {len(CHANNELS)}, not {self.stalls}")
         if not all(0 <= chance <= 0.95 for chance in self.stall_chances):
             raise UserError(f"memory stalls must be in 0..0.95, not {self.stalls}")
         check_seed(self.seed)

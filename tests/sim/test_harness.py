@@ -195,6 +195,10 @@ def test_settings_out_of_range_are_refused():
         ({"bandwidth": Fraction(0)}, "memory bandwidth must be more than 0 bytes per cycle, not 0"),
         ({"stalls": 1.0}, "memory stalls must be in 0..0.95, not 1.0"),
         ({"stall_every": 1}, "memory stall_every must be 0 or at least 2, not 1"),
+        ({"read_latency": 40.5}, "memory read_latency must be a whole number, not 40.5"),
+        ({"bandwidth": 12.8}, "memory bandwidth must be a whole number or a Fraction, not 12.8"),
+        ({"stalls": (0.1, 0.2)}, r"memory stalls must be one chance or 5, not \(0.1, 0.2\)"),
+        ({"seed": -1}, "a seed must be in 0..4294967295, not -1"),
     ):
         with pytest.raises(UserError, match=f"^{text}$"):
             MemoryModel(**options)
