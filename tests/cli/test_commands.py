@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from hwgen.arch import load
+from hwgen.arch.digest import hash32
 from sim import cli
 
 TINY = load("tiny")
@@ -38,7 +39,9 @@ def test_generate_writes_every_file(sparseloom, tmp_path):
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"accelerator.v", "accelerator.f", "accelerator.h", "registers.json", "arch.yaml", "resources.json"}
     assert load(tmp_path / "out" / "arch.yaml") == TINY
-    assert "module accelerator(" in (tmp_path / "out" / "accelerator.v").read_text()
+    verilog = (tmp_path / "out" / "accelerator.v").read_text()
+    assert "module accelerator(" in verilog
+    assert verilog.startswith(f"// Accelerator tiny: 4 x 4 x 1 multipliers, fp16; ARCH_HASH 0x{hash32(TINY):08X}")
     resources = json.loads((tmp_path / "out" / "resources.json").read_text())
     assert resources["multipliers"]["22"] == TINY.macs
     bits = sum(resources["by_formula"]["scratchpad_bits"].values())
