@@ -6,6 +6,7 @@ failed or differs from the golden machine; 2 something that the user gave is wro
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +30,21 @@ app = typer.Typer(
 )
 ArchOption = Annotated[str, typer.Option("--arch", metavar="NAME|FILE", help="Preset, or path of a .yaml file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+OutputOption = Annotated[Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder for the files.")]
+StallsOption = Annotated[float, typer.Option(metavar="P", help="Chance that a memory channel stalls in a cycle.")]
+SparsityOption = Annotated[str, typer.Option(metavar="N:M|dense", help="Weights kept of each group.")]
+# Of the commands that prune attention:
+LayersOption = Annotated[int | None, typer.Option(metavar="K", help="The first K layers; default: all.")]
+TokensOption = Annotated[float, typer.Option(metavar="R", help="Tokens that the last layer keeps.")]
+HeadsOption = Annotated[str, typer.Option(metavar="R|COUNT", help="Heads that the last layer keeps.")]
+ValuesOption = Annotated[float, typer.Option(metavar="R", help="Values that each row fetches.")]
+BitsOption = Annotated[str, typer.Option(metavar="16|MSB+LSB", help="Bits of keys and values, such as 6+4.")]
+ThresholdOption = Annotated[
+    float | None, typer.Option(metavar="P", help="LSBs for rows without a probability of P; default 0.1.")
+]
+BackendOption = Annotated[
+    str, typer.Option(metavar="rtl|golden", help="golden: golden machine and cycle model, without RTL.")
+]
 
 
 def main() -> None:
@@ -114,14 +130,14 @@ def zoo(as_json: JsonOption = False) -> None:
 def simulate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Zoo name, file.py:function, or file.pt2.")],
     arch: ArchOption,
-    sparsity: Annotated[str, typer.Option(metavar="N:M|dense", help="Weights kept of each group.")] = "dense",
+    sparsity: SparsityOption = "dense",
     dataflow: Annotated[str, typer.Option(metavar="auto|os|ws", help="Output or weight stationary.")] = "auto",
     backend: Annotated[str, typer.Option(metavar="rtl", help="What runs the program: the Verilated design.")] = "rtl",
     batch: Annotated[int | None, typer.Option(help="Batch size of a zoo model.")] = None,
     weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Parameters, .safetensors.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder for the files.")] = None,
+    output: OutputOption = None,
     waveform: Annotated[str | None, typer.Option(metavar="A:B", help="Record cycles A to B; needs -o.")] = None,
-    stalls: Annotated[float, typer.Option(metavar="P", help="Chance that a memory channel stalls in a cycle.")] = 0.0,
+    stalls: StallsOption = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of weights, inputs and stalls.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -141,16 +157,16 @@ def simulate(
 def train(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="digits_cnn, digits_mlp, or file.py:function.")],
     arch: ArchOption = "sat8",
-    sparsity: Annotated[str, typer.Option(metavar="N:M|dense", help="Weights kept of each group.")] = "2:8",
+    sparsity: SparsityOption = "2:8",
     method: Annotated[str, typer.Option(metavar="bdwp|srste", help="Which products are N:M.")] = "bdwp",
     rtl_steps: Annotated[int, typer.Option(help="First steps that run on the Verilated design too.")] = 3,
     steps: Annotated[int | None, typer.Option(help="Steps in all; default: all epochs.")] = None,
     epochs: Annotated[int, typer.Option(help="Epochs that the learning rate is planned for.")] = 8,
     batch: Annotated[int, typer.Option(help="Images of a step.")] = 16,
-    stalls: Annotated[float, typer.Option(metavar="P", help="Chance that a memory channel stalls in a cycle.")] = 0.0,
+    stalls: StallsOption = 0.0,
     dataflow: Annotated[str, typer.Option(metavar="auto|os|ws", help="Output or weight stationary.")] = "auto",
     naive: Annotated[bool, typer.Option("--naive", help="One dataflow, no overlap of engines.")] = False,
-    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder for the files.")] = None,
+    output: OutputOption = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, batches and stalls.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -182,21 +198,17 @@ def train(
 def encode(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="minilm, or file.py:function.")],
     arch: ArchOption,
-    layers: Annotated[int | None, typer.Option(metavar="K", help="The first K layers; default: all.")] = None,
+    layers: LayersOption = None,
     text: Annotated[str | None, typer.Option(help="What minilm reads.")] = None,
-    tokens: Annotated[float, typer.Option(metavar="R", help="Tokens that the last layer keeps.")] = 1.0,
-    heads: Annotated[str, typer.Option(metavar="R|COUNT", help="Heads that the last layer keeps.")] = "1.0",
-    values: Annotated[float, typer.Option(metavar="R", help="Values that each row fetches.")] = 1.0,
-    bits: Annotated[str, typer.Option(metavar="16|MSB+LSB", help="Bits of keys and values, such as 6+4.")] = "16",
-    threshold: Annotated[
-        float | None, typer.Option(metavar="P", help="LSBs for rows without a probability of P; default 0.1.")
-    ] = None,
-    sparsity: Annotated[str, typer.Option(metavar="N:M|dense", help="Weights kept of each group.")] = "dense",
-    backend: Annotated[
-        str, typer.Option(metavar="rtl|golden", help="golden: golden machine and cycle model, without RTL.")
-    ] = "rtl",
-    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder for the files.")] = None,
-    stalls: Annotated[float, typer.Option(metavar="P", help="Chance that a memory channel stalls in a cycle.")] = 0.0,
+    tokens: TokensOption = 1.0,
+    heads: HeadsOption = "1.0",
+    values: ValuesOption = 1.0,
+    bits: BitsOption = "16",
+    threshold: ThresholdOption = None,
+    sparsity: SparsityOption = "dense",
+    backend: BackendOption = "rtl",
+    output: OutputOption = None,
+    stalls: StallsOption = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the function and of stalls.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -207,9 +219,50 @@ def encode(
     options = {"layers": layers, "text": text, "tokens": tokens, "heads": heads, "values": values, "bits": bits}
     options |= {"threshold": threshold, "sparsity": sparsity, "backend": backend, "output": output}
     job = EncodeJob(model=model, arch=arch, **options, stalls=stalls, seed=seed)
+    _run_checked(partial(run_job, job), print_encode, as_json)
+
+
+@app.command()
+def decode(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="gpt2_random (small, random weights), or file.py:function.")
+    ],
+    arch: ArchOption,
+    new_tokens: Annotated[int, typer.Option(metavar="N", help="Tokens that are run after the prompt.")] = 4,
+    layers: LayersOption = None,
+    text: Annotated[str | None, typer.Option(help="The prompt of gpt2_random.")] = None,
+    tokens: TokensOption = 1.0,
+    recent: Annotated[int, typer.Option(metavar="K", help="The last K tokens are not pruned.")] = 1,
+    forgetting: Annotated[
+        float, typer.Option(metavar="F", help="Factor on the importance of tokens before each new one.")
+    ] = 1.0,
+    heads: HeadsOption = "1.0",
+    values: ValuesOption = 1.0,
+    bits: BitsOption = "16",
+    threshold: ThresholdOption = None,
+    sparsity: SparsityOption = "dense",
+    backend: BackendOption = "rtl",
+    output: OutputOption = None,
+    stalls: StallsOption = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of random weights and of stalls.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a decoder's prompt and the tokens that it chooses after it, each run compared as in `encode`."""
+    from sim.attention.decode_job import DecodeJob, run_job
+    from sim.attention.decode_report import print_decode
+
+    options = {"layers": layers, "text": text, "tokens": tokens, "heads": heads, "values": values, "bits": bits}
+    options |= {"threshold": threshold, "sparsity": sparsity, "backend": backend, "output": output}
+    options |= {"new_tokens": new_tokens, "recent": recent, "forgetting": forgetting}
+    job = DecodeJob(model=model, arch=arch, **options, stalls=stalls, seed=seed)
+    _run_checked(partial(run_job, job), print_decode, as_json)
+
+
+def _run_checked(run: Callable[..., Any], tables: Callable[[Any, Console], None], as_json: bool) -> None:
+    """Run a job and show its report; exit code 1 if memory differs from the golden machine's."""
     with progress() as report:
-        result = run_job(job, progress=report)
-    _show(result, print_encode, as_json)
+        result = run(progress=report)
+    _show(result, tables, as_json)
     if result.comparison is not None and not result.comparison.equal:
         sys.exit(1)
 

@@ -7,10 +7,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgen.arch import Arch
+from hwgen.arch import Arch, UserError
 from hwgen.arch.isa import Cause
 from models.machine import MachineResult
 from models.memory import Memory
+from scheduler.attention.program import EncoderProgram, Values
 from scheduler.training.program import Code
 from sim.attention.facts import watched_run
 from sim.check import GoldenResult, check_run
@@ -60,7 +61,9 @@ class CheckedRuns:
     """
 
     def __init__(self, arch: Arch, memory: MemoryModel, *, rtl: bool, progress: Progress) -> None:
-        self._arch, self._memory, self._rtl, self._say = arch, memory, rtl, progress
+        self._arch, self._memory, self._rtl, self._progress = arch, memory, rtl, progress
+        self.about = ""
+        """Begins what is told of the progress, such as `"token 2 of 4: "`."""
         self._open = ExitStack()
         self._model = self._open.enter_context(CycleDevice(arch))
         self._device: Device | None = None
@@ -70,6 +73,9 @@ class CheckedRuns:
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
+
+    def _say(self, text: str) -> None:
+        self._progress(self.about + text)
 
     def foretell(self, code: Code, image: NDArray[np.uint8]) -> Foretold:
         """Run a program on the golden machine, then on the cycle model; `image` stays as it is."""
@@ -107,3 +113,10 @@ class CheckedRuns:
 def _as_run(said: Foretold) -> RunResult:
     """What RTL would have given."""
     return RunResult(memory=said.memory, status=Status(Cause.NONE, None, 0), **vars(said.model))
+
+
+def finite(program: EncoderProgram, hidden: Values) -> Values:
+    """Hidden states that a program gave. Raises `UserError` unless all of them are finite."""
+    if not np.isfinite(hidden).all():
+        raise UserError(f"hidden states grow beyond {program.arch.array.operand}: the model's weights are too large")
+    return hidden

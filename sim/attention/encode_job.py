@@ -7,10 +7,9 @@ import numpy as np
 import torch
 from torch.nn.functional import cosine_similarity
 
-from hwgen.arch import UserError
 from scheduler.attention.lower import compile_encoder
 from scheduler.attention.program import EncoderProgram
-from sim.attention.checked import CheckedRuns, Foretold
+from sim.attention.checked import CheckedRuns, Foretold, finite
 from sim.attention.encode_example import MINILM, Subject, minilm_example, prepare
 from sim.attention.encode_report import EncodeReport
 from sim.attention.example import function_example
@@ -71,9 +70,7 @@ def _run(job: EncodeJob, program: EncoderProgram, subject: Subject, memory: Memo
 
 def _outputs(program: EncoderProgram, subject: Subject, said: Foretold) -> dict[str, Any]:
     """Hidden states, survivors, and how far they are from float32. Raises `UserError` unless all are finite."""
-    hidden, survivors = program.read_output(said.memory), program.survivors(said.memory)
-    if not np.isfinite(hidden).all():
-        raise UserError(f"hidden states grow beyond {program.arch.array.operand}: the model's weights are too large")
+    hidden, survivors = finite(program, program.read_output(said.memory)), program.survivors(said.memory)
     mean, plain = torch.from_numpy(hidden).mean(0), subject.plain
     return {
         "outputs": {"hidden": hidden, "survivors": survivors},
