@@ -88,7 +88,7 @@ class AttentionSizes:
         ranges = {
             "multipliers": (16, 512),
             "beat_bytes": (16, 512),
-            "softmax_lanes": (4, 64),
+            "softmax_lanes": (4, 32),
             "select_lanes": (1, 32),
             "output_lanes": (1, 16),
             "max_length": (16, 16384),

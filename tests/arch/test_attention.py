@@ -67,6 +67,7 @@ def test_sizes_of_words():
     [
         ({"multipliers": 48}, "attention.multipliers must be a power of two between 16 and 512, not 48"),
         ({"multipliers": 512}, "attention.softmax_lanes must be at least multipliers / 16 = 32"),
+        ({"softmax_lanes": 64}, "attention.softmax_lanes must be a power of two between 4 and 32, not 64"),
         ({"output_lanes": 16, "beat_bytes": 16}, "attention.output_lanes must be at most beat_bytes / 2 = 8, not 16"),
         ({"max_heads": 17}, "attention.max_heads must be between 1 and 16, not 17"),
     ],
