@@ -185,7 +185,7 @@ def product(arch: Arch, case: Case, seed: int = 1) -> tuple[np.ndarray, list[Com
 def check_fit(arch: Arch, case: Case) -> None:
     """Raise `UserError` unless operands and results fit the scratchpads and divide evenly."""
     pads, array = arch.scratchpads, arch.array
-    if case.size % (array.rows * PATTERN[1]) or case.size % (array.cols * array.interleave_max):
+    if case.size < 1 or case.size % (array.rows * PATTERN[1]) or case.size % (array.cols * array.interleave_max):
         raise UserError(
             f"size {case.size} must be a multiple of {array.rows * PATTERN[1]} "
             f"and of {array.cols * array.interleave_max}"

@@ -27,6 +27,7 @@ def test_array_is_busy(name):
 @pytest.mark.parametrize(
     ("size", "message"),
     [
+        (0, r"^size 0 must be a multiple of 32 and of 64$"),
         (48, r"^size 48 must be a multiple of 32 and of 64$"),
         (128, r"^size 128 needs 1024 words of act_depth, tiny has 256$"),
     ],
