@@ -14,9 +14,9 @@ from scheduler.attention.program import Values
 from sim.report import Comparison, grid
 
 HOST = "embeds each token; behind the layers: last normalisation, scores of words, the largest, in float32"
-LEFT = ("run", "reads", "tokens by layer", "chooses", "float32")
+LEFT = ("position", "reads", "tokens by layer", "chooses", "float32")
 COLUMNS = (
-    *("run", "reads", "cycles", "array", "ATTEND", "read", "written", "tokens by layer"),
+    *("position", "reads", "cycles", "array", "ATTEND", "read", "written", "tokens by layer"),
     *("cosine", "chooses", "float32"),
 )
 
@@ -130,7 +130,7 @@ def cells(report: DecodeReport) -> list[tuple[str, ...]]:
         first = run is report.runs[0]
         rows.append(
             (
-                f"prompt of {len(report.prompt)}" if first else f"position {run.position}",
+                f"0 to {run.position}" if first else str(run.position),
                 "" if first else report.text([run.token]),
                 f"{run.cycles:,}",
                 f"{run.array_busy / run.cycles:.1%}",
