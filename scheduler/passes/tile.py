@@ -61,11 +61,28 @@ def _choose(state: Lowering, layer: Layer) -> Plan:
 
 
 def _no_plan(state: Lowering, layer: Layer, problem: Problem) -> str:
-    scratchpads = state.arch.scratchpads
-    text = f"layer {layer.name} ({problem.rows} x {problem.depth} x {problem.cols}"
-    text += f", groups of {problem.group}) has no {state.options.dataflow.replace('auto', 'possible')} tile"
-    sizes = f"act_depth {scratchpads.act_depth}, wgt_depth {scratchpads.wgt_depth}, acc_depth {scratchpads.acc_depth}"
-    return f"{text} on {state.arch.name}: {sizes}; weight stationary needs M to be a power of two"
+    """Which layer has no tile, and what stands against each dataflow that was allowed."""
+    arch, wanted = state.arch, state.options.dataflow
+    sizes = {name: getattr(arch.scratchpads, name) for name in ("act_depth", "wgt_depth", "acc_depth")}
+    sizes |= {name: getattr(arch.array, name) for name in ("act_buffer", "weight_buffer")}
+    rule = _broken_rule(arch, problem) if wanted != "os" else ""
+    reasons = [f"weight stationary, {rule}"] if rule else []
+    if wanted != "ws" or not rule:
+        reasons.insert(0, "a tile must fit " + ", ".join(f"{name} {size}" for name, size in sizes.items()))
+    text = f"layer {layer.name} ({problem.rows} x {problem.depth} x {problem.cols}, groups of {problem.group})"
+    return f"{text} has no {wanted.replace('auto', 'possible')} tile on {arch.name}: {'; '.join(reasons)}"
+
+
+def _broken_rule(arch: Arch, problem: Problem) -> str:
+    """What a layer lacks to be weight stationary whatever its tile, with what is allowed; empty if nothing."""
+    array, group = arch.array, "M" if problem.sparse else "array.lanes"
+    covered = array.rows * problem.group
+    if problem.group.bit_count() != 1:
+        return f"{group} must be a power of two, not {problem.group}"
+    if problem.depth > covered and covered % array.cols:
+        rule = f"array.rows x {group} ({covered}) must be a multiple of array.cols ({array.cols})"
+        return f"{rule}, or the reduction at most {covered} long"
+    return ""
 
 
 def _best(arch: Arch, problem: Problem, plans: Iterator[Plan]) -> Plan | None:
@@ -194,8 +211,7 @@ def weight_words(problem: Problem, depth: int, tile_cols: int) -> int:
 def _weight_stationary(arch: Arch, problem: Problem) -> Iterator[Plan]:
     array, room = arch.array, _Room(arch, problem)
     unit = array.rows * problem.group
-    power = problem.group & (problem.group - 1) == 0
-    if not power or (problem.depth > unit and unit % array.cols):
+    if _broken_rule(arch, problem):
         return
     depth = min(problem.depth, unit)
     instructions = ceil(problem.depth / unit)

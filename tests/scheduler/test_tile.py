@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 
 import numpy as np
 import pytest
@@ -152,22 +153,26 @@ def test_transfers_equal_the_loads_of_the_program():
         assert act + wgt <= 1.5 * len(loads)
 
 
+_MULTIPLE = r"weight stationary, array.rows x {} must be a multiple of array.cols {}, or the reduction at most {} long$"
+_WIDE = {"scratchpads": {"wgt_depth": 64}, "array": {"cols": 64}}
+
+
 @pytest.mark.parametrize(
     ("parts", "pattern", "dataflow", "message"),
     [
-        (
-            {},
-            "3:5",
-            "ws",
-            r"^layer fc \(64 x 1000 x 96, groups of 5\) has no ws tile on tiny: .*M to be a power of two$",
-        ),
-        ({"array": {"rows": 2}}, "1:1", "ws", r"has no ws tile on tiny: act_depth 256, wgt_depth 2048, acc_depth 1024"),
-        ({"scratchpads": {"wgt_depth": 64}, "array": {"cols": 64}}, "7:15", "auto", r"has no possible tile on tiny"),
+        ({}, "3:5", "ws", r"groups of 5\) has no ws tile on tiny: weight stationary, M must be a power of two, not 5$"),
+        ({"array": {"rows": 2}}, "dense", "ws", ": " + _MULTIPLE.format(r"array.lanes \(2\)", r"\(4\)", 2)),
+        ({"array": {"rows": 2, "cols": 16}}, "2:4", "ws", ": " + _MULTIPLE.format(r"M \(8\)", r"\(16\)", 8)),
+        ({"array": {"weight_buffer": 8}}, "9:16", "ws", r": a tile must fit act_depth 256, .*, weight_buffer 8$"),
+        (_WIDE, "7:15", "os", r": a tile must fit act_depth 256, wgt_depth 64, [^;]*$"),
+        (_WIDE, "7:15", "auto", r": a tile must fit act_depth 256, [^;]*; weight stationary, M must be .*, not 15$"),
     ],
 )
-def test_layers_that_fit_no_tile_are_refused_with_the_sizes(parts, pattern, dataflow, message):
-    with pytest.raises(UserError, match=message):
+def test_layers_that_no_tile_fits_are_refused_with_the_rule_or_the_sizes(parts, pattern, dataflow, message):
+    start = r"^layer fc \(64 x 1000 x 96, groups of \d+\) has no (ws|os|possible) tile on tiny: "
+    with pytest.raises(UserError, match=start) as error:
         lowered(variant("tiny", **parts), pattern, dataflow, inputs=1000)
+    assert re.search(message, str(error.value)), error.value
 
 
 def test_too_little_address_space_is_an_error_with_numbers():
