@@ -31,6 +31,9 @@ class Schedule:
     thresholds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        for name, numbers in vars(self).items():
+            if not isinstance(numbers, tuple):
+                raise UserError(f"{name} must be a tuple with a number for each layer, not {numbers!r}")
         if sum(map(bool, (self.shares, self.caps, self.thresholds))) != 1:
             raise UserError(
                 "a schedule has one list, of shares, of caps or of thresholds, with a number for each layer"
@@ -41,6 +44,8 @@ class Schedule:
         for layer, cap in enumerate(self.caps):
             if cap < 1:
                 raise UserError(f"layer {layer} must keep at least one, not {cap}")
+            if cap != int(cap):
+                raise UserError(f"layer {layer} must keep a whole number, not {cap}")
         for layer, threshold in enumerate(self.thresholds):
             if not 0 <= threshold <= 1:
                 raise UserError(f"the threshold of layer {layer} must be between 0 and 1, not {threshold}")
@@ -55,6 +60,9 @@ class Schedule:
         the `mean` of all layers can be given.
         Raises `UserError` if `first` is out of range, not exactly one ratio is given, or no last ratio gives `mean`.
         """
+        if layers < 1:
+            raise UserError(f"a schedule is for 1 layer or more, not {layers}")
+        _check_ratios(mean=mean, last=last, start=start)
         if not 0 <= first < layers:
             raise UserError(f"the first pruned layer of {layers} must be in 0 to {layers - 1}, not {first}")
         if (mean is None) == (last is None):
@@ -95,6 +103,12 @@ class Schedule:
         return self.thresholds[layer]
 
 
+def _check_ratios(**ratios: float | None) -> None:
+    for name, ratio in ratios.items():
+        if ratio is not None and not 0 < ratio <= 1:
+            raise UserError(f"the {name} keep ratio must be above 0 and at most 1, not {ratio}")
+
+
 def _exact(share: float) -> Fraction:
     """The decimal fraction that was meant, so that 0.7 of 10 is 7 and not 8."""
     return Fraction(share).limit_denominator(10_000)
@@ -132,8 +146,12 @@ class PruningPolicy:
         steps = self.forgetting * FORGETTING_STEPS
         if not 0 < self.forgetting <= 1 or steps != int(steps):
             raise UserError(f"forgetting must be a multiple of 1/{FORGETTING_STEPS} in (0, 1], not {self.forgetting}")
-        for name in ("tokens", "heads"):
-            _check_cascade(name, getattr(self, name))
+        for name in ("tokens", "heads", "values"):
+            schedule = getattr(self, name)
+            if not isinstance(schedule, Schedule | None):
+                raise UserError(f"{name} must be a Schedule, such as Schedule.linear(6, last=0.5), not {schedule!r}")
+            if name != "values":
+                _check_cascade(name, schedule)
 
     @classmethod
     def average(

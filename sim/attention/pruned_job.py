@@ -52,8 +52,18 @@ class PrunedJob:
             raise UserError(f"backend must be one of {', '.join(BACKENDS)}, not {self.backend!r}")
         _check_ratio("tokens", self.tokens)
         _check_ratio("values", self.values)
-        if self.text is not None and self.model != self.named:
+        if not self.heads.isdecimal():
+            _share(self.heads, 1)
+        if self.text is not None:
+            self._check_text(self.text)
+
+    def _check_text(self, text: str) -> None:
+        if self.model != self.named:
             raise UserError(f"--text is for {self.named}; other models bring their example inputs")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"--text must be UTF-8, which it is not at character {error.start}") from None
 
     def machine(self) -> tuple[Arch, MemoryModel]:
         """What a program runs on. Raises `UserError` for options that no model can be run with."""

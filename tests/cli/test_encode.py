@@ -79,6 +79,12 @@ def test_a_bad_option(assert_refused, models, arguments, error):
     assert_refused("encode", f"{models}:bert", "--arch", "tiny_attention", *arguments, text=error)
 
 
+def test_a_text_that_is_no_utf_8(assert_refused):
+    """As Python gives bytes of the command line that are not."""
+    text = "--text must be UTF-8, which it is not at character 4"
+    assert_refused("encode", "minilm", "--arch", "tiny_attention", "--text", "bad \udcff", text=text)
+
+
 @pytest.mark.parametrize(
     ("function", "error"),
     [
