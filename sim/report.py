@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hwgen.arch import Arch
-from hwgen.arch.isa import engines
+from hwgen.arch.isa import Engine, engines
 from hwgen.arch.registers import TENSOR_STATE_DOC, TensorState
 from models.machine import MachineResult
 from sim.runner import RunResult
@@ -61,7 +61,7 @@ class Report:
 
     @property
     def tensor_cycles(self) -> dict[str, int]:
-        """Cycles of the tensor engine by state; they add up to the cycles of the run."""
+        """Cycles of the tensor engine by state, from the counters; they add up to the cycles of the run."""
         return {state.name.lower(): self.run.counters[f"TENSOR_{state.name}"] for state in TensorState}
 
     @property
@@ -89,9 +89,17 @@ class Report:
         }
 
     def _engine_states(self) -> dict[str, dict[str, int]]:
+        """Cycles with an instruction under way, and in each state that occurred.
+
+        The tensor engine's states are those of `tensor_cycles`, and add up to the cycles of the run. The others' are
+        seen on the `activity` port from the host's start to the interrupt, 3 cycles more, in which they are idle.
+        """
         table = {}
         for engine in engines(self.arch):
-            states = {state_name(engine, i): int(n) for i, n in enumerate(self.run.states[engine]) if n}
+            if engine is Engine.TENSOR:
+                states = {name: cycles for name, cycles in self.tensor_cycles.items() if cycles}
+            else:
+                states = {state_name(engine, i): int(n) for i, n in enumerate(self.run.states[engine]) if n}
             table[engine.name.lower()] = {"executing": self.run.counters[f"BUSY_{engine.name}"], **states}
         return table
 

@@ -72,6 +72,9 @@ def test_simulate_compares_every_word_and_writes_its_files(sparseloom, tmp_path)
     assert report["comparison"]["equal"]
     assert report["comparison"]["words"] > 1000
     assert sum(report["tensor_cycles"].values()) == report["cycles"]
+    states = {name: sum(row.values()) - row["executing"] for name, row in report["engines"].items()}
+    seen = report["cycles"] + 3
+    assert states == {"load": seen, "tensor": report["cycles"], "vector": seen, "store": seen}
     assert json.loads((out / "report.json").read_text()) == report
     assert json.loads((out / "timeline.json").read_text())["traceEvents"]
     assert np.load(out / "outputs.npz").files

@@ -43,6 +43,15 @@ def test_shares_and_sums():
     }
 
 
+def test_the_tensor_engine_has_one_account():
+    """Its states on the `activity` port are others: idle where the registers count the wait of the next instruction."""
+    made = report()
+    made.run.states[Engine.TENSOR, :8] = 30, 20, 30, 20, 50, 60, 70, 80
+    rows = made.to_json()
+    assert rows["tensor_cycles"]["memory"] == 40
+    assert rows["engines"]["tensor"] == {"executing": 90, **rows["tensor_cycles"]}
+
+
 def test_json_is_plain_data():
     assert json.loads(json.dumps(report().to_json()))["comparison"]["equal"] is True
     assert report(comparison=None, golden=None).to_json()["roofline"] == {}
