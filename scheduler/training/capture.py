@@ -87,6 +87,10 @@ def _parameters(module: torch.nn.Module) -> tuple[dict[str, torch.Tensor], dict[
     for name, value in module.named_parameters(remove_duplicate=False):
         if value.device.type == "meta":
             raise UserError(f"parameter {name} is on the meta device, where PyTorch makes no gradients: use fake_mode")
+        if value.dtype != torch.float32:
+            raise UserError(
+                f"parameter {name} is {value.dtype}: training keeps parameters in float32, allowed is torch.float32"
+            )
         same[name] = first.setdefault(id(value), name)
     buffers = {name: name for name, _ in module.named_buffers()}
     return {name: value for name, value in module.named_parameters()}, {**buffers, **same}

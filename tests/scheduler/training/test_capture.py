@@ -287,6 +287,15 @@ def test_integer_inputs_are_tokens_or_nothing():
     refused(lambda m, x, y: m.fc(x), message, inputs=(X, tokens))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("given", [X, X.half()], ids=["float32", "float16"])
+def test_parameters_must_be_float32(dtype, given):
+    module = nn.Sequential(nn.Linear(6, 3), nn.Linear(3, 3).to(dtype))
+    message = rf"^parameter 1.weight is {dtype}: training keeps parameters in float32, allowed is torch.float32$"
+    with pytest.raises(UserError, match=message):
+        capture(module, (given,), (Y,))
+
+
 def test_examples_must_be_tensors_with_values():
     message = r"^input inputs must be a tensor of real numbers .* not torch.float64$"
     refused(lambda m, x: m.fc(x), message, inputs=(X.double(),))
