@@ -62,8 +62,8 @@ def traffic(fields: dict[str, int], beat: int, alive: int) -> tuple[int, int]:
     def touched(address: int, size: int) -> int:
         return (address + size - 1) // beat - address // beat + 1
 
-    group = fields["group"]
-    for head in (head for head in range(fields["heads"]) if f"{alive:032b}"[::-1][head * group :][:group].count("1")):
+    queries = (1 << fields["group"]) - 1
+    for head in (head for head in range(fields["heads"]) if alive >> head * fields["group"] & queries):
         first = fields["src_addr"] + head * row
         reads += sum(touched(first + number * fields["src_stride"], row) for number in range(fields["rows"]))
         for name, bits in (("msb", fields["bits"]), ("low", 4))[: 1 + fields["split"]]:
